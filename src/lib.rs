@@ -1,0 +1,8 @@
+//! Hongqiao: a self-hosted messaging server on long connections.
+//!
+//! `ARCHITECTURE.md` draws the map; the modules below stand in reading order, from the pure rules
+//! outwards to sockets and commands.
+
+pub mod clock;
+pub mod model;
+pub mod shard;

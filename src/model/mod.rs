@@ -1,0 +1,10 @@
+//! The rules of the service, pure: no IO, no clock, no async, no actix (PURE-CORE).
+//!
+//! - Owns: nothing that lives; plain values and functions.
+//! - Takes: limits and the time as arguments. Gives: decisions.
+
+pub mod id;
+pub mod topic;
+pub mod message;
+pub mod reason;
+pub mod wire;
