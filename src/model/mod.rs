@@ -4,6 +4,7 @@
 //! - Takes: limits and the time as arguments. Gives: decisions.
 
 pub mod id;
+pub mod connection_id;
 pub mod topic;
 pub mod message;
 pub mod reason;

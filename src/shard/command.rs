@@ -131,6 +131,17 @@ pub enum Command {
     /// Stores a message for every matching durable session of this shard. A message whose `id` was
     /// appended before changes nothing and gets the same reply. → [`Reply::Appended`]
     Append { message: Arc<Message>, quota: Quota },
+    /// Stores messages for this one session, as if a filter of its own had matched: retained copies at
+    /// subscribe time (`message.retain` is what the receiver sees). `qos` is that of the delivery.
+    /// → [`Reply::Appended`] of the last
+    Enqueue {
+        key: SessionKey,
+        epoch: Epoch,
+        messages: Vec<Arc<Message>>,
+        qos: Qos,
+        subscription_id: u32,
+        quota: Quota,
+    },
     /// Sets (or, with an empty payload, clears) the topic's retained message. → [`Reply::Retained`]
     Retain { message: Arc<Message>, messages_max: u64, bytes_max: u64 },
     /// Deliveries were acknowledged: all up to and including `cursor`, and those in `beyond`.
@@ -258,8 +269,9 @@ pub struct Queued {
     pub qos: Qos,
     /// All matching subscription identifiers of the session.
     pub subscription_ids: Vec<u32>,
-    /// Whether a matching subscription keeps the retain flag.
-    pub retain_as_published: bool,
+    /// Retain flag as the receiver shall see it: set for copies that `Enqueue` stored with it, and
+    /// where a matching subscription keeps the flag as published.
+    pub retain: bool,
 }
 
 /// A page of a durable session's queue; see `query::page`.

@@ -1,0 +1,16 @@
+//! The actors: who owns what, and who may message whom.
+//!
+//! | actor | how many | owns | takes from | gives to |
+//! |---|---|---|---|---|
+//! | `connection::Connection` | one per socket | its session | hub, home (replies), appender (replies) | router, home, appender |
+//! | `topic_router::TopicRouter` | one per worker thread (and one per hot topic) | filters and local subscribers | connections, other routers | links of its thread |
+//! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
+//! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
+//! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
+//!
+//! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
+//! are written directly to the links of the router's own thread (rule 6).
+
+pub mod hub;
+pub mod home;
+pub mod appender;
