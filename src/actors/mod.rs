@@ -11,6 +11,7 @@
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
 //! are written directly to the links of the router's own thread (rule 6).
 
+pub mod socket;
 pub mod hub;
 pub mod home;
 pub mod appender;
