@@ -6,6 +6,7 @@
 pub mod id;
 pub mod connection_id;
 pub mod topic;
+pub mod trie;
 pub mod message;
 pub mod reason;
 pub mod wire;
