@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` draws the map; the modules below stand in reading order, from the pure rules
 //! outwards to sockets and commands.
 
+pub mod limits;
 pub mod clock;
 pub mod model;
 pub mod shard;

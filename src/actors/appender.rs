@@ -1,14 +1,30 @@
 //! Gathers durable commands of one worker thread into one proposal per shard.
 //!
-//! - Owns: commands that wait for the proposal in front of them.
+//! - Owns: commands that wait for the proposals in front of them.
 //! - Takes: `Submit`. Gives: the shard's reply, once committed, flushed and applied (FLUSH-THEN-ACK).
-//! - Bound: `limits::APPEND_WAITING_BYTES` per shard; beyond it `SubmitError::Overloaded`.
+//! - Bound: `limits::APPEND_WAITING_BYTES_MAX` per shard; beyond it `SubmitError::Overloaded`.
+//!   `limits::APPEND_PROPOSALS_MAX` proposals per shard under way.
 //! - Order: commands of one worker to one shard are applied in the order of submission.
+//!
+//! ```text
+//! Submit ─► waiting[shard] ─(end of this poll, or a proposal came back)─► one batch ─► cluster
+//! ```
 
-use actix::Message;
+use std::{mem, pin::Pin, rc::Rc};
+
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, ResponseFuture,
+    WrapFuture as _,
+};
+use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
+use tokio::sync::oneshot;
 
-use crate::shard::command::{Command, Reply};
+use crate::{
+    limits,
+    model::message::Message as Published,
+    shard::command::{self, Command, Reply},
+};
 
 /// Sent by connections and homes.
 #[derive(Debug, Message)]
@@ -35,4 +51,247 @@ pub enum SubmitError {
     /// It may or may not have been written; a retry may store it twice unless it carries an id.
     #[error("the outcome of the write is unknown")]
     Unknown,
+}
+
+/// The replies of one batch, encoded, or why there are none.
+pub type Proposed = Pin<Box<dyn Future<Output = Result<Bytes, SubmitError>>>>;
+
+/// Puts a batch into a shard's log; enqueued when called, not when first polled.
+pub type Propose = Rc<dyn Fn(ShardId, Bytes) -> Proposed>;
+
+type Answer = oneshot::Sender<Result<Reply, SubmitError>>;
+
+/// What waits for one shard.
+#[derive(Default)]
+struct Queue {
+    commands: Vec<Command>,
+    answers: Vec<Answer>,
+    waiting_bytes: usize,
+    proposals: usize,
+    marked: bool,
+}
+
+/// See the file header.
+pub struct Appender {
+    propose: Propose,
+    queues: Vec<Queue>,
+    marked: Vec<usize>,
+}
+
+/// Sent by the appender to itself: all commands of this poll are in.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ProposeMarked;
+
+impl Appender {
+    /// Creates the appender of one worker for `shards` shards.
+    #[must_use]
+    pub fn new(shards: u16, propose: Propose) -> Self {
+        let queues = (0..shards).map(|_| Queue::default()).collect();
+        Self { propose, queues, marked: Vec::new() }
+    }
+
+    fn enqueue(&mut self, submit: Submit, answer: Answer, ctx: &mut Context<Self>) {
+        let at = usize::from(submit.shard.0);
+        let Some(queue) = self.queues.get_mut(at) else {
+            let _ = answer.send(Err(SubmitError::Unavailable));
+            return;
+        };
+        let bytes = bytes_of(&submit.command);
+        if queue.waiting_bytes + bytes > limits::APPEND_WAITING_BYTES_MAX
+            && !queue.commands.is_empty()
+        {
+            let _ = answer.send(Err(SubmitError::Overloaded));
+            return;
+        }
+        queue.waiting_bytes += bytes;
+        queue.commands.push(submit.command);
+        queue.answers.push(answer);
+        self.mark(at, ctx);
+    }
+
+    /// Sees to it that the shard's commands are proposed after the mailbox was drained.
+    fn mark(&mut self, at: usize, ctx: &mut Context<Self>) {
+        let queue = &mut self.queues[at];
+        if queue.marked || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
+            return;
+        }
+        queue.marked = true;
+        if self.marked.is_empty() {
+            ctx.notify(ProposeMarked);
+        }
+        self.marked.push(at);
+    }
+
+    /// Proposes at most one batch of the shard's waiting commands.
+    fn propose_batch(&mut self, at: usize, ctx: &mut Context<Self>) {
+        let queue = &mut self.queues[at];
+        queue.marked = false;
+        if queue.commands.is_empty() || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
+            return;
+        }
+        let (commands, answers) = queue.take_batch();
+        queue.proposals += 1;
+        let batch = command::encode_batch(&commands);
+        let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
+        let proposed = (self.propose)(shard, batch);
+        ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
+            actor.queues[at].proposals -= 1;
+            answer_all(replies, answers);
+            if !actor.queues[at].commands.is_empty() {
+                actor.mark(at, ctx);
+            }
+        }));
+        if !self.queues[at].commands.is_empty() {
+            self.mark(at, ctx);
+        }
+    }
+}
+
+impl Queue {
+    /// Takes commands from the front until a batch is full.
+    fn take_batch(&mut self) -> (Vec<Command>, Vec<Answer>) {
+        let mut bytes = 0;
+        let full = self.commands.iter().position(|command| {
+            bytes += bytes_of(command);
+            bytes > limits::APPEND_BATCH_BYTES_MAX
+        });
+        let count = full
+            .unwrap_or(self.commands.len())
+            .clamp(1, limits::APPEND_BATCH_COMMANDS_MAX)
+            .min(self.commands.len());
+        let rest = self.commands.split_off(count);
+        let commands = mem::replace(&mut self.commands, rest);
+        let rest = self.answers.split_off(count);
+        let answers = mem::replace(&mut self.answers, rest);
+        self.waiting_bytes -= commands.iter().map(bytes_of).sum::<usize>();
+        (commands, answers)
+    }
+}
+
+/// Estimates how many bytes a command takes in a batch.
+fn bytes_of(command: &Command) -> usize {
+    const FIXED: usize = 128;
+    let message_bytes = |message: &Published| {
+        message.topic.as_bytes().len() + message.properties.len() + message.payload.len() + FIXED
+    };
+    match command {
+        Command::Append { message, .. } | Command::Retain { message, .. } => message_bytes(message),
+        Command::Enqueue { messages, .. } => {
+            messages.iter().map(|message| message_bytes(message)).sum::<usize>() + FIXED
+        }
+        _ => FIXED,
+    }
+}
+
+/// Hands each reply to its asker; one who has gone away is passed over.
+fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>) {
+    let replies = replies.and_then(|bytes| {
+        command::decode_replies(&bytes).map_err(|error| {
+            tracing::error!(%error, "shard reply is unreadable");
+            SubmitError::Unknown
+        })
+    });
+    match replies {
+        Ok(replies) => {
+            let mut replies = replies.into_iter();
+            for answer in answers {
+                let _ = answer.send(replies.next().ok_or(SubmitError::Unknown));
+            }
+        }
+        Err(error) => {
+            for answer in answers {
+                let _ = answer.send(Err(error));
+            }
+        }
+    }
+}
+
+impl Actor for Appender {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::APPENDER_MAILBOX_MESSAGES);
+    }
+}
+
+impl Handler<Submit> for Appender {
+    type Result = ResponseFuture<Result<Reply, SubmitError>>;
+
+    fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) -> Self::Result {
+        let (answer, reply) = oneshot::channel();
+        self.enqueue(submit, answer, ctx);
+        Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unknown)) })
+    }
+}
+
+impl Handler<ProposeMarked> for Appender {
+    type Result = ();
+
+    fn handle(&mut self, _: ProposeMarked, ctx: &mut Self::Context) {
+        for at in mem::take(&mut self.marked) {
+            self.propose_batch(at, ctx);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    type Batches = Rc<RefCell<Vec<(ShardId, usize)>>>;
+
+    /// A shard that answers `Done` to everything after a turn of the loop, and notes batch sizes.
+    fn recording(batches: &Batches) -> Propose {
+        let batches = Rc::clone(batches);
+        Rc::new(move |shard, batch| {
+            let commands = command::decode_batch(&batch).unwrap();
+            batches.borrow_mut().push((shard, commands.len()));
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                Ok(command::encode_replies(&vec![Reply::Done; commands.len()]))
+            })
+        })
+    }
+
+    fn tick(now_ms: u64) -> Command {
+        Command::Tick { now_ms, limit: 1 }
+    }
+
+    #[actix::test]
+    async fn submits_of_one_poll_are_one_proposal_per_shard() {
+        let batches = Batches::default();
+        let appender = Appender::new(2, recording(&batches)).start();
+        let sends = (0..10).map(|n| {
+            appender.send(Submit { shard: ShardId(u16::from(n % 5 == 0)), command: tick(n) })
+        });
+        for reply in join_all(sends).await {
+            assert_eq!(reply.unwrap(), Ok(Reply::Done));
+        }
+        let mut batches = batches.borrow().clone();
+        batches.sort_unstable();
+        assert_eq!(batches, [(ShardId(0), 8), (ShardId(1), 2)]);
+    }
+
+    #[actix::test]
+    async fn submit_to_unknown_shard_is_unavailable() {
+        let appender = Appender::new(1, recording(&Batches::default())).start();
+        let reply = appender.send(Submit { shard: ShardId(9), command: tick(1) }).await.unwrap();
+        assert_eq!(reply, Err(SubmitError::Unavailable));
+    }
+
+    #[actix::test]
+    async fn refused_batch_tells_every_asker() {
+        let propose: Propose =
+            Rc::new(|_, _| Box::pin(async { Err(SubmitError::DiskFull) }));
+        let appender = Appender::new(1, propose).start();
+        let sends = (0..3).map(|n| appender.send(Submit { shard: ShardId(0), command: tick(n) }));
+        for reply in join_all(sends).await {
+            assert_eq!(reply.unwrap(), Err(SubmitError::DiskFull));
+        }
+    }
 }

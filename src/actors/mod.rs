@@ -6,7 +6,8 @@
 //! | `topic_router::TopicRouter` | one per worker thread (and one per hot topic) | filters and local subscribers | connections, other routers | links of its thread |
 //! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
 //! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
-//! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
+//! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home |
+| `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
 //! are written directly to the links of the router's own thread (rule 6).
@@ -14,4 +15,6 @@
 pub mod socket;
 pub mod hub;
 pub mod home;
+pub mod upkeep;
+pub mod facts;
 pub mod appender;

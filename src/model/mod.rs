@@ -8,5 +8,6 @@ pub mod connection_id;
 pub mod topic;
 pub mod trie;
 pub mod message;
+pub mod route;
 pub mod reason;
 pub mod wire;

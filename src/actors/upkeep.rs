@@ -1,0 +1,135 @@
+//! Background work of one shard: what is due by the clock.
+//!
+//! - Owns: nothing but the knowledge that a round is under way.
+//! - Takes: `Look` (something may be due), and its own tick each second. Gives: `Tick` commands, wills to
+//!   publish, `SessionsEnded` to the home.
+//! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit; an idle shard is only read, never
+//!   written, so that an idle node leaves its disk alone.
+//! - Source: MQTT 5.0 sections 3.1.2.5 (will) and 3.1.2.11.2 (session expiry).
+
+use std::{pin::Pin, rc::Rc};
+
+use actix::{
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, Recipient,
+    WrapFuture as _,
+};
+use hongqiao_cluster::id::ShardId;
+
+use super::{appender::Submit, home::SessionsEnded};
+use crate::{
+    clock, limits,
+    model::message::Message as Published,
+    shard::command::{Command, DueWill, Reply},
+};
+
+/// Sent by the home: something may be due now.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Look;
+
+/// A future of this thread.
+pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Whom the upkeep talks to.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// Of this worker.
+    pub submit: Recipient<Submit>,
+    /// Asks the shard whether anything is due at that time; a read.
+    pub is_due: Rc<dyn Fn(u64) -> Local<bool>>,
+    /// Publishes a will; `true` once it is stored and delivered.
+    pub publish: Rc<dyn Fn(Published) -> Local<bool>>,
+}
+
+/// See the file header.
+pub struct Upkeep {
+    shard: ShardId,
+    neighbours: Neighbours,
+    home: Option<Recipient<SessionsEnded>>,
+    busy: bool,
+    again: bool,
+}
+
+/// Sent by the server once both exist: the home of the same shard.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Meet(pub Recipient<SessionsEnded>);
+
+impl Upkeep {
+    /// Creates the upkeep of `shard`.
+    #[must_use]
+    pub fn new(shard: ShardId, neighbours: Neighbours) -> Self {
+        Self { shard, neighbours, home: None, busy: false, again: false }
+    }
+
+    fn start_round(&mut self, ctx: &mut Context<Self>) {
+        if self.busy {
+            self.again = true;
+            return;
+        }
+        self.busy = true;
+        let round = round(self.shard, self.neighbours.clone(), self.home.clone());
+        ctx.spawn(round.into_actor(self).map(|more, actor, ctx| {
+            actor.busy = false;
+            if more || std::mem::take(&mut actor.again) {
+                actor.start_round(ctx);
+            }
+        }));
+    }
+}
+
+/// One commit of due work; `true` if more is left.
+async fn round(
+    shard: ShardId,
+    neighbours: Neighbours,
+    home: Option<Recipient<SessionsEnded>>,
+) -> bool {
+    let now_ms = clock::wall_ms();
+    if !(neighbours.is_due)(now_ms).await {
+        return false;
+    }
+    let command = Command::Tick { now_ms, limit: limits::UPKEEP_STEPS };
+    let reply = neighbours.submit.send(Submit { shard, command }).await;
+    let Ok(Ok(Reply::Ticked { wills, sessions_ended, more })) = reply else { return false };
+    if let (Some(home), false) = (home, sessions_ended.is_empty()) {
+        let _ = home.send(SessionsEnded(sessions_ended)).await;
+    }
+    let mut failed = false;
+    for will in wills {
+        failed |= !publish_will(shard, &neighbours, will).await;
+    }
+    more && !failed
+}
+
+/// Publishes one will, then commits that it is done; a crash in between repeats it with the same id.
+async fn publish_will(shard: ShardId, neighbours: &Neighbours, will: DueWill) -> bool {
+    if !(neighbours.publish)(will.message).await {
+        return false;
+    }
+    let command = Command::WillDone { key: will.key, epoch: will.epoch };
+    matches!(neighbours.submit.send(Submit { shard, command }).await, Ok(Ok(_)))
+}
+
+impl Actor for Upkeep {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(limits::UPKEEP_INTERVAL, Self::start_round);
+    }
+}
+
+impl Handler<Look> for Upkeep {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
+        self.start_round(ctx);
+    }
+}
+
+impl Handler<Meet> for Upkeep {
+    type Result = ();
+
+    fn handle(&mut self, meet: Meet, _ctx: &mut Self::Context) {
+        self.home = Some(meet.0);
+    }
+}

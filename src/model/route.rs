@@ -1,0 +1,242 @@
+//! Which shards hold durable subscribers of a topic: the table that publishing reads.
+//!
+//! - Owns: a structure-sharing table; a clone is a snapshot and costs a few counters.
+//! - Takes: `add` and `remove` of (app, filter, shard). Gives: the set of shards for a topic.
+//! - Bound: one entry per (app, filter) with a durable subscriber anywhere (EDGE-ROUTE); a look-up walks
+//!   at most two branches per level.
+//! - Source: MQTT 5.0 section 4.7; the snapshot is our own design (NO-WAIT-READ).
+
+use bytes::Bytes;
+use hongqiao_cluster::id::ShardId;
+use imbl::HashMap;
+use std::sync::Arc;
+
+use super::{
+    id::AppId,
+    topic::{TopicFilter, TopicName},
+};
+
+/// A set of shards; at most 64 (`SHARDS_MAX`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardSet(u64);
+
+impl ShardSet {
+    /// Tells whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Adds one.
+    pub fn insert(&mut self, shard: ShardId) {
+        self.0 |= 1 << shard.0;
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.0 &= !(1 << shard.0);
+    }
+
+    /// Adds all of another set.
+    pub fn extend(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Walks the shards in order of their numbers.
+    pub fn iter(self) -> impl Iterator<Item = ShardId> {
+        (0..64).filter(move |shard| self.0 & (1 << shard) != 0).map(ShardId)
+    }
+}
+
+/// A node of the tree of wildcard filters; `children` are literal levels.
+#[derive(Clone, Default)]
+struct Node {
+    children: HashMap<Bytes, Arc<Node>>,
+    plus: Option<Arc<Node>>,
+    /// Filters that end here.
+    here: ShardSet,
+    /// Filters that end in `#` below here.
+    hash: ShardSet,
+}
+
+/// The table. Cloning shares all structure.
+#[derive(Clone, Default)]
+pub struct RouteTable {
+    exact: HashMap<(AppId, Bytes), ShardSet>,
+    wild: HashMap<AppId, Arc<Node>>,
+}
+
+impl RouteTable {
+    /// Returns an empty table.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes that `shard` has a durable subscriber for `filter`; again changes nothing.
+    pub fn add(&mut self, app: AppId, filter: &TopicFilter, shard: ShardId) {
+        self.change(app, filter, |set| set.insert(shard));
+    }
+
+    /// Notes that `shard` has none any more.
+    pub fn remove(&mut self, app: AppId, filter: &TopicFilter, shard: ShardId) {
+        self.change(app, filter, |set| set.remove(shard));
+    }
+
+    /// Returns the shards to which a publish on `topic` must be appended.
+    #[must_use]
+    pub fn shards(&self, app: AppId, topic: &TopicName) -> ShardSet {
+        let mut found = ShardSet::default();
+        if self.exact.is_empty() && self.wild.is_empty() {
+            return found;
+        }
+        if let Some(set) = self.exact.get(&(app, topic.as_bytes().clone())) {
+            found.extend(*set);
+        }
+        if let Some(root) = self.wild.get(&app) {
+            let dollar = topic.as_bytes().first() == Some(&b'$');
+            collect(root, Some(topic.as_bytes()), dollar, &mut found);
+        }
+        found
+    }
+
+    fn change(&mut self, app: AppId, filter: &TopicFilter, apply: impl Fn(&mut ShardSet)) {
+        if filter.has_wildcard() {
+            let root = self.wild.entry(app).or_default();
+            change_node(Arc::make_mut(root), Some(filter.as_bytes()), &apply);
+            if root.is_unused() {
+                self.wild.remove(&app);
+            }
+            return;
+        }
+        let key = (app, filter.as_bytes().clone());
+        let mut set = self.exact.get(&key).copied().unwrap_or_default();
+        apply(&mut set);
+        if set.is_empty() {
+            self.exact.remove(&key);
+        } else {
+            self.exact.insert(key, set);
+        }
+    }
+}
+
+impl Node {
+    fn is_unused(&self) -> bool {
+        self.here.is_empty()
+            && self.hash.is_empty()
+            && self.children.is_empty()
+            && self.plus.is_none()
+    }
+}
+
+/// Splits off the first level; the rest is `None` after the last one.
+fn split_level(levels: &Bytes) -> (Bytes, Option<Bytes>) {
+    match levels.iter().position(|byte| *byte == b'/') {
+        Some(at) => (levels.slice(..at), Some(levels.slice(at + 1..))),
+        None => (levels.clone(), None),
+    }
+}
+
+fn change_node(node: &mut Node, levels: Option<&Bytes>, apply: &impl Fn(&mut ShardSet)) {
+    let Some(levels) = levels else { return apply(&mut node.here) };
+    let (level, rest) = split_level(levels);
+    match &level[..] {
+        b"#" => apply(&mut node.hash),
+        b"+" => {
+            let child = node.plus.get_or_insert_default();
+            change_node(Arc::make_mut(child), rest.as_ref(), apply);
+            if child.is_unused() {
+                node.plus = None;
+            }
+        }
+        _ => {
+            let child = node.children.entry(level.clone()).or_default();
+            change_node(Arc::make_mut(child), rest.as_ref(), apply);
+            if child.is_unused() {
+                node.children.remove(&level);
+            }
+        }
+    }
+}
+
+/// `literal_only`: the topic begins with `$` and this is its first level.
+fn collect(node: &Node, levels: Option<&Bytes>, literal_only: bool, found: &mut ShardSet) {
+    if !literal_only {
+        found.extend(node.hash);
+    }
+    let Some(levels) = levels else { return found.extend(node.here) };
+    let (level, rest) = split_level(levels);
+    if let (Some(plus), false) = (&node.plus, literal_only) {
+        collect(plus, rest.as_ref(), false, found);
+    }
+    if let Some(child) = node.children.get(&level) {
+        collect(child, rest.as_ref(), false, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const APP: AppId = AppId(1);
+
+    fn level() -> impl Strategy<Value = String> {
+        prop::sample::select(vec!["a", "b", "", "$x", "+", "c"]).prop_map(str::to_owned)
+    }
+
+    fn filter() -> impl Strategy<Value = TopicFilter> {
+        (prop::collection::vec(level(), 1..4), any::<bool>()).prop_filter_map("legal", |(l, h)| {
+            let mut text = l.join("/");
+            if h {
+                text.push_str("/#");
+            }
+            TopicFilter::parse(text).ok()
+        })
+    }
+
+    fn topic() -> impl Strategy<Value = TopicName> {
+        prop::collection::vec(level(), 1..5)
+            .prop_filter_map("legal", |l| TopicName::parse(l.join("/")).ok())
+    }
+
+    proptest! {
+        #[test]
+        fn shards_after_adds_and_removes_equal_linear_matching(
+            filters in prop::collection::vec((filter(), 0u16..64, any::<bool>()), 0..40),
+            topics in prop::collection::vec(topic(), 1..10),
+        ) {
+            let mut table = RouteTable::new();
+            let mut model: Vec<(TopicFilter, u16)> = Vec::new();
+            for (filter, shard, add) in &filters {
+                if *add {
+                    table.add(APP, filter, ShardId(*shard));
+                    model.push((filter.clone(), *shard));
+                } else if let Some((filter, shard)) = model.pop() {
+                    table.remove(APP, &filter, ShardId(shard));
+                    model.retain(|entry| *entry != (filter.clone(), shard));
+                }
+            }
+            for topic in &topics {
+                let mut want = ShardSet::default();
+                for (filter, shard) in model.iter().filter(|(filter, _)| filter.matches(topic)) {
+                    let _ = filter;
+                    want.insert(ShardId(*shard));
+                }
+                prop_assert_eq!(table.shards(APP, topic), want);
+                prop_assert!(table.shards(AppId(2), topic).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn table_when_all_are_removed_is_empty() {
+        let mut table = RouteTable::new();
+        for text in ["a/+/c", "a/#", "#", "a/b"] {
+            let filter = TopicFilter::parse(text).unwrap();
+            table.add(APP, &filter, ShardId(3));
+            table.remove(APP, &filter, ShardId(3));
+        }
+        assert!(table.exact.is_empty() && table.wild.is_empty());
+    }
+}
