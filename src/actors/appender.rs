@@ -286,8 +286,7 @@ mod tests {
 
     #[actix::test]
     async fn refused_batch_tells_every_asker() {
-        let propose: Propose =
-            Rc::new(|_, _| Box::pin(async { Err(SubmitError::DiskFull) }));
+        let propose: Propose = Rc::new(|_, _| Box::pin(async { Err(SubmitError::DiskFull) }));
         let appender = Appender::new(1, propose).start();
         let sends = (0..3).map(|n| appender.send(Submit { shard: ShardId(0), command: tick(n) }));
         for reply in join_all(sends).await {

@@ -253,7 +253,7 @@ impl Home {
     }
 
     /// Tells the hubs which of their connections have news; what a hub cannot take comes again.
-    fn tell(&self, keys: AHashSet<SessionKey>) {
+    fn tell(&self, keys: &AHashSet<SessionKey>) {
         let mut by_worker = vec![Vec::new(); self.neighbours.grew.len()];
         let online = |key: &SessionKey| self.sessions.get(key).and_then(|entry| entry.connection);
         for (key, connection) in keys.iter().filter_map(|key| Some((*key, online(key)?))) {
@@ -273,7 +273,7 @@ impl Home {
         let news = Arc::clone(&self.news);
         let taken = async move { news.take().await };
         ctx.spawn(taken.into_actor(self).map(|keys, actor, ctx| {
-            actor.tell(keys);
+            actor.tell(&keys);
             actor.wait_for_news(ctx);
         }));
     }
@@ -345,3 +345,6 @@ impl Handler<WhoIs> for Home {
         self.sessions.get(&who.0).and_then(|entry| entry.connection)
     }
 }
+
+#[cfg(test)]
+mod tests;

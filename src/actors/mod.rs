@@ -7,7 +7,7 @@
 //! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
 //! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
 //! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home |
-| `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
+//! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
 //! are written directly to the links of the router's own thread (rule 6).

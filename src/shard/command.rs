@@ -294,3 +294,15 @@ pub struct RetainedPage {
     /// Topic to go on after; `None`: that was all.
     pub next: Option<TopicName>,
 }
+pub fn encode_batch(commands: &[Command]) -> Bytes {
+    Bytes::from(bincode::serialize(commands).unwrap_or_default())
+}
+pub fn decode_batch(bytes: &Bytes) -> Result<Vec<Command>, bincode::Error> {
+    bincode::deserialize(bytes)
+}
+pub fn encode_replies(commands: &[Reply]) -> Bytes {
+    Bytes::from(bincode::serialize(commands).unwrap_or_default())
+}
+pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Reply>, bincode::Error> {
+    bincode::deserialize(bytes)
+}
