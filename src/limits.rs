@@ -31,6 +31,11 @@ pub const HOME_MAILBOX_MESSAGES: usize = 4_096;
 /// Messages that may wait in a hub's mailbox before senders wait.
 pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 
+// ---- groups ----
+
+/// Messages that may wait in the mailbox of a worker's shared groups before senders wait.
+pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
+
 // ---- upkeep ----
 
 /// How often a shard is asked whether something is due.

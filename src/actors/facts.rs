@@ -136,10 +136,10 @@ mod tests {
         let (app, filter) = (AppId(1), TopicFilter::parse("a/+").unwrap());
         let topic = TopicName::parse("a/b").unwrap();
         facts.take(ShardId(2), Fact::FilterAdded { app, filter: filter.clone() });
-        let shards: Vec<_> = facts.routes.load().shards(app, &topic).iter().collect();
+        let shards: Vec<_> = facts.routes.load().places(app, &topic).iter().collect();
         assert_eq!(shards, [ShardId(2)]);
         facts.take(ShardId(2), Fact::FilterRemoved { app, filter });
-        assert!(facts.routes.load().shards(app, &topic).is_empty());
+        assert!(facts.routes.load().places(app, &topic).is_empty());
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
 //! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
 //! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home |
+//! | `groups::Groups` | one per worker thread | shared groups and their members | connections, publishers | routers |
 //! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
@@ -17,4 +18,5 @@ pub mod hub;
 pub mod home;
 pub mod upkeep;
 pub mod facts;
+pub mod groups;
 pub mod appender;

@@ -78,6 +78,12 @@ impl HashKey {
         self.hash(b'u', app, user.as_bytes())
     }
 
+    /// Returns the hash that names a shared group.
+    #[must_use]
+    pub fn group(&self, app: AppId, name: &[u8]) -> u128 {
+        self.hash(b'g', app, name)
+    }
+
     fn hash(&self, kind: u8, app: AppId, name: &[u8]) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write_u8(kind);

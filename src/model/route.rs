@@ -37,42 +37,59 @@ impl ShardSet {
         self.0 &= !(1 << shard.0);
     }
 
-    /// Adds all of another set.
-    pub fn extend(&mut self, other: Self) {
-        self.0 |= other.0;
-    }
-
     /// Walks the shards in order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = ShardId> {
         (0..64).filter(move |shard| self.0 & (1 << shard) != 0).map(ShardId)
     }
 }
 
-/// A node of the tree of wildcard filters; `children` are literal levels.
-#[derive(Clone, Default)]
-struct Node {
-    children: HashMap<Bytes, Arc<Node>>,
-    plus: Option<Arc<Node>>,
-    /// Filters that end here.
-    here: ShardSet,
-    /// Filters that end in `#` below here.
-    hash: ShardSet,
+/// What a table holds for a filter: a set of places to which matching messages go.
+pub trait Places: Clone + Default {
+    /// Tells whether there is none.
+    fn is_empty(&self) -> bool;
+
+    /// Adds all of another set.
+    fn extend(&mut self, other: &Self);
 }
 
-/// The table. Cloning shares all structure.
-#[derive(Clone, Default)]
-pub struct RouteTable {
-    exact: HashMap<(AppId, Bytes), ShardSet>,
-    wild: HashMap<AppId, Arc<Node>>,
-}
-
-impl RouteTable {
-    /// Returns an empty table.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+impl Places for ShardSet {
+    fn is_empty(&self) -> bool {
+        Self::is_empty(*self)
     }
 
+    fn extend(&mut self, other: &Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// A node of the tree of wildcard filters; `children` are literal levels.
+#[derive(Clone, Default)]
+struct Node<P: Places> {
+    children: HashMap<Bytes, Arc<Self>>,
+    plus: Option<Arc<Self>>,
+    /// Filters that end here.
+    here: P,
+    /// Filters that end in `#` below here.
+    hash: P,
+}
+
+/// The table of filters and where their messages go. Cloning shares all structure.
+#[derive(Clone)]
+pub struct FilterTable<P: Places> {
+    exact: HashMap<(AppId, Bytes), P>,
+    wild: HashMap<AppId, Arc<Node<P>>>,
+}
+
+/// Filters with durable subscribers, and the shards these are in.
+pub type RouteTable = FilterTable<ShardSet>;
+
+impl<P: Places> Default for FilterTable<P> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), wild: HashMap::new() }
+    }
+}
+
+impl FilterTable<ShardSet> {
     /// Notes that `shard` has a durable subscriber for `filter`; again changes nothing.
     pub fn add(&mut self, app: AppId, filter: &TopicFilter, shard: ShardId) {
         self.change(app, filter, |set| set.insert(shard));
@@ -82,16 +99,24 @@ impl RouteTable {
     pub fn remove(&mut self, app: AppId, filter: &TopicFilter, shard: ShardId) {
         self.change(app, filter, |set| set.remove(shard));
     }
+}
 
-    /// Returns the shards to which a publish on `topic` must be appended.
+impl<P: Places> FilterTable<P> {
+    /// Returns an empty table.
     #[must_use]
-    pub fn shards(&self, app: AppId, topic: &TopicName) -> ShardSet {
-        let mut found = ShardSet::default();
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the places to which a publish on `topic` must go.
+    #[must_use]
+    pub fn places(&self, app: AppId, topic: &TopicName) -> P {
+        let mut found = P::default();
         if self.exact.is_empty() && self.wild.is_empty() {
             return found;
         }
         if let Some(set) = self.exact.get(&(app, topic.as_bytes().clone())) {
-            found.extend(*set);
+            found.extend(set);
         }
         if let Some(root) = self.wild.get(&app) {
             let dollar = topic.as_bytes().first() == Some(&b'$');
@@ -100,7 +125,8 @@ impl RouteTable {
         found
     }
 
-    fn change(&mut self, app: AppId, filter: &TopicFilter, apply: impl Fn(&mut ShardSet)) {
+    /// Changes what is held for one filter; a filter without places takes no room.
+    pub fn change(&mut self, app: AppId, filter: &TopicFilter, apply: impl Fn(&mut P)) {
         if filter.has_wildcard() {
             let root = self.wild.entry(app).or_default();
             change_node(Arc::make_mut(root), Some(filter.as_bytes()), &apply);
@@ -110,7 +136,7 @@ impl RouteTable {
             return;
         }
         let key = (app, filter.as_bytes().clone());
-        let mut set = self.exact.get(&key).copied().unwrap_or_default();
+        let mut set = self.exact.get(&key).cloned().unwrap_or_default();
         apply(&mut set);
         if set.is_empty() {
             self.exact.remove(&key);
@@ -120,7 +146,7 @@ impl RouteTable {
     }
 }
 
-impl Node {
+impl<P: Places> Node<P> {
     fn is_unused(&self) -> bool {
         self.here.is_empty()
             && self.hash.is_empty()
@@ -137,7 +163,7 @@ fn split_level(levels: &Bytes) -> (Bytes, Option<Bytes>) {
     }
 }
 
-fn change_node(node: &mut Node, levels: Option<&Bytes>, apply: &impl Fn(&mut ShardSet)) {
+fn change_node<P: Places>(node: &mut Node<P>, levels: Option<&Bytes>, apply: &impl Fn(&mut P)) {
     let Some(levels) = levels else { return apply(&mut node.here) };
     let (level, rest) = split_level(levels);
     match &level[..] {
@@ -160,11 +186,11 @@ fn change_node(node: &mut Node, levels: Option<&Bytes>, apply: &impl Fn(&mut Sha
 }
 
 /// `literal_only`: the topic begins with `$` and this is its first level.
-fn collect(node: &Node, levels: Option<&Bytes>, literal_only: bool, found: &mut ShardSet) {
+fn collect<P: Places>(node: &Node<P>, levels: Option<&Bytes>, literal_only: bool, found: &mut P) {
     if !literal_only {
-        found.extend(node.hash);
+        found.extend(&node.hash);
     }
-    let Some(levels) = levels else { return found.extend(node.here) };
+    let Some(levels) = levels else { return found.extend(&node.here) };
     let (level, rest) = split_level(levels);
     if let (Some(plus), false) = (&node.plus, literal_only) {
         collect(plus, rest.as_ref(), false, found);
@@ -223,8 +249,8 @@ mod tests {
                     let _ = filter;
                     want.insert(ShardId(*shard));
                 }
-                prop_assert_eq!(table.shards(APP, topic), want);
-                prop_assert!(table.shards(AppId(2), topic).is_empty());
+                prop_assert_eq!(table.places(APP, topic), want);
+                prop_assert!(table.places(AppId(2), topic).is_empty());
             }
         }
     }
