@@ -5,6 +5,11 @@
 
 pub mod limits;
 pub mod clock;
+pub mod config;
+pub mod logging;
 pub mod model;
+pub mod auth;
 pub mod shard;
 pub mod actors;
+pub mod server;
+pub mod cli;

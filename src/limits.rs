@@ -44,3 +44,64 @@ pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub const UPKEEP_STEPS: u32 = 256;
 
 const _: () = assert!(APPEND_BATCH_BYTES_MAX <= APPEND_WAITING_BYTES_MAX);
+
+// ---- configuration and process ----
+
+/// Largest configuration file in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Most listeners of one process.
+pub const LISTENERS_MAX: usize = 64;
+
+/// Most connection threads: a `ConnectionId` keeps the worker in eight bits.
+pub const WORKER_THREADS_MAX: usize = 255;
+
+/// Most threads of the cluster runtime.
+pub const CLUSTER_THREADS_MAX: usize = 64;
+
+/// Smallest cache and smallest memory table of the storage, in bytes.
+pub const STORAGE_BUFFER_BYTES_MIN: u64 = 1 << 20;
+
+/// Largest packet that MQTT can frame: 268,435,455 bytes of remaining length and a header of five.
+pub const MQTT_PACKET_BYTES_MAX: u32 = 268_435_460;
+
+/// Smallest packet limit that still lets a client connect and be answered.
+pub const MQTT_PACKET_BYTES_MIN: u32 = 256;
+
+// ---- authentication ----
+
+/// Password checks that may wait for a verifying thread; more are refused as "server busy".
+pub const PASSWORD_CHECKS_WAITING_MAX: usize = 1_024;
+
+/// Threads that verify passwords. Each check takes tens of milliseconds of one core.
+pub const PASSWORD_THREADS: usize = 2;
+
+/// How long a CONNECT waits for its password check.
+pub const PASSWORD_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Password checks that succeeded and are remembered, 16 bytes each.
+pub const PASSWORD_MEMORY_ENTRIES: usize = 65_536;
+
+/// Longest password in bytes that is hashed.
+pub const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Longest user name in bytes, app prefix included.
+pub const USER_NAME_BYTES_MAX: usize = 256;
+
+/// Longest app name (`org#app`) in bytes.
+pub const APP_NAME_BYTES_MAX: usize = 128;
+
+// ---- HTTP ----
+
+/// Largest head (request line and headers) of an HTTP request; fixed by `actix-http`.
+pub const HTTP_HEAD_BYTES_MAX: usize = 128 * 1_024;
+
+/// How long a client of a backup may take no bytes before the backup is given up.
+pub const BACKUP_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+// ---- relations of the above ----
+
+const _: () = assert!(MQTT_PACKET_BYTES_MIN < MQTT_PACKET_BYTES_MAX);
+const _: () = assert!(PASSWORD_THREADS < PASSWORD_CHECKS_WAITING_MAX);
+const _: () = assert!(APP_NAME_BYTES_MAX < USER_NAME_BYTES_MAX);
+const _: () = assert!(WORKER_THREADS_MAX <= u8::MAX as usize);
