@@ -5,11 +5,13 @@
 
 pub mod limits;
 pub mod clock;
+pub mod error;
 pub mod config;
 pub mod logging;
 pub mod model;
 pub mod auth;
 pub mod shard;
 pub mod actors;
+pub mod front;
 pub mod server;
 pub mod cli;

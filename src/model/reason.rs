@@ -13,6 +13,8 @@ pub enum Reason {
     DisconnectWithWill,
     NoMatchingSubscribers,
     NoSubscriptionExisted,
+    ContinueAuthentication,
+    ReAuthenticate,
     UnspecifiedError,
     MalformedPacket,
     ProtocolError,

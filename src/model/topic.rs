@@ -98,6 +98,12 @@ impl TopicName {
     pub fn as_bytes(&self) -> &Bytes {
         &self.0.0
     }
+
+    /// Returns a copy that no longer holds the buffer which the name was read from.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(Text(Bytes::copy_from_slice(&self.0.0)))
+    }
 }
 
 impl TopicFilter {

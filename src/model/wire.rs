@@ -69,10 +69,16 @@ pub enum Decoded {
     },
 }
 
-/// Bytes that are no legal packet. The connection is told (v5) and closed.
+/// Bytes that are no legal packet. The connection is told and closed.
+///
+/// Before CONNECT was answered the client is told with a CONNACK in [`dialect`](Self::dialect), after
+/// that with a DISCONNECT. Encoding either for 3.1.1 writes nothing where 3.1.1 has no code for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail} ({reason:?})")]
 pub struct DecodeError {
+    /// In which dialect to tell it. `MqttUnknown`: in none, the bytes did not get as far as a
+    /// protocol version that we know how to answer; close.
+    pub dialect: Dialect,
     /// What to tell the client.
     pub reason: Reason,
     /// Which rule was broken, for the reason string and the log; constant text.
