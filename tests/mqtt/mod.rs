@@ -1,0 +1,6 @@
+//! Conformance with MQTT 3.1.1 and 5.0, one file per chapter, against one shared broker.
+
+mod connect;
+mod publish_qos;
+mod subscribe;
+mod unsubscribe;

@@ -1,0 +1,278 @@
+//! A real server process: start, stop, `kill -9`, start again on the same data.
+//!
+//! - Owns: the process, its data folder (removed at the end), its log (kept if the test fails).
+//! - Takes: settings as `--set` takes them. Gives: addresses, memory, log, exit status.
+//! - Bound: a watchdog ends the process when the test process ends, however that happens.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::{
+    broker::{Broker, foreign},
+    wait::{let_pass, now, wait_until_within},
+};
+
+const START_PATIENCE: Duration = Duration::from_secs(30);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+
+/// A process, or the place where one was.
+pub(crate) struct Node {
+    folder: Option<TempDir>,
+    settings: Vec<(String, String)>,
+    wrapper: Vec<String>,
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    watchdog: Child,
+    broker: Broker,
+}
+
+impl Node {
+    /// Starts a node with default settings, on free ports.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts a node with these settings (`section.key`, value).
+    pub(crate) fn start_with(settings: &[(&str, &str)]) -> Self {
+        Self::start_under(&[], settings)
+    }
+
+    /// Starts a node as the argument of another program (a tracer).
+    pub(crate) fn start_under(wrapper: &[&str], settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::new(settings);
+        node.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        node.launch();
+        node
+    }
+
+    /// The node that conformance tests share: it outlives any test, so its folder is the watchdog's.
+    pub(super) fn shared() -> Self {
+        let mut node = Self::new(&[]);
+        node.launch();
+        node
+    }
+
+    fn new(settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("node-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .unwrap();
+        let settings =
+            settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        Self { folder: Some(folder), settings, wrapper: Vec::new(), running: None }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.as_ref().unwrap().path()
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.folder().join("data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder().join("server.log")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn broker(&self) -> Broker {
+        self.running.as_ref().expect("the node runs").broker
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().expect("the node runs").child.id()
+    }
+
+    /// Starts the process on the data that is there.
+    pub(crate) fn launch(&mut self) {
+        assert!(self.running.is_none(), "the node runs already");
+        self.running = Some(if foreign().as_deref() == Some("mosquitto") {
+            self.launch_mosquitto()
+        } else {
+            self.launch_own()
+        });
+    }
+
+    fn spawn(&self, mut command: Command) -> (Child, Child) {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let watchdog = Command::new("sh")
+            .arg("-c")
+            .arg(format!(
+                "read line; test \"$line\" || {{ kill -9 {}; rm -rf '{}'; }}",
+                child.id(),
+                self.folder().display()
+            ))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        (child, watchdog)
+    }
+
+    fn launch_own(&self) -> Running {
+        let ready = self.data().join("listeners.json");
+        let _ = fs::remove_file(&ready);
+        let mut words = self.wrapper.clone();
+        words.push(env!("CARGO_BIN_EXE_hongqiao").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("serve").arg("--data").arg(self.data());
+        command.args(["--set", "listeners.mqtt.address=127.0.0.1:0"]);
+        command.args(["--set", "listeners.http.address=127.0.0.1:0"]);
+        for (key, value) in &self.settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        let (mut child, watchdog) = self.spawn(command);
+        let start = now();
+        let listeners = loop {
+            if let Some(found) = read_listeners(&ready) {
+                break found;
+            }
+            let ended = child.try_wait().unwrap();
+            let late = start.elapsed() > START_PATIENCE;
+            assert!(ended.is_none() && !late, "no start ({ended:?}):\n{}", self.log());
+            let_pass(Duration::from_millis(10));
+        };
+        Running { child, watchdog, broker: Broker::new(listeners.0, Some(listeners.1), true) }
+    }
+
+    fn launch_mosquitto(&self) -> Running {
+        let (mqtt, http) = (free_port(), free_port());
+        let config = self.folder().join("mosquitto.conf");
+        let folder = self.folder().display();
+        fs::write(
+            &config,
+            format!(
+                "user root\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n\
+                 max_queued_messages 100000\nlistener {} 127.0.0.1\nlistener {} 127.0.0.1\n\
+                 protocol websockets\n",
+                mqtt.port(),
+                http.port()
+            ),
+        )
+        .unwrap();
+        let mut command = Command::new("mosquitto");
+        command.arg("-c").arg(&config);
+        let (child, watchdog) = self.spawn(command);
+        wait_until_within(START_PATIENCE, "mosquitto listens", || {
+            std::net::TcpStream::connect(mqtt).is_ok()
+        });
+        Running { child, watchdog, broker: Broker::new(mqtt, Some(http), false) }
+    }
+
+    /// `kill -9`, at once.
+    pub(crate) fn kill(&mut self) {
+        let mut running = self.running.take().expect("the node runs");
+        if !self.wrapper.is_empty() {
+            signal_children(running.child.id(), "KILL");
+        }
+        running.child.kill().unwrap();
+        running.child.wait().unwrap();
+        dismiss(running.watchdog);
+    }
+
+    /// SIGTERM; returns the exit status, which must come in time.
+    pub(crate) fn terminate(&mut self) -> ExitStatus {
+        let mut running = self.running.take().expect("the node runs");
+        if self.wrapper.is_empty() {
+            signal(running.child.id(), "TERM");
+        } else {
+            signal_children(running.child.id(), "TERM");
+        }
+        let start = now();
+        let status = loop {
+            if let Some(status) = running.child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > STOP_PATIENCE {
+                let _ = running.child.kill();
+                panic!("SIGTERM did not end the node in {STOP_PATIENCE:?}:\n{}", self.log());
+            }
+            let_pass(Duration::from_millis(10));
+        };
+        dismiss(running.watchdog);
+        status
+    }
+
+    /// `kill -9` and a start on the same data.
+    pub(crate) fn crash(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
+    /// The process still runs.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let running = self.running.as_mut().expect("the node was started");
+        running.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.running.is_some() {
+            self.kill();
+        }
+        if std::thread::panicking() {
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("--- the last lines of the node's log:\n{}", tail.join("\n"));
+            if let Some(folder) = self.folder.take() {
+                eprintln!("--- its folder is kept: {}", folder.keep().display());
+            }
+        }
+    }
+}
+
+/// Tells the watchdog that there is nothing left to watch.
+fn dismiss(mut watchdog: Child) {
+    use std::io::Write as _;
+    if let Some(mut stdin) = watchdog.stdin.take() {
+        let _ = stdin.write_all(b"done\n");
+    }
+    let _ = watchdog.wait();
+}
+
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(status.unwrap().success(), "kill -{name} {pid}");
+}
+
+fn signal_children(pid: u32, name: &str) {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    for child in fs::read_to_string(path).unwrap_or_default().split_whitespace() {
+        signal(child.parse().unwrap(), name);
+    }
+}
+
+/// (MQTT, HTTP) once the node has written where it listens.
+fn read_listeners(path: &Path) -> Option<(SocketAddr, SocketAddr)> {
+    let text = fs::read_to_string(path).ok()?;
+    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let addr = |name: &str| json.get(name)?.get(0)?.as_str()?.parse().ok();
+    Some((addr("mqtt")?, addr("http")?))
+}
+
+/// A port that was free a moment ago; only for programs that cannot take port 0.
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
