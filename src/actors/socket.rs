@@ -34,7 +34,8 @@ pub trait Socket: 'static {
     /// The socket is broken.
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Writes a prefix of `slices`; returns how many of their bytes were taken.
+    /// Writes a prefix of `slices`; returns how many of their bytes were taken. What was not taken
+    /// (also by `WouldBlock`) is offered again, first: a frame around it may have been announced.
     ///
     /// # Errors
     /// `WouldBlock` when nothing was taken; anything else means broken.

@@ -4,3 +4,4 @@
 //! - Source: the protocol of each folder.
 
 pub mod mqtt;
+pub mod ws;
