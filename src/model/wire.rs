@@ -324,6 +324,31 @@ pub struct Connack {
     pub server_reference: Option<String>,
 }
 
+impl Connack {
+    /// Returns a CONNACK that says nothing but `reason`.
+    #[must_use]
+    pub fn new(reason: Reason) -> Self {
+        Self {
+            session_present: false,
+            reason,
+            session_expiry_secs: None,
+            receive_maximum: None,
+            maximum_qos: None,
+            retain_available: None,
+            packet_bytes_max: None,
+            assigned_client_id: None,
+            topic_alias_maximum: None,
+            reason_string: None,
+            wildcard_available: None,
+            subscription_ids_available: None,
+            shared_available: None,
+            server_keep_alive_secs: None,
+            response_information: None,
+            server_reference: None,
+        }
+    }
+}
+
 /// One PUBLISH to receivers.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery<'a> {

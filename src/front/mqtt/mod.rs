@@ -23,6 +23,7 @@ mod connect;
 mod publish;
 mod v4;
 mod v5;
+pub mod client;
 
 #[cfg(test)]
 mod tests;
@@ -117,16 +118,23 @@ fn decode_with(
 /// Checks type and flags of a packet from a client that is connected, both versions.
 fn check_first(byte: u8) -> Result<(), Fault> {
     match byte {
-        first::PUBACK | first::PUBREC | first::PUBREL | first::PUBCOMP => Ok(()),
         first::SUBSCRIBE | first::UNSUBSCRIBE | first::PINGREQ | first::DISCONNECT => Ok(()),
         first::AUTH => Ok(()),
-        _ if byte & 0xf0 == publish::PUBLISH => publish::check_flags(byte).map(drop),
         first::CONNECT => Err(Fault::protocol("second CONNECT")),
         first::CONNACK | first::SUBACK | first::UNSUBACK | first::PINGRESP => {
             Err(Fault::protocol("packet type that only servers send"))
         }
+        _ => check_publish_or_ack(byte),
+    }
+}
+
+/// Checks type and flags of what both sides send.
+fn check_publish_or_ack(byte: u8) -> Result<(), Fault> {
+    match byte {
+        first::PUBACK | first::PUBREC | first::PUBREL | first::PUBCOMP => Ok(()),
+        _ if byte & 0xf0 == publish::PUBLISH => publish::check_flags(byte).map(drop),
         0x00..=0x0f => Err(Fault::malformed("packet type is reserved")),
-        _ => Err(Fault::malformed("reserved flags of the fixed header are wrong")),
+        _ => Err(Fault::malformed("packet type or its flags do not belong here")),
     }
 }
 
