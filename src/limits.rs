@@ -96,9 +96,6 @@ pub const APP_NAME_BYTES_MAX: usize = 128;
 /// Largest head (request line and headers) of an HTTP request; fixed by `actix-http`.
 pub const HTTP_HEAD_BYTES_MAX: usize = 128 * 1_024;
 
-/// How long a client of a backup may take no bytes before the backup is given up.
-pub const BACKUP_STALL_TIMEOUT: Duration = Duration::from_secs(60);
-
 // ---- relations of the above ----
 
 const _: () = assert!(MQTT_PACKET_BYTES_MIN < MQTT_PACKET_BYTES_MAX);
