@@ -53,8 +53,8 @@ pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Most listeners of one process.
 pub const LISTENERS_MAX: usize = 64;
 
-/// Most connection threads: a `ConnectionId` keeps the worker in eight bits.
-pub const WORKER_THREADS_MAX: usize = 255;
+/// Most connection threads: a set of them is one `u64`.
+pub const WORKER_THREADS_MAX: usize = 64;
 
 /// Most threads of the cluster runtime.
 pub const CLUSTER_THREADS_MAX: usize = 64;
@@ -102,3 +102,31 @@ const _: () = assert!(MQTT_PACKET_BYTES_MIN < MQTT_PACKET_BYTES_MAX);
 const _: () = assert!(PASSWORD_THREADS < PASSWORD_CHECKS_WAITING_MAX);
 const _: () = assert!(APP_NAME_BYTES_MAX < USER_NAME_BYTES_MAX);
 const _: () = assert!(WORKER_THREADS_MAX <= u8::MAX as usize);
+// ---- worker threads ----
+
+/// Size of a thread's read buffer; a read gives at most so many bytes.
+pub const READ_BYTES: usize = 64 * 1024;
+/// A read asks for at least so many bytes.
+pub const READ_BYTES_MIN: usize = 16 * 1024;
+/// A packet that is not whole yet never reserves more than this ahead of what has arrived.
+pub const PARTIAL_RESERVE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of empty outboxes that a thread keeps for the next use.
+pub const POOLED_OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// An outbox whose own buffer grew beyond this gives it back before it is kept.
+pub const POOLED_BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Links that the flusher writes before other tasks of its thread have their turn.
+pub const FLUSH_LINKS_PER_POLL: usize = 256;
+/// Receivers that a router serves before other tasks of its thread have their turn.
+pub const WALK_RECEIVERS_PER_POLL: usize = 2_048;
+/// Receivers of one topic that a router serves before another topic has its turn.
+pub const WALK_RECEIVERS_PER_TURN: usize = 256;
+/// Bytes of messages that wait for their turn in a router before it takes no more.
+pub const WALKING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Messages that may wait in a connection's mailbox before senders wait.
+pub const CONNECTION_MAILBOX_MESSAGES: usize = 8;
+/// Messages that may wait in a router's mailbox before senders wait.
+pub const ROUTER_MAILBOX_MESSAGES: usize = 1_024;
+/// Bytes of a payload from which receivers share it instead of getting a copy behind their packet id.
+pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2 * 1024;
+
+const _: () = assert!(READ_BYTES_MIN <= READ_BYTES);

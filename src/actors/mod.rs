@@ -14,6 +14,18 @@
 //! are written directly to the links of the router's own thread (rule 6).
 
 pub mod socket;
+pub mod memory_socket;
+pub mod counters;
+pub mod outbox;
+pub mod wheel;
+pub mod link;
+pub mod context;
+pub mod table;
+pub mod worker;
+pub mod flusher;
+pub mod interest;
+pub mod subscribers;
+pub mod topic_router;
 pub mod hub;
 pub mod home;
 pub mod upkeep;

@@ -11,3 +11,4 @@ pub mod message;
 pub mod route;
 pub mod reason;
 pub mod wire;
+pub mod window;

@@ -1,0 +1,515 @@
+//! Writing to a link: control packets, single messages, acknowledgements of live deliveries, flushing.
+//!
+//! - Owns: nothing; appends to the link's outbox and has the flusher write it.
+//! - Takes: packets of the connection. Gives: bytes to the socket; pending frames as the window moves.
+//! - Bound: QoS 0 beyond the outbox limits is dropped for this receiver; QoS 1 and 2 of a session
+//!   without storage wait, and beyond the pending limits the connection is told to end.
+//! - Source: MQTT 5.0 sections 3.3, 4.4, 4.6, 4.9.
+
+use std::{
+    io,
+    num::{NonZeroU16, NonZeroU32},
+    task::Context,
+};
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+
+use super::{
+    Link,
+    extra::{Alias, Extra, Frame, Live},
+    flag,
+};
+use crate::{
+    actors::{
+        counters::DropCause,
+        outbox::{Outbox, WRITE_SLICES_MAX},
+        socket::Socket,
+        worker::Worker,
+    },
+    limits,
+    model::{
+        message::{Message, Qos},
+        reason::Reason,
+        window::{Acknowledged, Pending, Window},
+        wire::{Ack, AckKind, Delivery, Dialect, Outbound},
+    },
+};
+
+/// How one receiver gets a message.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms<'a> {
+    /// QoS of the delivery.
+    pub qos: Qos,
+    /// A resend.
+    pub dup: bool,
+    /// Retain flag as the receiver shall see it.
+    pub retain: bool,
+    /// All matching subscription identifiers.
+    pub subscription_ids: &'a [NonZeroU32],
+}
+
+/// What became of a message for this receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It will be written.
+    Queued,
+    /// It waits for a place in the receiver's window.
+    Waiting,
+    /// It will not be delivered; counted. For QoS 1 and 2: treat as done.
+    Dropped(DropCause),
+    /// The link ends.
+    Closing,
+}
+
+/// What an acknowledgement of a live delivery asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiveAck {
+    /// Nothing more.
+    Done,
+    /// Send this.
+    Reply(Ack),
+    /// End the connection with this reason.
+    Violation(Reason),
+}
+
+/// Where the bytes of a message do not go.
+enum Refused {
+    TooLarge,
+}
+
+impl Link<dyn Socket> {
+    /// Queues a control packet. Always taken: the connection stops reading when
+    /// [`poll_room`](Self::poll_room) says so, and so bounds what it answers.
+    pub fn send(&self, outbound: &Outbound) {
+        if self.has(flag::CLOSING) {
+            return;
+        }
+        let packet_bytes_max = self.packet_bytes_max.get();
+        Worker::with(|worker| {
+            let front = worker.front(self.dialect());
+            self.with_outbox(worker, |outbox| {
+                outbox.write_own(0, |own| front.encode(outbound, packet_bytes_max, own));
+            });
+        });
+    }
+
+    /// Queues a message under a packet id of the caller's (`None` for QoS 0): for durable sessions,
+    /// whose reader owns the window, and for QoS 0 copies of retained messages.
+    pub fn send_message(
+        &self,
+        message: &Message,
+        terms: &Terms<'_>,
+        packet_id: Option<NonZeroU16>,
+        now_ms: u64,
+    ) -> Sent {
+        Worker::with(|worker| self.queue_message(worker, message, terms, packet_id, now_ms))
+            .unwrap_or(Sent::Closing)
+    }
+
+    /// Queues a message for a session without storage; the link gives it a packet id, or has it wait.
+    pub fn send_live(&self, message: &Message, terms: &Terms<'_>, now_ms: u64) -> Sent {
+        Worker::with(|worker| self.queue_live(worker, message, terms, now_ms))
+            .unwrap_or(Sent::Closing)
+    }
+
+    /// Takes an acknowledgement of a live delivery (sessions without storage).
+    pub fn on_ack(&self, ack: &Ack) -> LiveAck {
+        let told = self.with_extra(|extra| {
+            let live = extra.live.as_mut();
+            live.map_or(not_in_use(ack), |live| live.window.acknowledge(ack))
+        });
+        let pubrel = |reason| Ack { kind: AckKind::Pubrel, packet_id: ack.packet_id, reason };
+        match told {
+            Acknowledged::Finished(()) => {
+                Worker::with(|worker| self.release_pending(worker));
+                LiveAck::Done
+            }
+            Acknowledged::Release(()) | Acknowledged::ReleaseAgain => {
+                LiveAck::Reply(pubrel(Reason::Success))
+            }
+            Acknowledged::ReleaseUnknown => LiveAck::Reply(pubrel(Reason::PacketIdNotFound)),
+            Acknowledged::Unknown => LiveAck::Done,
+            Acknowledged::Violation => LiveAck::Violation(Reason::ProtocolError),
+        }
+    }
+
+    /// Returns the bytes that wait to be written.
+    #[must_use]
+    pub fn outbox_bytes(&self) -> usize {
+        let outbox = self.outbox.take();
+        let bytes = outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        self.outbox.set(outbox);
+        bytes
+    }
+
+    /// Returns unfinished and waiting live deliveries.
+    #[must_use]
+    pub fn live_deliveries(&self) -> (usize, usize) {
+        self.with_extra(|extra| {
+            let live = extra.live.as_ref();
+            live.map_or((0, 0), |live| (live.window.len(), live.pending.len()))
+        })
+    }
+
+    /// Tells whether the outbox holds its limit of bytes.
+    pub(super) fn is_full(&self, worker: &Worker) -> bool {
+        self.outbox_bytes() >= worker.limits().outbox_bytes_max as usize
+    }
+
+    /// Writes what is queued until the socket takes no more. Called by the flusher.
+    pub(in crate::actors) fn flush(&self, worker: &Worker) {
+        self.clear(flag::DIRTY);
+        if self.has(flag::BLOCKED | flag::BROKEN) {
+            return;
+        }
+        self.write(worker);
+    }
+
+    /// Goes on writing to a socket that took no more. Called by the context at each poll.
+    pub(in crate::actors) fn poll_output(&self, cx: &mut Context<'_>) {
+        while self.has(flag::BLOCKED) && !self.has(flag::BROKEN) {
+            match self.socket.poll_write_ready(cx) {
+                std::task::Poll::Pending => return,
+                std::task::Poll::Ready(Err(_)) => self.set(flag::BROKEN),
+                std::task::Poll::Ready(Ok(())) => {
+                    self.clear(flag::BLOCKED);
+                    Worker::with(|worker| self.write(worker));
+                }
+            }
+        }
+    }
+
+    /// Appends to the outbox and has it flushed.
+    pub(in crate::actors) fn with_outbox<T>(
+        &self,
+        worker: &Worker,
+        f: impl FnOnce(&mut Outbox) -> T,
+    ) -> T {
+        let mut outbox = self.outbox.take().unwrap_or_else(|| {
+            let mut outbox = worker.new_outbox();
+            if self.has(flag::BLOCKED) {
+                outbox.block();
+            }
+            outbox
+        });
+        let out = f(&mut outbox);
+        if outbox.is_empty() {
+            worker.recycle(outbox);
+        } else {
+            self.outbox.set(Some(outbox));
+            self.mark_dirty(worker);
+        }
+        out
+    }
+
+    pub(super) fn mark_dirty(&self, worker: &Worker) {
+        if !self.has(flag::DIRTY | flag::BLOCKED) {
+            self.set(flag::DIRTY);
+            worker.mark_dirty(self.slot);
+        }
+    }
+
+    /// Forgets deliveries that were not queued for the socket.
+    pub(super) fn drop_deliveries(&self) {
+        self.with_extra(|extra| extra.live = None);
+    }
+
+    fn write(&self, worker: &Worker) {
+        while let Some(mut outbox) = self.outbox.take() {
+            let written = {
+                let mut slices = SmallVec::<[_; WRITE_SLICES_MAX]>::new();
+                outbox.slices(&mut slices);
+                self.socket.try_write_vectored(&slices)
+            };
+            worker.counters().writes.add(1);
+            match written {
+                Ok(count) if count > 0 => {
+                    worker.counters().bytes_out.add(count as u64);
+                    outbox.advance(count);
+                    if outbox.is_empty() {
+                        worker.recycle(outbox);
+                    } else {
+                        self.outbox.set(Some(outbox));
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    outbox.block();
+                    self.outbox.set(Some(outbox));
+                    self.set(flag::BLOCKED);
+                    self.wake();
+                    return;
+                }
+                Ok(_) | Err(_) => {
+                    worker.recycle(outbox);
+                    self.set(flag::BROKEN);
+                    self.wake();
+                    return;
+                }
+            }
+        }
+        self.written(worker);
+    }
+
+    /// Everything queued is written: closes, or makes room known.
+    fn written(&self, worker: &Worker) {
+        if self.has(flag::CLOSING) {
+            if !self.has(flag::CLOSED) {
+                self.set(flag::CLOSED);
+                self.socket.close();
+                self.wake();
+            }
+            return;
+        }
+        if self.has(flag::WANTS_ROOM) {
+            self.clear(flag::WANTS_ROOM);
+            self.wake();
+        }
+        self.release_pending(worker);
+    }
+
+    fn queue_message(
+        &self,
+        worker: &Worker,
+        message: &Message,
+        terms: &Terms<'_>,
+        packet_id: Option<NonZeroU16>,
+        now_ms: u64,
+    ) -> Sent {
+        if self.has(flag::CLOSING) {
+            return Sent::Closing;
+        }
+        if message.is_expired(now_ms) {
+            return dropped(worker, DropCause::Expired, 1);
+        }
+        if packet_id.is_none() && !self.has_room(worker, frame_bytes(message)) {
+            return dropped(worker, DropCause::Slow, 1);
+        }
+        let mut alias = Alias::None;
+        if self.has(flag::ALIASES) && self.dialect() == Dialect::MqttV5 {
+            alias = self.with_extra(|extra| extra.alias(message.topic.as_bytes()));
+        }
+        let written = self.with_outbox(worker, |outbox| {
+            self.write_message(worker, outbox, message, terms, packet_id, alias, now_ms)
+        });
+        match written {
+            Err(Refused::TooLarge) => dropped(worker, DropCause::TooLarge, 1),
+            Ok(()) => {
+                if let Alias::Set(_) = alias {
+                    self.with_extra(|extra| extra.set_alias(message.topic.as_bytes()));
+                }
+                worker.counters().deliver_messages(terms.qos, 1);
+                Sent::Queued
+            }
+        }
+    }
+
+    pub(in crate::actors) fn queue_live(
+        &self,
+        worker: &Worker,
+        message: &Message,
+        terms: &Terms<'_>,
+        now_ms: u64,
+    ) -> Sent {
+        if terms.qos == Qos::AtMostOnce {
+            return self.queue_message(worker, message, terms, None, now_ms);
+        }
+        if self.has(flag::CLOSING) {
+            return Sent::Closing;
+        }
+        if message.is_expired(now_ms) {
+            return dropped(worker, DropCause::Expired, 1);
+        }
+        let room = self.has_room(worker, frame_bytes(message));
+        let id = self.with_live(|live| {
+            if room && live.pending.is_empty() { live.window.begin(terms.qos, ()) } else { None }
+        });
+        let Some(id) = id else {
+            return match self.frame(worker, message, terms, now_ms) {
+                Some(frame) => self.wait_in_pending(worker, frame),
+                None => dropped(worker, DropCause::TooLarge, 1),
+            };
+        };
+        let sent = self.queue_message(worker, message, terms, Some(id), now_ms);
+        if sent != Sent::Queued {
+            self.with_live(|live| live.window.cancel(id));
+        }
+        sent
+    }
+
+    /// Has an encoded frame wait; over the limits the connection is told to end.
+    pub(super) fn wait_in_pending(&self, worker: &Worker, frame: Frame) -> Sent {
+        let limits = worker.limits();
+        let bytes = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
+        let (messages_max, bytes_max) = (limits.pending_messages_max, limits.pending_bytes_max);
+        let pushed =
+            self.with_live(|live| live.pending.push(frame, bytes, messages_max, bytes_max));
+        if pushed.is_err() {
+            self.signal(flag::OVERFLOWED);
+            return dropped(worker, DropCause::Overflow, 1);
+        }
+        Sent::Waiting
+    }
+
+    /// Moves waiting frames into the outbox, as far as window and outbox allow.
+    fn release_pending(&self, worker: &Worker) {
+        if self.has(flag::CLOSING) {
+            return;
+        }
+        loop {
+            let next = self.peek_pending();
+            if !next.is_some_and(|bytes| self.has_room(worker, bytes)) {
+                return;
+            }
+            let Some((id, frame)) = self.with_live(take_pending) else { return };
+            self.with_outbox(worker, |outbox| {
+                outbox.write_own(1, |own| {
+                    let start = own.len();
+                    own.extend_from_slice(&frame.bytes);
+                    patch(own, start + frame.packet_id_at as usize, id);
+                });
+            });
+            worker.counters().deliver_messages(frame.qos, 1);
+        }
+    }
+
+    /// Returns the bytes of the oldest waiting frame.
+    fn peek_pending(&self) -> Option<usize> {
+        let extra = self.extra.take()?;
+        let live = extra.live.as_ref();
+        let bytes = live.and_then(|live| live.pending.front()).map(|frame| frame.bytes.len());
+        self.extra.set(Some(extra));
+        bytes
+    }
+
+    pub(super) fn has_room(&self, worker: &Worker, bytes: usize) -> bool {
+        let limits = worker.limits();
+        let outbox = self.outbox.take();
+        let room = outbox.as_ref().is_none_or(|outbox| {
+            outbox.has_room(bytes, limits.outbox_messages_max, limits.outbox_bytes_max)
+        });
+        self.outbox.set(outbox);
+        room
+    }
+
+    pub(super) fn with_live<T>(&self, f: impl FnOnce(&mut Live) -> T) -> T {
+        let receive_maximum = self.receive_maximum();
+        self.with_extra(|extra: &mut Extra| {
+            f(extra.live.get_or_insert_with(|| Live {
+                window: Window::new(receive_maximum, 0),
+                pending: Pending::default(),
+            }))
+        })
+    }
+
+    /// Encodes a frame that will wait: its own bytes, without alias (later ones may overtake it).
+    fn frame(
+        &self,
+        worker: &Worker,
+        message: &Message,
+        terms: &Terms<'_>,
+        now_ms: u64,
+    ) -> Option<Frame> {
+        let mut bytes = BytesMut::with_capacity(frame_bytes(message));
+        let delivery = delivery(message, terms, None, now_ms);
+        let head = worker.front(self.dialect()).encode_delivery_head(&delivery, &mut bytes);
+        bytes.extend_from_slice(&message.payload);
+        let fits = bytes.len() <= self.packet_bytes_max.get() as usize;
+        fits.then(|| Frame {
+            packet_id_at: u32::try_from(head.packet_id_at.unwrap_or(0)).unwrap_or(0),
+            bytes: Vec::from(bytes).into_boxed_slice(),
+            qos: terms.qos,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "private; all are parts of one packet")]
+    fn write_message(
+        &self,
+        worker: &Worker,
+        outbox: &mut Outbox,
+        message: &Message,
+        terms: &Terms<'_>,
+        packet_id: Option<NonZeroU16>,
+        alias: Alias,
+        now_ms: u64,
+    ) -> Result<(), Refused> {
+        let alias = match alias {
+            Alias::None => None,
+            Alias::Set(alias) => Some((alias, false)),
+            Alias::Known(alias) => Some((alias, true)),
+        };
+        let delivery = delivery(message, terms, alias, now_ms);
+        let front = worker.front(self.dialect());
+        let packet_bytes_max = self.packet_bytes_max.get() as usize;
+        let share = message.payload.len() >= limits::SHARED_PAYLOAD_BYTES_MIN;
+        outbox.write_own(1, |own| {
+            let start = own.len();
+            let head = front.encode_delivery_head(&delivery, own);
+            if own.len() - start + message.payload.len() > packet_bytes_max {
+                own.truncate(start);
+                return Err(Refused::TooLarge);
+            }
+            if let (Some(at), Some(id)) = (head.packet_id_at, packet_id) {
+                patch(own, start + at, id);
+            }
+            if !share {
+                own.extend_from_slice(&message.payload);
+            }
+            Ok(())
+        })?;
+        if share {
+            let end = u32::try_from(message.payload.len()).unwrap_or(u32::MAX);
+            outbox.push_shared(&message.payload, 0, end, 0);
+        }
+        Ok(())
+    }
+}
+
+/// Writes a packet id into its place.
+pub(super) fn patch(own: &mut BytesMut, at: usize, id: NonZeroU16) {
+    if let Some(place) = own.get_mut(at..at + 2) {
+        place.copy_from_slice(&id.get().to_be_bytes());
+    }
+}
+
+/// Counts deliveries that do not happen.
+pub(super) fn dropped(worker: &Worker, cause: DropCause, messages: u64) -> Sent {
+    worker.counters().drop_messages(cause, messages);
+    Sent::Dropped(cause)
+}
+
+/// About how many bytes the packet will have; a little more than it really has.
+fn frame_bytes(message: &Message) -> usize {
+    message.topic.as_bytes().len() + message.properties.len() + message.payload.len() + 24
+}
+
+fn take_pending(live: &mut Live) -> Option<(NonZeroU16, Frame)> {
+    let qos = live.pending.front()?.qos;
+    let id = live.window.begin(qos, ())?;
+    Some((id, live.pending.pop()?))
+}
+
+fn not_in_use(ack: &Ack) -> Acknowledged<()> {
+    if ack.kind == AckKind::Pubrec { Acknowledged::ReleaseUnknown } else { Acknowledged::Unknown }
+}
+
+/// Names the parts of a PUBLISH; `alias` says whether the name goes along.
+pub(in crate::actors) fn delivery<'a>(
+    message: &'a Message,
+    terms: &'a Terms<'_>,
+    alias: Option<(NonZeroU16, bool)>,
+    now_ms: u64,
+) -> Delivery<'a> {
+    let known = alias.is_some_and(|(_, known)| known);
+    Delivery {
+        topic: if known { &[] } else { message.topic.as_bytes() },
+        topic_alias: alias.map(|(alias, _)| alias),
+        qos: terms.qos,
+        dup: terms.dup,
+        retain: terms.retain,
+        expiry_secs: message.expiry_left_secs(now_ms),
+        properties: &message.properties,
+        subscription_ids: terms.subscription_ids,
+        payload: &message.payload,
+    }
+}

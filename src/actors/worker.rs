@@ -1,0 +1,387 @@
+//! Everything that the connections of one thread share.
+//!
+//! - Owns: the link table, the dirty list, the wheel, the read buffer, pooled outboxes, counters.
+//! - Takes: calls from the connections and the router of its own thread; nothing from other threads.
+//! - Gives: the worker of the current thread ([`Worker::with`]).
+//! - Bound: pools and the read buffer are fixed; the table grows with connections.
+//!
+//! A worker thread is an actix arbiter. `Worker::start` runs on it once, before any connection.
+
+use std::{
+    cell::{Cell, OnceCell, RefCell, RefMut},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+};
+
+use actix::{Addr, Recipient};
+use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
+
+use super::{
+    appender::Submit,
+    counters::Counters,
+    flusher,
+    home::{Claim, Release},
+    interest::Interests,
+    link::{AnyLink, Link},
+    outbox::Outbox,
+    socket::Socket,
+    table::Table,
+    topic_router::TopicRouter,
+    wheel::{Alarm, Wheel},
+};
+use crate::{
+    limits,
+    model::{
+        connection_id::ConnectionId,
+        trie::FilterId,
+        wire::{DIALECTS, Dialect, Front},
+    },
+};
+
+/// What a worker is told at its start.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Which worker; the high byte of its connection ids.
+    pub index: u8,
+    /// The encodings, by [`Dialect`].
+    pub fronts: [&'static dyn Front; DIALECTS],
+    /// Limits of every link.
+    pub limits: LinkLimits,
+    /// Which workers have subscribers of what; shared by all.
+    pub interests: Interests,
+    /// Read by metrics.
+    pub counters: Arc<Counters>,
+}
+
+/// Limits of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkLimits {
+    /// Most deliveries in an outbox; beyond it QoS 0 is dropped and QoS 1 and 2 wait.
+    pub outbox_messages_max: u32,
+    /// Most bytes in an outbox, likewise.
+    pub outbox_bytes_max: u32,
+    /// Most QoS 1 and 2 deliveries of a session without storage that wait for a place in the window;
+    /// beyond it the client is disconnected with "quota exceeded".
+    pub pending_messages_max: u32,
+    /// Most bytes of those, likewise.
+    pub pending_bytes_max: u32,
+    /// Most topic aliases that the server uses towards one client.
+    pub topic_aliases_max: u16,
+    /// Seconds from the opening of a connection to its CONNECT.
+    pub connect_secs: u16,
+    /// Seconds that a closed connection may take to read the rest and close its own side.
+    pub linger_secs: u16,
+}
+
+impl Default for LinkLimits {
+    fn default() -> Self {
+        Self {
+            outbox_messages_max: 10_000,
+            outbox_bytes_max: 4 * 1024 * 1024,
+            pending_messages_max: 1_000,
+            pending_bytes_max: 4 * 1024 * 1024,
+            topic_aliases_max: 32,
+            connect_secs: 10,
+            linger_secs: 5,
+        }
+    }
+}
+
+/// Where the other actors are; set once, when all of them run.
+#[derive(Clone)]
+pub struct Ports {
+    /// Routers of all workers, by worker.
+    pub routers: Vec<Addr<TopicRouter>>,
+    /// This worker's appender.
+    pub appender: Recipient<Submit>,
+    /// Homes, by shard.
+    pub claim: Vec<Recipient<Claim>>,
+    /// Homes, by shard.
+    pub release: Vec<Recipient<Release>>,
+}
+
+/// Subscriptions that the router must forget.
+#[derive(Debug)]
+pub struct Ended {
+    /// Whose.
+    pub slot: u32,
+    /// Which.
+    pub filters: SmallVec<[FilterId; 4]>,
+}
+
+/// What the connections of one thread share.
+pub struct Worker {
+    config: WorkerConfig,
+    table: RefCell<Table>,
+    wheel: RefCell<Wheel>,
+    scratch: RefCell<BytesMut>,
+    chunk: RefCell<BytesMut>,
+    #[expect(clippy::vec_box, reason = "boxes move between the pool and the links")]
+    pool: RefCell<Vec<Box<Outbox>>>,
+    /// Bytes that the pooled outboxes hold.
+    pooled_bytes: Cell<usize>,
+    /// Seconds since the start; moved by the wheel's task.
+    now: Cell<u32>,
+    pub(super) dirty: RefCell<Vec<u32>>,
+    pub(super) flusher: Cell<Option<Waker>>,
+    ended: RefCell<Vec<Ended>>,
+    router: Cell<Option<Waker>>,
+    ports: OnceCell<Ports>,
+}
+
+thread_local! {
+    static WORKER: OnceCell<Rc<Worker>> = const { OnceCell::new() };
+}
+
+/// This thread has a worker already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this thread has a worker already")]
+pub struct AlreadyStarted;
+
+impl Worker {
+    /// Makes the current arbiter a worker: installs the shared state, starts flusher, wheel and router.
+    ///
+    /// # Errors
+    /// [`AlreadyStarted`] if it is one.
+    pub fn start(config: WorkerConfig) -> Result<(Rc<Self>, Addr<TopicRouter>), AlreadyStarted> {
+        let worker = Self::install(config)?;
+        flusher::spawn(Rc::clone(&worker));
+        flusher::spawn_clock(Rc::clone(&worker));
+        let router = TopicRouter::spawn(Rc::clone(&worker));
+        Ok((worker, router))
+    }
+
+    /// Installs the shared state alone; time stands still and output is written by
+    /// [`flusher::flush_all`] only.
+    ///
+    /// # Errors
+    /// [`AlreadyStarted`] if there is one.
+    pub fn install(config: WorkerConfig) -> Result<Rc<Self>, AlreadyStarted> {
+        let worker = Rc::new(Self {
+            table: RefCell::new(Table::new(config.index)),
+            wheel: RefCell::default(),
+            scratch: RefCell::new(BytesMut::new()),
+            chunk: RefCell::new(BytesMut::new()),
+            pool: RefCell::default(),
+            pooled_bytes: Cell::new(0),
+            now: Cell::new(0),
+            dirty: RefCell::default(),
+            flusher: Cell::new(None),
+            ended: RefCell::default(),
+            router: Cell::new(None),
+            ports: OnceCell::new(),
+            config,
+        });
+        WORKER.with(|cell| cell.set(Rc::clone(&worker))).map_err(|_| AlreadyStarted)?;
+        Ok(worker)
+    }
+
+    /// Runs `f` with the worker of this thread; `None` on a thread that is no worker, and while the
+    /// thread ends.
+    pub fn with<T>(f: impl FnOnce(&Rc<Self>) -> T) -> Option<T> {
+        WORKER.try_with(|cell| cell.get().map(f)).ok().flatten()
+    }
+
+    /// Tells this worker where the others are; the first call counts.
+    pub fn wire(&self, ports: Ports) {
+        let _ = self.ports.set(ports);
+    }
+
+    /// Returns where the other actors are, once they run.
+    #[must_use]
+    pub fn ports(&self) -> Option<&Ports> {
+        self.ports.get()
+    }
+
+    /// Returns which worker this is.
+    #[must_use]
+    pub fn index(&self) -> u8 {
+        self.config.index
+    }
+
+    /// Returns the limits of links.
+    #[must_use]
+    pub fn limits(&self) -> &LinkLimits {
+        &self.config.limits
+    }
+
+    /// Returns which workers have subscribers of what.
+    #[must_use]
+    pub fn interests(&self) -> &Interests {
+        &self.config.interests
+    }
+
+    /// Returns the counters.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.config.counters
+    }
+
+    /// Returns an encoding.
+    #[must_use]
+    pub fn front(&self, dialect: Dialect) -> &'static dyn Front {
+        self.config.fronts[dialect as usize]
+    }
+
+    /// Returns the seconds since the start, as of the last tick.
+    #[must_use]
+    pub fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    /// Gives a new connection its link; its time to CONNECT begins.
+    pub fn open<S: Socket>(self: &Rc<Self>, socket: S) -> Rc<AnyLink> {
+        let slot = self.table.borrow_mut().reserve();
+        let link: Rc<AnyLink> = Rc::new(Link::new(slot, self.now(), socket));
+        self.table.borrow_mut().fill(slot, Rc::clone(&link));
+        self.counters().connections.add(1);
+        self.counters().connections_opened.add(1);
+        self.plan(&link);
+        link
+    }
+
+    /// Returns the link of a connection, unless it is gone.
+    #[must_use]
+    pub fn find(&self, id: ConnectionId) -> Option<Rc<AnyLink>> {
+        self.table.borrow().find(id).map(Rc::clone)
+    }
+
+    /// Runs `f` on every link; used to drain.
+    pub fn for_each(&self, mut f: impl FnMut(&Rc<AnyLink>)) {
+        let links: Vec<_> = self.table.borrow().links().map(Rc::clone).collect();
+        links.iter().for_each(&mut f);
+    }
+
+    /// Returns the table for look-ups by slot; the caller must not open or close links meanwhile.
+    pub(super) fn table(&self) -> std::cell::Ref<'_, Table> {
+        self.table.borrow()
+    }
+
+    /// Returns the name of the connection in `slot`.
+    #[must_use]
+    pub fn id_of(&self, slot: u32) -> ConnectionId {
+        self.table.borrow().id(slot)
+    }
+
+    /// Takes a link out of the table: its socket closes when its task ends.
+    pub(super) fn forget(&self, link: &AnyLink) {
+        self.forget_subscriptions(link);
+        let removed = self.table.borrow_mut().remove(link.slot());
+        if removed.is_some() {
+            self.counters().connections.subtract(1);
+        }
+    }
+
+    /// Has the router forget every subscription of `link`.
+    pub(super) fn forget_subscriptions(&self, link: &AnyLink) {
+        let filters = link.take_filters();
+        if filters.is_empty() {
+            return;
+        }
+        self.ended.borrow_mut().push(Ended { slot: link.slot(), filters });
+        self.wake_router();
+    }
+
+    /// The router knows `slot` from now on.
+    pub(super) fn hold_slot(&self, slot: u32) {
+        self.table.borrow_mut().hold_for_router(slot);
+    }
+
+    /// The router has forgotten `slot`.
+    pub(super) fn release_slot(&self, slot: u32) {
+        self.table.borrow_mut().release_by_router(slot);
+    }
+
+    /// Hands the router what it must forget.
+    pub(super) fn take_ended(&self) -> Vec<Ended> {
+        std::mem::take(&mut *self.ended.borrow_mut())
+    }
+
+    /// Remembers whom to wake when there is something to forget.
+    pub(super) fn set_router_waker(&self, waker: &Waker) {
+        self.router.set(Some(waker.clone()));
+    }
+
+    fn wake_router(&self) {
+        if let Some(waker) = self.router.take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns the read buffer of this thread, with room for a whole read.
+    pub(super) fn scratch(&self) -> RefMut<'_, BytesMut> {
+        let mut scratch = self.scratch.borrow_mut();
+        if scratch.capacity() - scratch.len() < limits::READ_BYTES_MIN {
+            scratch.reserve(limits::READ_BYTES);
+        }
+        scratch
+    }
+
+    /// Cuts what was read off the read buffer; it stays valid while anyone holds a slice of it.
+    pub(super) fn take_scratch(&self) -> Bytes {
+        self.scratch.borrow_mut().split().freeze()
+    }
+
+    /// Returns the buffer in which frames for many receivers are encoded; its owner splits off what it
+    /// filled.
+    pub(super) fn chunk(&self) -> RefMut<'_, BytesMut> {
+        let mut chunk = self.chunk.borrow_mut();
+        if chunk.capacity() < limits::READ_BYTES_MIN {
+            chunk.reserve(limits::READ_BYTES);
+        }
+        chunk
+    }
+
+    /// Takes an empty outbox from the pool.
+    pub(super) fn new_outbox(&self) -> Box<Outbox> {
+        let Some(outbox) = self.pool.borrow_mut().pop() else { return Box::default() };
+        self.pooled_bytes.set(self.pooled_bytes.get() - outbox.held_bytes());
+        outbox
+    }
+
+    /// Puts an outbox back.
+    pub(super) fn recycle(&self, mut outbox: Box<Outbox>) {
+        outbox.reset();
+        let bytes = self.pooled_bytes.get() + outbox.held_bytes();
+        if bytes <= limits::POOLED_OUTBOX_BYTES_MAX {
+            self.pooled_bytes.set(bytes);
+            self.pool.borrow_mut().push(outbox);
+        }
+    }
+
+    /// Has the flusher write what `slot` holds, after everything else that is ready now.
+    pub(super) fn mark_dirty(&self, slot: u32) {
+        self.dirty.borrow_mut().push(slot);
+        if let Some(waker) = self.flusher.take() {
+            waker.wake();
+        }
+    }
+
+    /// Plans the link's deadline anew; needed only when it moved closer.
+    pub(super) fn plan(&self, link: &AnyLink) {
+        let Some(at) = link.deadline(self.now(), self.limits()) else { return };
+        let generation = self.id_of(link.slot()).generation();
+        let alarm = Alarm::new(link.slot(), generation, link.next_ticket());
+        self.wheel.borrow_mut().schedule(at, alarm);
+    }
+
+    /// Moves time to `now` and tells the links whose deadline has come.
+    pub fn tick(&self, now: u32) {
+        self.now.set(now);
+        let mut due = Vec::new();
+        self.wheel.borrow_mut().advance(now, &mut due);
+        for alarm in due {
+            let id = ConnectionId::new(self.index(), alarm.generation(), alarm.slot());
+            let Some(link) = self.find(id).filter(|link| link.ticket() == alarm.ticket()) else {
+                continue;
+            };
+            match link.deadline(now, self.limits()) {
+                Some(at) if at <= now => link.time_out(),
+                Some(at) => self.wheel.borrow_mut().schedule(at, alarm),
+                None => {}
+            }
+        }
+    }
+}
