@@ -140,7 +140,7 @@ fn wrong_value_names_key_and_what_is_right() {
         ("limits=1", "`limits`"),
         ("listeners.new.kind=mqtt", "`listeners.new.address`: must be set"),
         ("storage.shards=65", "between 1 and 64"),
-        ("workers.threads=256", "at most 255"),
+        ("workers.threads=256", "at most 64"),
         ("log.level=loud", "`log.level`"),
         ("log.level=info,=debug", "`log.level`"),
         ("log.level=info,hongqiao=loud", "`log.level`"),
