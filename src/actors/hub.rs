@@ -1,12 +1,19 @@
 //! Brings facts from other threads to the connections of this one.
 //!
 //! - Owns: nothing; looks connections up by id in its worker's table.
-//! - Takes: `Kick`, `SessionsGrew`, `Drain`. Gives: the same to the connection's mailbox.
-//! - Bound: `limits::HUB_MAILBOX_MESSAGES`; senders that owe no reply use `try_send` and count drops.
+//! - Takes: `Kick`, `SessionsGrew`, `Drain`. Gives: signals to links, which are flags and never queue.
+//! - Bound: `limits::HUB_MAILBOX_MESSAGES`; homes keep what a full hub does not take.
 
-use actix::Message;
+use std::rc::Rc;
 
-use crate::model::{connection_id::ConnectionId, reason::Reason};
+use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use futures_util::future::join_all;
+
+use super::worker::Worker;
+use crate::{
+    limits,
+    model::{connection_id::ConnectionId, reason::Reason},
+};
 
 /// Sent by a home: end this connection and tell it why. Replies once the connection has released
 /// its session (its last command for it has been submitted), or at once if it is gone.
@@ -27,10 +34,70 @@ pub struct SessionsGrew {
     pub connections: Vec<ConnectionId>,
 }
 
-/// Sent by the server at shutdown: tell every client and close. Replies when all are gone.
+/// Sent by the server at shutdown: tell every client and close. Replies when all have released.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Drain {
     /// What v5 clients are told.
     pub reason: Reason,
+}
+
+/// See the file header.
+pub struct Hub {
+    worker: Rc<Worker>,
+}
+
+impl Hub {
+    /// Creates the hub of `worker`, on its thread.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>) -> Self {
+        Self { worker }
+    }
+}
+
+impl Actor for Hub {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(limits::HUB_MAILBOX_MESSAGES);
+    }
+}
+
+impl Handler<Kick> for Hub {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, kick: Kick, _ctx: &mut Self::Context) -> Self::Result {
+        let Some(link) = self.worker.find(kick.connection) else { return Box::pin(async {}) };
+        let released = link.watch_release();
+        link.kick(kick.reason);
+        Box::pin(async move {
+            // An error says that the link is gone, which is a release too.
+            let _ = released.await;
+        })
+    }
+}
+
+impl Handler<SessionsGrew> for Hub {
+    type Result = ();
+
+    fn handle(&mut self, grew: SessionsGrew, _ctx: &mut Self::Context) {
+        for link in grew.connections.into_iter().filter_map(|id| self.worker.find(id)) {
+            link.log_grew();
+        }
+    }
+}
+
+impl Handler<Drain> for Hub {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, drain: Drain, _ctx: &mut Self::Context) -> Self::Result {
+        let mut released = Vec::new();
+        self.worker.for_each(|link| {
+            released.push(link.watch_release());
+            link.kick(drain.reason);
+        });
+        Box::pin(async move {
+            join_all(released).await;
+        })
+    }
 }

@@ -31,4 +31,5 @@ pub mod home;
 pub mod upkeep;
 pub mod facts;
 pub mod groups;
+pub mod publish;
 pub mod appender;

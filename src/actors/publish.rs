@@ -1,0 +1,229 @@
+//! Hands published messages to everything that must have them: routers, groups, shards.
+//!
+//! - Owns: nothing.
+//! - Takes: batches of one publisher, in order. Gives: an outcome per message, in the same order, and
+//!   when the next batch may come.
+//! - Bound: one batch per publisher is on its way to routers (back-pressure); QoS 1 and 2 count in their
+//!   publisher's window until their outcome is known. Reads snapshots only (NO-WAIT-READ).
+//! - Source: ARCHITECTURE.md "One message"; FLUSH-THEN-ACK, ORDER.
+//!
+//! ```text
+//!            ┌─ interest of each worker ─► its topic router (live)
+//! publish ───┼─ group table ─────────────► home of the group (one member)
+//!            ├─ route table, QoS ≥ 1 ────► appender ─► shards with durable subscribers
+//!            └─ retain ──────────────────► appender ─► shard of the topic
+//! ```
+
+use std::{pin::Pin, sync::Arc};
+
+use actix::Addr;
+use futures_util::future::join_all;
+use hongqiao_cluster::id::{Bucket, ShardId};
+use smallvec::SmallVec;
+
+use super::{
+    appender::{Appender, Submit, SubmitError},
+    facts::Facts,
+    groups::{Dispatch, GroupTable, Groups},
+    interest::Interests,
+    topic_router::{self, TopicRouter},
+};
+use crate::{
+    model::{
+        id::HashKey,
+        message::{Message, Qos},
+        reason::Reason,
+    },
+    shard::command::{Command, Quota, Reply},
+};
+
+/// Says whether a message is taken care of.
+pub type Accepted = Result<(), Reason>;
+
+/// What became of one message of a batch.
+pub enum Outcome {
+    /// Known at once: only live receivers, or none.
+    Done(Accepted),
+    /// Known when everything that must be flushed is flushed.
+    Pending(Part),
+}
+
+/// One thing that must happen before a message is accepted.
+pub type Part = Pin<Box<dyn Future<Output = Accepted>>>;
+type Parts = Vec<Part>;
+
+/// What became of a batch.
+pub struct Published {
+    /// One per message, in the same order; those of QoS 0 are always known.
+    pub outcomes: Vec<Outcome>,
+    /// Completes when every router has queued its copies. Until then the publisher reads no more: this is
+    /// what slows a flood down to the pace of the routers.
+    pub taken: Option<Part>,
+}
+
+/// What publishing needs to know of the node; shared by the workers.
+#[derive(Clone)]
+pub struct Targets {
+    /// By worker.
+    pub routers: Vec<Addr<TopicRouter>>,
+    /// By worker.
+    pub groups: Vec<Addr<Groups>>,
+    /// Which worker has subscribers for a topic.
+    pub interests: Arc<Interests>,
+    /// Which shards have durable ones.
+    pub facts: Arc<Facts>,
+    /// Which shared groups match.
+    pub group_table: Arc<GroupTable>,
+    /// Keys the hash that places retained messages.
+    pub hash_key: HashKey,
+    /// How many shards there are.
+    pub shards: u16,
+    /// For `Append`.
+    pub quota: Quota,
+    /// For `Retain`: most retained messages of one app in one shard.
+    pub retained_messages_max: u64,
+    /// For `Retain`: most bytes of them.
+    pub retained_bytes_max: u64,
+}
+
+/// The publishing side of one worker.
+pub struct Publisher {
+    targets: Targets,
+    appender: Addr<Appender>,
+}
+
+impl Publisher {
+    /// Creates the publisher of one worker, whose appender is `appender`.
+    #[must_use]
+    pub fn new(targets: Targets, appender: Addr<Appender>) -> Self {
+        Self { targets, appender }
+    }
+
+    /// Publishes a batch of one publisher; everything is enqueued before this returns, unless a mailbox
+    /// is full. A publisher hands over its next batch after `taken`.
+    #[must_use]
+    pub fn publish(&self, messages: &[Arc<Message>]) -> Published {
+        let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
+        self.store(messages, &mut parts);
+        self.deal(messages, &mut parts);
+        let taken = self.route(messages);
+        let outcome = |(message, parts): (&Arc<Message>, _)| outcome(message.qos, parts);
+        Published { outcomes: messages.iter().zip(parts).map(outcome).collect(), taken }
+    }
+
+    /// Publishes one message of the server itself (a will, HTTP) and waits until it is taken care of.
+    ///
+    /// # Errors
+    /// The reason to refuse it with.
+    pub async fn publish_one(&self, message: Arc<Message>) -> Accepted {
+        let Published { outcomes, taken } = self.publish(&[message]);
+        if let Some(taken) = taken {
+            taken.await?;
+        }
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Done(accepted) => accepted?,
+                Outcome::Pending(part) => part.await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends to the shards with durable subscribers, and to the topic's shard what is to be retained.
+    fn store(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
+        let targets = &self.targets;
+        let routes = targets.facts.routes.load();
+        for (message, parts) in messages.iter().zip(parts) {
+            if message.qos > Qos::AtMostOnce {
+                for shard in routes.places(message.app, &message.topic).iter() {
+                    let (message, quota) = (Arc::clone(message), targets.quota);
+                    parts.push(self.submit(shard, Command::Append { message, quota }));
+                }
+            }
+            if message.retain {
+                let hash = targets.hash_key.topic(message.app, message.topic.as_str());
+                let command = Command::Retain {
+                    message: Arc::clone(message),
+                    messages_max: targets.retained_messages_max,
+                    bytes_max: targets.retained_bytes_max,
+                };
+                parts.push(self.submit(Bucket::of(hash).shard(targets.shards), command));
+            }
+        }
+    }
+
+    fn submit(&self, shard: ShardId, command: Command) -> Part {
+        let reply = self.appender.send(Submit { shard, command });
+        Box::pin(async move { accepted(&reply.await.unwrap_or(Err(SubmitError::Unavailable))) })
+    }
+
+    /// Gives each message to one member of each shared group that it matches.
+    fn deal(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
+        let homes = &self.targets.groups;
+        let table = self.targets.group_table.load();
+        for (message, parts) in messages.iter().zip(parts) {
+            for group in table.places(message.app, &message.topic).iter() {
+                let Some(home) = homes.get(group.home(homes.len())) else { continue };
+                let sent = home.send(Dispatch { group, messages: vec![Arc::clone(message)] });
+                parts.push(Box::pin(async move {
+                    sent.await.map_err(|_| Reason::ImplementationSpecificError)
+                }));
+            }
+        }
+    }
+
+    /// Sends every worker those messages for which it may have live subscribers.
+    fn route(&self, messages: &[Arc<Message>]) -> Option<Part> {
+        let targets = &self.targets;
+        let wanted: SmallVec<[u64; 8]> = messages
+            .iter()
+            .map(|message| targets.interests.workers(message.app, &message.topic))
+            .collect();
+        let mut workers = wanted.iter().fold(0, |all, each| all | each);
+        let mut parts = Parts::new();
+        while workers != 0 {
+            let worker = workers.trailing_zeros() as usize;
+            workers &= workers - 1;
+            let Some(router) = targets.routers.get(worker) else { continue };
+            let pairs = messages.iter().zip(&wanted);
+            let batch = pairs.filter(|(_, wanted)| *wanted & (1 << worker) != 0);
+            let messages = batch.map(|(message, _)| Arc::clone(message)).collect();
+            let sent = router.send(topic_router::Publish { messages });
+            parts.push(Box::pin(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
+        }
+        join(parts)
+    }
+}
+
+/// Joins what must happen for one message; the first refusal is the answer.
+fn join(mut parts: Parts) -> Option<Part> {
+    match parts.len() {
+        0 | 1 => parts.pop(),
+        _ => Some(Box::pin(async move { join_all(parts).await.into_iter().collect() })),
+    }
+}
+
+/// QoS 0 is not answered, so nobody waits for it.
+fn outcome(qos: Qos, parts: Parts) -> Outcome {
+    match join(parts) {
+        None => Outcome::Done(Ok(())),
+        Some(part) if qos == Qos::AtMostOnce => {
+            actix_rt::spawn(part);
+            Outcome::Done(Ok(()))
+        }
+        Some(part) => Outcome::Pending(part),
+    }
+}
+
+/// Translates a shard's reply to an append or a retain.
+fn accepted(reply: &Result<Reply, SubmitError>) -> Accepted {
+    match reply {
+        Ok(Reply::Appended { refused: true, .. } | Reply::Retained { refused: true, .. }) => {
+            Err(Reason::QuotaExceeded)
+        }
+        Ok(_) => Ok(()),
+        Err(SubmitError::Overloaded | SubmitError::DiskFull) => Err(Reason::QuotaExceeded),
+        Err(SubmitError::Unavailable) => Err(Reason::ImplementationSpecificError),
+        Err(SubmitError::Unknown) => Err(Reason::UnspecifiedError),
+    }
+}
