@@ -130,3 +130,22 @@ pub const ROUTER_MAILBOX_MESSAGES: usize = 1_024;
 pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2 * 1024;
 
 const _: () = assert!(READ_BYTES_MIN <= READ_BYTES);
+
+// ---- HTTP port and WebSocket upgrade ----
+
+/// How long an HTTP connection without a request stays open.
+pub const HTTP_KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Longest time in which an HTTP connection is written nothing: bounds clients that send slowly.
+pub const HTTP_SILENCE_MAX: Duration = Duration::from_secs(90);
+/// Connections of one worker that speak HTTP, about 20 kB each; more are answered 503.
+pub const HTTP_CONNECTIONS_PER_WORKER_MAX: usize = 8_192;
+/// How long the end of a connection waits for its client.
+pub const HTTP_LINGER: Duration = Duration::from_secs(1);
+/// Bytes of a refused client that are read and forgotten.
+pub const HTTP_LINGER_BYTES: usize = 64 * 1024;
+/// How long accepting rests when the system has no descriptors left.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often a stopping port looks whether its last request is answered.
+pub const DRAIN_POLL: Duration = Duration::from_millis(20);
+
+const _: () = assert!(HTTP_KEEP_ALIVE.as_secs() < HTTP_SILENCE_MAX.as_secs());

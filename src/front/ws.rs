@@ -8,3 +8,5 @@ pub mod frame;
 pub mod utf8;
 pub mod output;
 pub mod socket;
+pub mod upgrade;
+pub mod port;

@@ -51,7 +51,10 @@ struct State {
 #[derive(Clone, Copy, Debug)]
 enum Input {
     Open,
-    Closed,
+    /// The peer's close code. It is answered when the connection has read what came before, so that
+    /// answers to that still go out.
+    Closed(Option<u16>),
+    /// Told to the peer at the same point.
     Broken(Violation),
 }
 
@@ -100,14 +103,8 @@ impl State {
                 }
                 Ok(Some(Event::Ping(payload))) => self.output.pong(payload.as_slice()),
                 Ok(Some(Event::Pong(_))) => {}
-                Ok(Some(Event::Close(code))) => {
-                    self.output.close(code);
-                    self.input = Input::Closed;
-                }
-                Err(violation) => {
-                    self.output.close(Some(violation.close_code()));
-                    self.input = Input::Broken(violation);
-                }
+                Ok(Some(Event::Close(code))) => self.input = Input::Closed(code),
+                Err(violation) => self.input = Input::Broken(violation),
             }
         }
         kept
@@ -144,8 +141,14 @@ impl<T: Socket> Socket for WsSocket<T> {
         for _ in 0..READS_WITHOUT_PAYLOAD_MAX {
             match state.input {
                 Input::Open => {}
-                Input::Closed => return Ok(0),
+                Input::Closed(code) => {
+                    state.output.close(code);
+                    state.output.flush(&self.inner);
+                    return Ok(0);
+                }
                 Input::Broken(violation) => {
+                    state.output.close(Some(violation.close_code()));
+                    state.output.flush(&self.inner);
                     return Err(io::Error::new(ErrorKind::InvalidData, violation));
                 }
             }

@@ -1,0 +1,335 @@
+//! The HTTP port of one worker: ordinary requests to the app, WebSockets to their endpoints.
+//!
+//! ```text
+//! accept ──▶ HTTP/1 ──▶ app                  (requests)
+//!                  └──▶ judge ──▶ 101 ──▶ endpoint (the bare socket; HTTP's task and buffers end)
+//! ```
+//!
+//! - Owns: the accepted sockets until they end or are handed over.
+//! - Takes: a bound listener; every worker has its own (`SO_REUSEPORT`). Gives: `Upgraded` sockets.
+//! - Bound: `PortSettings`; beyond `connections_max` a client gets 503. A client that sends slowly
+//!   has `request_timeout` for its first head; later, one to which nothing was written for
+//!   `silence_max` is cut off.
+//! - Source: RFC 9112; RFC 6455 §4.2.
+
+use std::{
+    cell::Cell,
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use actix_codec::{Framed, FramedParts};
+use actix_http::{HttpService, KeepAlive, Protocol, Request, h1};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, fn_service, map_config};
+use actix_web::{
+    body::MessageBody,
+    dev::{AppConfig, ServiceResponse},
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::upgrade::{Endpoints, Upgraded, judge};
+use crate::{clock, limits};
+
+/// What a port allows.
+#[derive(Clone, Copy, Debug)]
+pub struct PortSettings {
+    /// From accept to the first whole request head.
+    pub request_timeout: Duration,
+    /// How long a connection without a request stays open.
+    pub keep_alive: Duration,
+    /// Longest time in which a connection is written nothing; more than the two above.
+    pub silence_max: Duration,
+    /// Connections of this worker that speak HTTP; handed over WebSockets do not count.
+    pub connections_max: usize,
+}
+
+impl PortSettings {
+    /// Returns settings with everything but the time-out of requests as `limits` has it.
+    #[must_use]
+    pub fn new(request_timeout: Duration) -> Self {
+        Self {
+            request_timeout,
+            keep_alive: limits::HTTP_KEEP_ALIVE,
+            silence_max: limits::HTTP_SILENCE_MAX.max(2 * request_timeout),
+            connections_max: limits::HTTP_CONNECTIONS_PER_WORKER_MAX,
+        }
+    }
+}
+
+/// Serves `listener` on the current thread until `stop` says true, then until the requests under
+/// way are answered. `app` is what `http::app` gives.
+///
+/// # Errors
+/// The app did not start; or the listener cannot be used.
+pub async fn serve<A, S, B>(
+    listener: std::net::TcpListener,
+    app: A,
+    endpoints: Rc<Endpoints>,
+    settings: PortSettings,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()>
+where
+    A: IntoServiceFactory<S, Request> + 'static,
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+    S::Service: 'static,
+    B: MessageBody + 'static,
+{
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    let service = http_service(app, endpoints, settings, stop.clone()).await?;
+    let connections = Rc::new(Cell::new(0));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Small answers and the frames of a later WebSocket wait for nothing.
+                let _ = stream.set_nodelay(true);
+                let Some(place) = Place::take(&connections, settings.connections_max) else {
+                    refuse_full(&stream);
+                    continue;
+                };
+                let (stream, wrote_at) = Guarded::new(stream);
+                let call = service.call((stream, Protocol::Http1, Some(peer)));
+                actix::spawn(connection(call, wrote_at, settings.silence_max, place));
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+    drop(listener);
+    while connections.get() > 0 {
+        sleep(limits::DRAIN_POLL).await;
+    }
+    Ok(())
+}
+
+/// Joins app and upgrade service.
+async fn http_service<A, S, B>(
+    app: A,
+    endpoints: Rc<Endpoints>,
+    settings: PortSettings,
+    stop: watch::Receiver<bool>,
+) -> io::Result<
+    impl Service<
+        (Guarded, Protocol, Option<SocketAddr>),
+        Response = (),
+        Error = actix_http::error::DispatchError,
+    >,
+>
+where
+    A: IntoServiceFactory<S, Request> + 'static,
+    S: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<B>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+    S::Service: 'static,
+    B: MessageBody + 'static,
+{
+    let write_timeout = settings.request_timeout;
+    let upgrade = fn_service(move |(request, framed): (Request, Framed<Guarded, h1::Codec>)| {
+        let endpoints = Rc::clone(&endpoints);
+        async move {
+            upgrade(request, framed.into_parts(), &endpoints, write_timeout).await;
+            Ok::<_, Infallible>(())
+        }
+    });
+    let factory = HttpService::<Guarded, _, _, _, _>::build()
+        .keep_alive(KeepAlive::Timeout(settings.keep_alive))
+        .client_request_timeout(settings.request_timeout)
+        .client_disconnect_timeout(limits::HTTP_LINGER)
+        .graceful_shutdown_signal(move || {
+            let mut stop = stop.clone();
+            async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+        })
+        .upgrade(upgrade)
+        .finish(map_config(app, |()| AppConfig::default()));
+    factory.new_service(()).await.map_err(|()| io::Error::other("the HTTP app did not start"))
+}
+
+/// Drives one connection; drops it when it is silent for too long.
+async fn connection<E: fmt::Debug>(
+    call: impl Future<Output = Result<(), E>>,
+    wrote_at: Rc<Cell<Instant>>,
+    silence_max: Duration,
+    _place: Place,
+) {
+    tokio::select! {
+        outcome = call => {
+            if let Err(error) = outcome {
+                debug!(?error, "http connection ended");
+            }
+        }
+        () = silence(&wrote_at, silence_max) => debug!("http connection was silent for too long"),
+    }
+}
+
+async fn silence(wrote_at: &Cell<Instant>, limit: Duration) {
+    loop {
+        let silent = clock::now().saturating_duration_since(wrote_at.get());
+        match limit.checked_sub(silent) {
+            Some(left) if !left.is_zero() => sleep(left).await,
+            _ => return,
+        }
+    }
+}
+
+/// Answers a request for a WebSocket and hands the socket over.
+async fn upgrade(
+    request: Request,
+    parts: FramedParts<Guarded, h1::Codec>,
+    endpoints: &Endpoints,
+    write_timeout: Duration,
+) {
+    let FramedParts { io: Guarded { mut stream, .. }, read_buf, write_buf: mut answer, .. } = parts;
+    let verdict = judge(request.head(), endpoints);
+    let peer = request.peer_addr();
+    drop(request);
+    // Answers to earlier requests of this connection may still wait in front.
+    match &verdict {
+        Ok(agreement) => answer.extend_from_slice(agreement.answer().as_bytes()),
+        Err(refusal) => answer.extend_from_slice(refusal.answer().as_bytes()),
+    }
+    let written = timeout(write_timeout, stream.write_all(&answer)).await;
+    if !matches!(written, Ok(Ok(()))) {
+        return debug!("a client took no answer to its upgrade");
+    }
+    match verdict {
+        Ok(agreement) => {
+            // The read buffer is a part of a large one: only its bytes go on.
+            let replay = read_buf[..].into();
+            let subprotocol = agreement.subprotocol;
+            agreement.endpoint.accept(Upgraded { stream, replay, subprotocol, peer });
+        }
+        Err(refusal) => {
+            debug!(%refusal, "upgrade refused");
+            linger(stream).await;
+        }
+    }
+}
+
+/// Ends a connection so that the client reads the answer although it may have sent more: closing
+/// with unread bytes would reset it.
+async fn linger(mut stream: TcpStream) {
+    let drained = async {
+        stream.shutdown().await?;
+        let mut scratch = [0; 1024];
+        let mut left = limits::HTTP_LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut scratch).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout(limits::HTTP_LINGER, drained).await;
+}
+
+fn refuse_full(stream: &TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\
+        Retry-After: 5\r\nConnection: close\r\n\r\n";
+    // The send buffer of a new socket has room for this; a client that is gone misses nothing.
+    let _ = stream.try_write(ANSWER);
+    debug!("http connection refused: too many are open");
+}
+
+/// Waits when accepting failed for want of descriptors or memory: trying at once would spin.
+async fn pause_after(error: &io::Error) {
+    let of_one_client =
+        matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
+    if !of_one_client {
+        warn!(%error, "cannot accept http connections");
+        sleep(limits::ACCEPT_PAUSE).await;
+    }
+}
+
+/// One of the connections that may be open.
+struct Place(Rc<Cell<usize>>);
+
+impl Place {
+    fn take(taken: &Rc<Cell<usize>>, max: usize) -> Option<Self> {
+        (taken.get() < max).then(|| {
+            taken.set(taken.get() + 1);
+            Self(Rc::clone(taken))
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// A socket that notes when it last took bytes.
+struct Guarded {
+    stream: TcpStream,
+    wrote_at: Rc<Cell<Instant>>,
+}
+
+impl Guarded {
+    fn new(stream: TcpStream) -> (Self, Rc<Cell<Instant>>) {
+        let wrote_at = Rc::new(Cell::new(clock::now()));
+        (Self { stream, wrote_at: Rc::clone(&wrote_at) }, wrote_at)
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if poll.is_ready() {
+            self.wrote_at.set(clock::now());
+        }
+        poll
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;
