@@ -26,6 +26,8 @@ pub mod flusher;
 pub mod interest;
 pub mod subscribers;
 pub mod topic_router;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod hub;
 pub mod home;
 pub mod upkeep;

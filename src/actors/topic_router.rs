@@ -19,6 +19,8 @@
 
 mod serve;
 mod walks;
+#[cfg(test)]
+mod tests;
 
 use std::{
     num::NonZeroU32,
@@ -132,6 +134,10 @@ pub struct TopicRouter {
 impl TopicRouter {
     /// Starts the router of `worker` on the current arbiter.
     pub(super) fn spawn(worker: Rc<Worker>) -> Addr<Self> {
+        Self::new(worker).start()
+    }
+
+    fn new(worker: Rc<Worker>) -> Self {
         Self {
             worker,
             trie: FilterTrie::new(),
@@ -142,7 +148,6 @@ impl TopicRouter {
             budget: limits::WALK_RECEIVERS_PER_POLL,
             slots_to_release: Vec::new(),
         }
-        .start()
     }
 
     fn subscribe(&mut self, slot: u32, app: AppId, item: &Subscription) -> bool {
