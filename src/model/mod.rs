@@ -12,3 +12,4 @@ pub mod route;
 pub mod reason;
 pub mod wire;
 pub mod window;
+pub mod session;
