@@ -13,3 +13,4 @@ pub mod reason;
 pub mod wire;
 pub mod window;
 pub mod session;
+pub mod reader;

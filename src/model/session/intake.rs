@@ -202,7 +202,10 @@ impl Intake {
     /// Tells whether nothing is left to remember, so that the whole thing can be dropped.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.owed.is_empty() && self.incoming.is_empty() && self.aliases.is_empty() && self.used == 0
+        self.owed.is_empty()
+            && self.incoming.is_empty()
+            && self.aliases.is_empty()
+            && self.used == 0
     }
 
     fn is_owed(&self, kind: AckKind, packet_id: NonZeroU16) -> bool {

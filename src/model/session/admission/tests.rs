@@ -130,8 +130,10 @@ fn connack_when_limits_are_the_defaults_then_no_property() {
     };
     let connect = connect(Dialect::MqttV5);
     let connack = terms(&connect, &wide).unwrap().connack(&connect, &wide, true);
-    let plain =
-        Connack { packet_bytes_max: Some(wide.packet_bytes_max), ..plain_connack(true, Reason::Success) };
+    let plain = Connack {
+        packet_bytes_max: Some(wide.packet_bytes_max),
+        ..plain_connack(true, Reason::Success)
+    };
     assert_eq!(connack, plain);
 }
 

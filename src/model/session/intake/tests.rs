@@ -24,8 +24,9 @@ fn acks_when_finished_out_of_order_then_sent_in_order_of_receipt() {
     intake.settle(second, Reason::Success);
     assert_eq!(intake.pop_ready(), None);
     intake.settle(first, Reason::QuotaExceeded);
-    let order: Vec<_> =
-        std::iter::from_fn(|| intake.pop_ready()).map(|ack| (ack.packet_id.get(), ack.reason)).collect();
+    let order: Vec<_> = std::iter::from_fn(|| intake.pop_ready())
+        .map(|ack| (ack.packet_id.get(), ack.reason))
+        .collect();
     let expected = [(7, Reason::QuotaExceeded), (3, Reason::Success), (9, Reason::Success)];
     assert_eq!(order, expected);
     assert!(!intake.owes());
