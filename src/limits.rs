@@ -149,3 +149,33 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 
 const _: () = assert!(HTTP_KEEP_ALIVE.as_secs() < HTTP_SILENCE_MAX.as_secs());
+// ---- connection ----
+
+/// Publishes of one client that go out together.
+pub const PUBLISH_BATCH_MAX: usize = 256;
+
+/// Unfinished publishes of a 3.1.1 client; beyond it reading stops.
+pub const V4_UNFINISHED_MAX: usize = 64;
+
+/// How long reading may stand still before the client is told "quota exceeded".
+pub const STALL_WAIT: Duration = Duration::from_secs(5);
+
+/// Reads of one connection before other tasks of its thread have their turn.
+pub const CONNECTION_TURNS_PER_POLL: usize = 16;
+
+// ---- durable reader ----
+
+/// Most messages of one page of a session's log.
+pub const PAGE_MESSAGES_MAX: usize = 1_024;
+
+/// Most bytes of one page, unless its first message alone is larger.
+pub const PAGE_BYTES_MAX: usize = 256 * 1_024;
+
+/// Acknowledgements that are told to the shard at once; fewer wait for `REPORT_DELAY`.
+pub const REPORT_ACKS: u32 = 64;
+
+/// How long acknowledgements may wait until the shard is told.
+pub const REPORT_DELAY: Duration = Duration::from_millis(50);
+
+/// How long a reader rests after the shard could not be asked.
+pub const READER_RETRY: Duration = Duration::from_millis(200);

@@ -35,3 +35,5 @@ pub mod facts;
 pub mod groups;
 pub mod publish;
 pub mod appender;
+pub mod connection;
+mod durable_reader;

@@ -273,6 +273,22 @@ impl Reader {
         }
     }
 
+    /// Notes that a delivery could not be written for this client (too large, expired): it is done.
+    /// `true`: the client may remember the id of the resend; send PUBREL, so that it forgets.
+    pub fn dropped(&mut self, packet_id: NonZeroU16, dup: bool) -> bool {
+        match self.find(packet_id) {
+            Some(flight) if dup && flight.qos == Qos::ExactlyOnce => {
+                flight.progress = Progress::Released;
+                true
+            }
+            Some(_) => {
+                self.finish(packet_id);
+                false
+            }
+            None => false,
+        }
+    }
+
     /// Notes that a PUBREC is committed; `true`: send PUBREL.
     pub fn received(&mut self, packet_id: NonZeroU16) -> bool {
         match self.find(packet_id) {

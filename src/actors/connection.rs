@@ -1,0 +1,439 @@
+//! One client connection: turns packets into questions to the node, and answers into packets.
+//!
+//! - Owns: the session of its client as far as it lives here: acks that are owed, the will of a session
+//!   without storage, the reader of a durable one.
+//! - Takes: bytes and signals from its link; replies of its neighbours (`work.rs`). Blocks: never.
+//! - Gives: packets to its link; publishes, claims and shard commands through [`backend::Backend`].
+//! - Bound: unfinished publishes by receive maximum and bytes, one SUBSCRIBE or UNSUBSCRIBE at a time;
+//!   beyond that reading stops and keep alive pauses, after `limits::STALL_WAIT` the client is told 0x97.
+//! - Source: MQTT 5.0 chapters 3 and 4. What is decided is decided in `model::session`.
+//!
+//! ```text
+//! New ─CONNECT─► Connecting ─(authenticated, claimed, installed)─► Open ─► Ending ─(released)─► stop
+//! ```
+//!
+//! | part | bytes |
+//! |---|---|
+//! | fields of the actor | 96 |
+//! | client id on the heap | its length |
+//! | intake, reader, futures, rarely needed things | 8 each while there are none |
+
+pub mod backend;
+pub mod options;
+mod work;
+mod connect;
+mod publish;
+mod ack;
+mod subscribe;
+mod end;
+
+use std::{rc::Rc, sync::Arc, task::Context};
+
+use actix::Actor;
+use bytes::{Buf as _, Bytes};
+
+use super::{
+    context::{ConnectionContext, LeanActor},
+    durable_reader::{Desk, DurableReader, Trouble},
+    link::{AnyLink, Partial, Read},
+    socket::Socket,
+    worker::Worker,
+};
+use crate::{
+    limits,
+    model::{
+        id::{AppId, Epoch, SessionKey},
+        reason::Reason,
+        session::{admission::Ending, intake::Intake},
+        topic::TopicFilter,
+        wire::{Decoded, Dialect, Inbound, Outbound},
+    },
+};
+
+use backend::{Backend, Subscriber};
+use options::{ListenerOptions, Place};
+use publish::Batch;
+pub(super) use work::{Event, Timer, Works};
+
+/// Begins to serve a socket on the current worker; drops it if the listener or the worker is full.
+pub fn start<S: Socket>(socket: S, listener: &Arc<ListenerOptions>) {
+    let Some(place) = listener.take_place() else {
+        tracing::debug!(listener = %listener.name, "connection limit reached, socket closed");
+        return;
+    };
+    let Some(backend) = backend::backend() else { return };
+    Worker::with(|worker| {
+        let link = worker.open(socket);
+        ConnectionContext::start(Connection::new(link, place, backend));
+    });
+}
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// CONNECT has not come.
+    New,
+    /// CONNECT is being answered; nothing is decoded.
+    Connecting,
+    /// CONNACK was sent.
+    Open,
+    /// Nothing is read any more; the session is being released.
+    Ending,
+    /// The session is released.
+    Ended,
+}
+
+/// Facts of one bit.
+mod flag {
+    /// The client takes reason strings on every packet.
+    pub(super) const PROBLEM_INFORMATION: u8 = 1 << 0;
+    /// CONNECT asked for a session expiry other than 0.
+    pub(super) const EXPIRY_ASKED: u8 = 1 << 1;
+    /// A claim is under way or was granted: the home has to be told of the end.
+    pub(super) const CLAIMED: u8 = 1 << 2;
+    /// The reply to the claim has not come.
+    pub(super) const CLAIMING: u8 = 1 << 3;
+    /// SUBSCRIBE or UNSUBSCRIBE is under way: nothing is decoded.
+    pub(super) const CONTROL: u8 = 1 << 4;
+    /// Decoding stands still, and keep alive with it.
+    pub(super) const HELD: u8 = 1 << 5;
+}
+
+/// What few connections need at a time.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Bytes that wait until decoding goes on.
+    input: Bytes,
+    connecting: Option<Box<connect::Connecting>>,
+    /// Will of a session without storage.
+    will: Option<crate::model::wire::Will>,
+    /// Shared subscriptions.
+    shared: Vec<(Bytes, TopicFilter)>,
+    /// How the connection ended.
+    ending: Ending,
+    /// Counts how often decoding stood still for unfinished publishes.
+    stalls: u16,
+}
+
+/// See the file header.
+pub struct Connection {
+    link: Rc<AnyLink>,
+    backend: Rc<dyn Backend>,
+    listener: Place,
+    client_id: Box<str>,
+    partial: Partial,
+    intake: Option<Box<Intake>>,
+    durable: Option<Box<DurableReader>>,
+    works: Works,
+    rare: Option<Box<Rare>>,
+    app: AppId,
+    phase: Phase,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 104);
+
+/// Why decoding stopped.
+type Stop = (Reason, &'static str);
+
+impl Connection {
+    fn new(link: Rc<AnyLink>, listener: Place, backend: Rc<dyn Backend>) -> Self {
+        Self {
+            link,
+            backend,
+            listener,
+            client_id: Box::default(),
+            partial: Partial::default(),
+            intake: None,
+            durable: None,
+            works: Works::default(),
+            rare: None,
+            app: AppId(0),
+            phase: Phase::New,
+            flags: 0,
+        }
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn assign(&mut self, flag: u8, on: bool) {
+        if on { self.flags |= flag } else { self.flags &= !flag }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn session(&self) -> SessionKey {
+        self.link.session()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.durable.as_ref().map_or(Epoch::default(), |durable| durable.epoch())
+    }
+
+    fn is_v5(&self) -> bool {
+        self.link.dialect() == Dialect::MqttV5
+    }
+
+    fn subscriber(&self) -> Subscriber {
+        Subscriber {
+            connection: self.link.id(),
+            app: self.app,
+            session: self.session(),
+            epoch: self.epoch(),
+        }
+    }
+
+    /// Lets the reader of a durable session work.
+    fn with_durable<T>(
+        &mut self,
+        f: impl FnOnce(&mut DurableReader, Desk<'_>) -> Result<T, Trouble>,
+    ) -> Option<T> {
+        let durable = self.durable.as_mut()?;
+        let desk =
+            Desk { link: &self.link, backend: &*self.backend, works: &mut self.works };
+        match f(durable, desk) {
+            Ok(value) => Some(value),
+            Err(trouble) => {
+                self.end(Some((trouble.reason(), "durable session")), Ending::default());
+                None
+            }
+        }
+    }
+
+    fn on_signals(&mut self) {
+        let signals = self.link.take_signals();
+        if let Some(reason) = signals.kicked {
+            self.end(Some((reason, "ended by the server")), Ending::default());
+        } else if signals.timed_out && self.phase < Phase::Open {
+            self.end(None, Ending::default());
+        } else if signals.timed_out {
+            self.end(Some((Reason::KeepAliveTimeout, "keep alive")), Ending::default());
+        } else if signals.overflowed {
+            let stop = (Reason::QuotaExceeded, "too many unacknowledged deliveries");
+            self.end(Some(stop), Ending::default());
+        } else if self.link.is_broken() {
+            self.end(None, Ending::default());
+        } else if signals.log_grew
+            && let Some(durable) = &mut self.durable
+        {
+            durable.log_grew();
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Authenticated(principal) => self.on_principal(principal),
+            Event::Claimed(claimed) => self.on_claimed(claimed),
+            Event::Released => self.phase = Phase::Ended,
+            _ if self.phase >= Phase::Ending => {}
+            Event::Installed => self.accept(),
+            Event::Published(ticket, outcome) => self.settle(ticket, outcome),
+            Event::Begun(number, reply) => self.on_begun(number, reply),
+            Event::Ended(ticket, reply) => self.on_in_ended(ticket, reply),
+            Event::Controlled(controlled) => self.on_controlled(*controlled),
+            Event::Timer(Timer::Stalled(stall)) => self.on_stalled(stall),
+            Event::Page(_)
+            | Event::OutBegun(_)
+            | Event::OutReceived(..)
+            | Event::OutEnded(..)
+            | Event::Reported(_)
+            | Event::Timer(Timer::Report | Timer::Retry) => {
+                self.with_durable(|durable, desk| durable.on_event(event, desk));
+            }
+        }
+    }
+
+    /// Handles all that has finished.
+    fn poll_works(&mut self, cx: &mut Context<'_>) {
+        while let Some(event) = self.works.poll_event(cx) {
+            self.on_event(event);
+        }
+    }
+
+    /// Tells whether the next packet may be decoded now.
+    fn may_decode(&self) -> bool {
+        match self.phase {
+            Phase::New => true,
+            Phase::Open => !self.has(flag::CONTROL) && !self.is_stalled(),
+            Phase::Connecting | Phase::Ending | Phase::Ended => false,
+        }
+    }
+
+    /// Reads and decodes; `true` if something was done and there may be more.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.may_decode() {
+            return false;
+        }
+        if self.has(flag::HELD) {
+            self.unhold();
+            return true;
+        }
+        if self.link.poll_room().is_pending() {
+            return false;
+        }
+        match self.link.poll_read(&mut self.partial, cx) {
+            Ok(Read::Bytes(bytes)) => self.decode(bytes),
+            Ok(Read::Blocked) => return false,
+            Ok(Read::End) => self.end(None, Ending::default()),
+            Err(error) => {
+                tracing::debug!(connection = ?self.link.id(), %error, "socket broke");
+                self.end(None, Ending::default());
+            }
+        }
+        true
+    }
+
+    /// Keeps bytes until decoding may go on; the client cannot be heard meanwhile.
+    fn hold(&mut self, rest: Bytes) {
+        self.assign(flag::HELD, true);
+        self.link.pause_keep_alive(true);
+        self.rare().input = rest;
+        if self.is_stalled() {
+            let rare = self.rare();
+            rare.stalls = rare.stalls.wrapping_add(1);
+            let stall = rare.stalls;
+            self.works.push_timer(limits::STALL_WAIT, Timer::Stalled(stall));
+        }
+    }
+
+    fn unhold(&mut self) {
+        self.assign(flag::HELD, false);
+        self.link.pause_keep_alive(false);
+        let rare = self.rare();
+        rare.stalls = rare.stalls.wrapping_add(1);
+        let input = std::mem::take(&mut rare.input);
+        self.decode(input);
+        self.drop_rare();
+    }
+
+    fn on_stalled(&mut self, stall: u16) {
+        let stalled = self.has(flag::HELD) && self.rare().stalls == stall;
+        if stalled {
+            let stop = (Reason::QuotaExceeded, "too many unfinished publishes");
+            self.end(Some(stop), Ending::default());
+        }
+    }
+
+    /// Frees what is not needed any more.
+    fn drop_rare(&mut self) {
+        let idle = |rare: &Rare| {
+            rare.input.is_empty()
+                && rare.connecting.is_none()
+                && rare.will.is_none()
+                && rare.shared.is_empty()
+        };
+        if self.phase == Phase::Open
+            && !self.has(flag::HELD)
+            && self.rare.as_deref().is_some_and(idle)
+        {
+            self.rare = None;
+        }
+    }
+
+    /// Handles all whole packets of `bytes`; publishes go out together.
+    fn decode(&mut self, mut bytes: Bytes) {
+        let mut batch = Batch::default();
+        let stopped = loop {
+            if !self.may_decode() {
+                break Ok(());
+            }
+            if bytes.is_empty() {
+                break Ok(());
+            }
+            let Some(decoded) = Worker::with(|worker| {
+                worker.front(self.link.dialect()).decode(&bytes, &self.listener.decode)
+            }) else {
+                return;
+            };
+            match decoded {
+                Ok(Decoded::Packet { inbound, consumed }) => {
+                    bytes.advance(consumed);
+                    self.link.packet_received();
+                    if let Err(stop) = self.on_inbound(inbound, &mut batch) {
+                        break Err(stop);
+                    }
+                }
+                Ok(Decoded::Partial { missing_bytes_min }) => {
+                    self.partial.keep(std::mem::take(&mut bytes), missing_bytes_min);
+                    break Ok(());
+                }
+                Err(error) => {
+                    if self.phase == Phase::New {
+                        self.link.set_dialect(error.dialect);
+                    }
+                    break Err((error.reason, error.detail));
+                }
+            }
+        };
+        self.publish_batch(&mut batch);
+        match stopped {
+            Err(stop) if self.phase == Phase::New => self.refuse(stop),
+            Err(stop) => self.end(Some(stop), Ending::default()),
+            Ok(()) if self.phase < Phase::Ending && !self.may_decode() => self.hold(bytes),
+            Ok(()) => {}
+        }
+    }
+
+    fn on_inbound(&mut self, inbound: Inbound, batch: &mut Batch) -> Result<(), Stop> {
+        match inbound {
+            Inbound::Publish(publish) => return self.on_publish(publish, batch),
+            Inbound::Ack(ack) => return self.on_ack(ack),
+            _ => self.publish_batch(batch),
+        }
+        match inbound {
+            Inbound::Connect(connect) => self.on_connect(connect),
+            Inbound::Subscribe(subscribe) => self.on_subscribe(*subscribe)?,
+            Inbound::Unsubscribe(unsubscribe) => self.on_unsubscribe(*unsubscribe),
+            Inbound::Ping => self.link.send(&Outbound::Pong),
+            Inbound::Disconnect(disconnect) => self.on_disconnect(&disconnect)?,
+            // There is no exchange to go on with: CONNECT with a method was refused.
+            Inbound::Auth(_) => {
+                return Err((Reason::ProtocolError, "AUTH without a method in CONNECT"));
+            }
+            Inbound::Publish(_) | Inbound::Ack(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl LeanActor for Connection {
+    fn link(&self) -> &Rc<AnyLink> {
+        &self.link
+    }
+
+    fn poll_socket(&mut self, ctx: &mut Self::Context, cx: &mut Context<'_>) {
+        if self.phase < Phase::Ending {
+            self.on_signals();
+        }
+        for turn in 0.. {
+            if turn == limits::CONNECTION_TURNS_PER_POLL {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            self.poll_works(cx);
+            if self.phase == Phase::Open {
+                self.with_durable(DurableReader::drive);
+            }
+            let more = self.poll_input(cx);
+            // What was pushed since has not been polled and would never wake us.
+            if !more && !self.works.is_fresh() {
+                break;
+            }
+        }
+        if self.phase == Phase::Ended {
+            actix::ActorContext::stop(ctx);
+        }
+    }
+}
+
+impl Actor for Connection {
+    type Context = ConnectionContext<Self>;
+
+    fn stopped(&mut self, _ctx: &mut Self::Context) {
+        self.abandon();
+    }
+}

@@ -1,0 +1,125 @@
+//! What a connection asks of the rest of the node, in one place.
+//!
+//! - Owns: the backend of the current worker thread ([`install`]).
+//! - Takes: questions of the connections of its thread. Gives: replies as futures that need not be
+//!   polled for the question to be on its way.
+//! - Bound: none of its own; each neighbour has its mailbox bound.
+//!
+//! The real one asks homes, appenders, routers and shards; tests put a double in its place.
+
+use std::{cell::OnceCell, future::Future, pin::Pin, rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{
+    actors::{
+        appender::SubmitError,
+        home::{Claim, ClaimError, Release},
+        publish::Outcome,
+    },
+    auth::{Admission, Credentials, Verdict},
+    model::{
+        connection_id::ConnectionId,
+        id::{AppId, Epoch, Position, SessionKey},
+        message::Message,
+        topic::TopicFilter,
+    },
+    shard::command::{Claimed, Command, FiltersFull, Page, Reply, StoredSubscription},
+};
+
+/// A reply that comes on the asker's thread.
+pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// Whose subscriptions are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscriber {
+    /// Its connection.
+    pub connection: ConnectionId,
+    /// Tenant.
+    pub app: AppId,
+    /// Its session.
+    pub session: SessionKey,
+    /// 0 = nothing durable.
+    pub epoch: Epoch,
+}
+
+/// Why there is no page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// Another connection owns the session.
+    #[error("another connection owns the session")]
+    Fenced,
+    /// The shard cannot be read now.
+    #[error("the shard cannot be read now")]
+    Unavailable,
+}
+
+/// Neighbours of the connections of one worker thread.
+pub trait Backend: 'static {
+    /// Decides who a client is.
+    fn authenticate(&self, admission: &Admission, credentials: Credentials) -> Verdict;
+
+    /// Names a session.
+    fn session_key(&self, app: AppId, client_id: &str) -> SessionKey;
+
+    /// Asks the session's home; see [`Claim`].
+    fn claim(&self, claim: Claim) -> Later<Result<Box<Claimed>, ClaimError>>;
+
+    /// Tells the session's home; see [`Release`].
+    fn release(&self, release: Release) -> Later<()>;
+
+    /// Has the session's shard apply a command. Commands of one session are applied in the order of
+    /// the calls.
+    fn submit(&self, session: SessionKey, command: Command) -> Later<Result<Reply, SubmitError>>;
+
+    /// Reads on in the log of a durable session.
+    fn page(
+        &self,
+        session: SessionKey,
+        epoch: Epoch,
+        after: Position,
+        messages: usize,
+        bytes: usize,
+    ) -> Later<Result<Page, PageError>>;
+
+    /// Publishes messages of one client in order; everything is on its way when it returns.
+    fn publish(&self, from: ConnectionId, messages: &[Arc<Message>]) -> Vec<Outcome>;
+
+    /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
+    /// has its limit of filters.
+    fn subscribe(
+        &self,
+        who: Subscriber,
+        items: Vec<StoredSubscription>,
+        filters_max: u32,
+    ) -> Later<Vec<Result<bool, FiltersFull>>>;
+
+    /// Removes live subscriptions. Per item: whether there was one.
+    fn unsubscribe(
+        &self,
+        who: Subscriber,
+        items: Vec<(Option<Bytes>, TopicFilter)>,
+    ) -> Later<Vec<bool>>;
+
+    /// Takes the end of a connection out of its shared groups; the router forgets the rest by itself.
+    fn leave(&self, who: Subscriber, shared: Vec<(Bytes, TopicFilter)>);
+
+    /// Begins to send the retained messages that a subscription asks for.
+    fn send_retained(&self, who: Subscriber, subscription: StoredSubscription);
+}
+
+thread_local! {
+    static BACKEND: OnceCell<Rc<dyn Backend>> = const { OnceCell::new() };
+}
+
+/// Sets the backend of the current thread; the first one counts.
+pub fn install(backend: Rc<dyn Backend>) {
+    BACKEND.with(|cell| {
+        let _ = cell.set(backend);
+    });
+}
+
+/// Returns the backend of the current thread.
+pub(in crate::actors) fn backend() -> Option<Rc<dyn Backend>> {
+    BACKEND.try_with(|cell| cell.get().cloned()).ok().flatten()
+}

@@ -1,0 +1,136 @@
+//! How a connection ends: what the client is told, its will, the release of its session.
+//!
+//! - Owns: nothing. Takes: DISCONNECT, errors, kicks, the end of the socket.
+//! - Gives: DISCONNECT (v5), the will of a session without storage, `Release` to the home.
+//! - Bound: one release per claim; after it nothing is sent for the session (FENCED).
+//! - Source: MQTT 5.0 sections 3.14, 4.13, 3.1.2.5; own design of takeover.
+
+use std::{rc::Rc, sync::Arc};
+
+use crate::{
+    actors::{home::Release, publish::Outcome, worker::Worker},
+    model::{
+        id::Epoch,
+        session::admission::{self, Ending},
+        wire::{Disconnect, Outbound},
+    },
+};
+
+use super::{Connection, Event, Phase, Stop, connect::will_message, flag};
+
+impl Connection {
+    /// The client says goodbye.
+    pub(super) fn on_disconnect(&mut self, disconnect: &Disconnect) -> Result<(), Stop> {
+        let asked = disconnect.session_expiry_secs;
+        let expiry_asked = self.has(flag::EXPIRY_ASKED);
+        let ending =
+            admission::ending(disconnect.reason, asked, expiry_asked, &self.listener.offer);
+        let ending =
+            ending.map_err(|reason| (reason, "session expiry was 0 and cannot be raised"))?;
+        self.end(None, ending);
+        Ok(())
+    }
+
+    /// Ends the connection. `stop` is what a v5 client is told, once CONNACK was sent.
+    pub(super) fn end(&mut self, stop: Option<Stop>, mut ending: Ending) {
+        if self.phase >= Phase::Ending {
+            return;
+        }
+        // Until CONNACK there is nothing that a will could speak for.
+        ending.will_dropped |= self.phase < Phase::Open;
+        if let Some((reason, detail)) = stop {
+            tracing::debug!(client = %self.client_id, ?reason, detail, "connection ended");
+            if self.phase == Phase::Open {
+                let reason_string = Some(detail);
+                let server_reference = None;
+                self.link.send(&Outbound::Disconnect { reason, reason_string, server_reference });
+            }
+        }
+        self.phase = Phase::Ending;
+        self.link.close();
+        Worker::with(|worker| worker.forget_subscriptions(&self.link));
+        self.rare().ending = ending;
+        self.leave_groups();
+        self.publish_will(ending.will_dropped);
+        if self.has(flag::CLAIMING) {
+            // The session may become ours any moment; it is released then.
+            return;
+        }
+        self.works.clear();
+        self.release();
+    }
+
+    fn leave_groups(&mut self) {
+        let shared = std::mem::take(&mut self.rare().shared);
+        if !shared.is_empty() {
+            self.backend.leave(self.subscriber(), shared);
+        }
+    }
+
+    /// Publishes the will of a session that ends with its connection.
+    fn publish_will(&mut self, dropped: bool) {
+        let will = self.rare().will.take();
+        let Some(will) = will.filter(|_| !dropped) else { return };
+        let message = Arc::new(will_message(will, self.app, self.session()));
+        for outcome in self.backend.publish(self.link.id(), &[message]) {
+            if let Outcome::Pending(part) = outcome {
+                actix::spawn(async move {
+                    if let Err(reason) = part.await {
+                        tracing::info!(?reason, "will could not be published");
+                    }
+                });
+            }
+        }
+    }
+
+    /// Gives the session back to its home, after the last commands for it.
+    pub(super) fn release(&mut self) {
+        if !self.has(flag::CLAIMED) {
+            self.phase = Phase::Ended;
+            return;
+        }
+        self.assign(flag::CLAIMED, false);
+        let last = self.last_commands();
+        let (backend, release) = (Rc::clone(&self.backend), self.release_message());
+        self.works.push(async move {
+            // The home's appender is another than ours: what we wrote must be in before it releases.
+            for reply in last {
+                let _ = reply.await;
+            }
+            backend.release(release).await;
+            Event::Released
+        });
+    }
+
+    fn last_commands(&mut self) -> Vec<super::backend::Later<super::work::Submitted>> {
+        let Some(durable) = &mut self.durable else { return Vec::new() };
+        let commands = durable.last_commands();
+        let key = durable.session();
+        commands.into_iter().map(|command| self.backend.submit(key, command)).collect()
+    }
+
+    fn release_message(&mut self) -> Release {
+        let ending = self.rare().ending;
+        Release {
+            key: self.session(),
+            connection: self.link.id(),
+            epoch: self.epoch(),
+            expiry_secs: ending.expiry_secs,
+            will_dropped: ending.will_dropped,
+            inflight: self.durable.as_ref().map_or_else(Vec::new, |durable| durable.leftovers()),
+        }
+    }
+
+    /// The actor stops without having ended: a panic, or the end of its thread.
+    pub(super) fn abandon(&mut self) {
+        if !self.has(flag::CLAIMED) {
+            return;
+        }
+        self.assign(flag::CLAIMED, false);
+        self.leave_groups();
+        self.publish_will(false);
+        let released = self.backend.release(self.release_message());
+        actix::spawn(released);
+        debug_assert!(self.epoch() == Epoch::default() || self.durable.is_some());
+    }
+}

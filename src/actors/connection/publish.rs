@@ -1,0 +1,333 @@
+//! PUBLISH and PUBREL of the client: checks, batches, and what the client gets for them.
+//!
+//! - Owns: nothing; the connection's [`Intake`] keeps what is owed, while something is.
+//! - Takes: packets, outcomes of publishes, replies of the session's shard.
+//! - Gives: batches to the backend; PUBACK, PUBREC, PUBCOMP in the order of receipt.
+//! - Bound: a batch of `limits::PUBLISH_BATCH_MAX`; receive maximum (3.1.1: `limits::V4_UNFINISHED_MAX`).
+//! - Source: MQTT 5.0 sections 3.3.4, 4.3, 4.6, 4.9; design of QoS 2 in (ONCE, FLUSH-THEN-ACK).
+//!
+//! ```text
+//! QoS 2 of a durable session: PUBLISH ─ commit InBegin ─ publish with that id ─ PUBREC
+//!                             PUBREL  ─ commit InEnd ─ PUBCOMP
+//! ```
+
+use std::{num::NonZeroU16, sync::Arc};
+
+use crate::{
+    actors::{
+        durable_reader::{Beginning, Trouble},
+        publish::Outcome,
+        worker::Worker,
+    },
+    clock, limits,
+    model::{
+        id::MessageId,
+        message::{Message, Qos},
+        reason::Reason,
+        session::{
+            admission::Ending,
+            intake::{Intake, Second, Ticket, ack_kind},
+        },
+        wire::{Ack, AckKind, Outbound, Publish},
+    },
+    shard::command::{Command, Reply},
+};
+
+use super::{Connection, Event, Stop, work::Submitted};
+
+/// What an ack is about.
+type AckId = (AckKind, NonZeroU16);
+
+/// Publishes of one read that go out together.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    messages: Vec<Arc<Message>>,
+    /// Per message: the ack it gets.
+    acks: Vec<Option<AckId>>,
+    /// QoS 1 publishes among them; those of QoS 2 are counted by the intake already.
+    firsts: u16,
+    /// Wall clock of the first; 0 before it.
+    now_ms: u64,
+}
+
+impl Connection {
+    pub(super) fn intake(&mut self) -> &mut Intake {
+        self.intake.get_or_insert_default()
+    }
+
+    /// Unfinished QoS 1 and 2 publishes that the client may have: v5 by what CONNACK said.
+    fn unfinished_max(&self) -> u16 {
+        if self.is_v5() { self.listener.offer.receive_maximum.get() } else { u16::MAX }
+    }
+
+    /// Tells whether so much is unfinished that reading has to stop.
+    pub(super) fn is_stalled(&self) -> bool {
+        let count_max = if self.is_v5() {
+            // More publishes than the receive maximum are an error, told when they come; what else
+            // is owed (PUBCOMP) comes on top.
+            usize::from(self.listener.offer.receive_maximum.get()) * 2
+        } else {
+            limits::V4_UNFINISHED_MAX
+        };
+        let full = |intake: &Intake| intake.is_full(count_max, self.listener.inbound_bytes_max);
+        self.intake.as_deref().is_some_and(full)
+    }
+
+    pub(super) fn on_publish(&mut self, publish: Publish, batch: &mut Batch) -> Result<(), Stop> {
+        self.check(&publish)?;
+        let message = self.message(publish, batch)?;
+        let (mut message, packet_id) = message;
+        let qos = message.qos;
+        Worker::with(|worker| worker.counters().messages_in[qos as usize].add(1));
+        match (qos, packet_id) {
+            (Qos::AtLeastOnce, Some(packet_id)) => {
+                if !self.open_first(packet_id, batch)? {
+                    return Ok(());
+                }
+            }
+            (Qos::ExactlyOnce, Some(packet_id)) => {
+                if !self.open_second(packet_id, batch)? {
+                    return Ok(());
+                }
+                message.id = Some(MessageId(rand::random()));
+                if self.durable.is_some() {
+                    self.begin_second(packet_id, message);
+                    return Ok(());
+                }
+            }
+            _ => {}
+        }
+        batch.acks.push(packet_id.and_then(|id| Some((ack_kind(qos)?, id))));
+        batch.messages.push(Arc::new(message));
+        if batch.messages.len() >= limits::PUBLISH_BATCH_MAX {
+            self.publish_batch(batch);
+        }
+        Ok(())
+    }
+
+    /// Checks what CONNACK announced.
+    fn check(&self, publish: &Publish) -> Result<(), Stop> {
+        if publish.qos > self.listener.offer.maximum_qos {
+            return Err((Reason::QosNotSupported, "QoS above the announced maximum"));
+        }
+        if publish.retain && !self.listener.offer.retain_available {
+            return Err((Reason::RetainNotSupported, "retained messages are not kept here"));
+        }
+        Ok(())
+    }
+
+    /// Builds the message; finds its topic if only an alias came.
+    fn message(
+        &mut self,
+        publish: Publish,
+        batch: &mut Batch,
+    ) -> Result<(Message, Option<NonZeroU16>), Stop> {
+        let topic = match (publish.topic, publish.topic_alias) {
+            (Some(topic), None) => topic,
+            (topic, Some(alias)) => {
+                let alias_maximum = self.listener.offer.topic_alias_maximum;
+                let topic = self.intake().topic(topic, alias, alias_maximum);
+                topic.map_err(|reason| (reason, "topic alias is not valid"))?
+            }
+            (None, None) => return Err((Reason::ProtocolError, "neither topic nor alias")),
+        };
+        if batch.now_ms == 0 {
+            batch.now_ms = clock::wall_ms();
+        }
+        let now_ms = batch.now_ms;
+        let message = Message {
+            app: self.app,
+            topic,
+            publisher: Some(self.session()),
+            id: None,
+            qos: publish.qos,
+            retain: publish.retain,
+            published_at_ms: now_ms,
+            expires_at_ms: publish.expiry_secs.map(|secs| now_ms + u64::from(secs) * 1_000),
+            properties: publish.properties,
+            payload: publish.payload,
+        };
+        Ok((message, publish.packet_id))
+    }
+
+    /// QoS 1: counts it; `false` if an exchange of QoS 2 holds the id and it is refused.
+    fn open_first(&mut self, packet_id: NonZeroU16, batch: &mut Batch) -> Result<bool, Stop> {
+        let used = self.intake.as_ref().map_or(0, |intake| intake.used());
+        if used.saturating_add(batch.firsts) >= self.unfinished_max() {
+            return Err(EXCEEDED);
+        }
+        if self.is_v5() && self.intake.as_ref().is_some_and(|intake| intake.is_incoming(packet_id)) {
+            self.publish_batch(batch);
+            let _ = self.intake().count(u16::MAX);
+            let ticket = self.intake().owe(Some((AckKind::Puback, packet_id)), 0);
+            self.settle(ticket, Err(Reason::PacketIdInUse));
+            return Ok(false);
+        }
+        if !self.is_v5() && usize::from(batch.firsts) >= limits::V4_UNFINISHED_MAX {
+            self.publish_batch(batch);
+        }
+        batch.firsts += 1;
+        Ok(true)
+    }
+
+    /// QoS 2: `true` if the message is to be published.
+    fn open_second(&mut self, packet_id: NonZeroU16, batch: &mut Batch) -> Result<bool, Stop> {
+        let maximum = self.unfinished_max().saturating_sub(batch.firsts);
+        let durable = self.durable.is_some();
+        let intake = self.intake();
+        match intake.open(packet_id) {
+            Second::New => intake.count(maximum).map_err(|_| EXCEEDED).map(|()| true),
+            Second::Waiting => Ok(false),
+            // Of a durable session the shard knows whether the message was published after all.
+            Second::Again if durable => Ok(true),
+            Second::Again => {
+                self.publish_batch(batch);
+                let ticket = self.intake().owe(Some((AckKind::Pubrec, packet_id)), 0);
+                self.settle(ticket, Ok(()));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Writes down which message the packet id carries; the rest follows the reply.
+    fn begin_second(&mut self, packet_id: NonZeroU16, message: Message) {
+        let bytes = message.payload.len();
+        let ticket = self.intake().owe(Some((AckKind::Pubrec, packet_id)), bytes);
+        let Some(id) = message.id else { return };
+        let (session, epoch) = (self.session(), self.epoch());
+        let Some(durable) = &mut self.durable else { return };
+        let number = durable.begin(Beginning { ticket, message, committed: false });
+        let command = Command::InBegin { key: session, epoch, packet_id: packet_id.get(), id };
+        let reply = self.backend.submit(session, command);
+        self.works.push(async move { Event::Begun(number, reply.await) });
+    }
+
+    /// A packet id of QoS 2 is written, or not. Messages are published in the order of receipt.
+    pub(super) fn on_begun(&mut self, number: u64, reply: Submitted) {
+        let refused = match reply {
+            Ok(Reply::InBegun { known }) => {
+                if let Some(durable) = &mut self.durable {
+                    durable.begun(number, known);
+                }
+                None
+            }
+            Ok(Reply::Fenced) => {
+                return self.end(Some(Trouble::Fenced.stop()), Ending::default());
+            }
+            Ok(_) => Some(Reason::ImplementationSpecificError),
+            Err(error) => Some(Trouble::from(error).reason()),
+        };
+        let Some(durable) = &mut self.durable else { return };
+        let failed = refused.and_then(|reason| Some((durable.give_up(number)?, reason)));
+        let ready = durable.take_begun();
+        if let Some((ticket, reason)) = failed {
+            self.settle(ticket, Err(reason));
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let (tickets, messages): (Vec<_>, Vec<_>) =
+            ready.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip();
+        let outcomes = self.backend.publish(self.link.id(), &messages);
+        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+            self.await_outcome(ticket, outcome);
+        }
+        self.send_ready();
+    }
+
+    /// Publishes what was gathered; finished ones are acknowledged at once.
+    pub(super) fn publish_batch(&mut self, batch: &mut Batch) {
+        if batch.messages.is_empty() {
+            return;
+        }
+        let outcomes = self.backend.publish(self.link.id(), &batch.messages);
+        let owed = batch.messages.drain(..).zip(batch.acks.drain(..));
+        for ((message, ack), outcome) in owed.zip(outcomes) {
+            let owes = self.intake.as_ref().is_some_and(|intake| intake.owes());
+            match (ack, outcome) {
+                (None, Outcome::Done(_)) => {}
+                (Some((AckKind::Puback, packet_id)), Outcome::Done(outcome)) if !owes => {
+                    self.send_ack(AckKind::Puback, packet_id, reason_of(outcome));
+                }
+                (ack, outcome) => {
+                    let bytes = message.payload.len();
+                    let intake = self.intake();
+                    if ack.is_some_and(|(kind, _)| kind == AckKind::Puback) {
+                        // Was checked when it came; here it begins to last.
+                        let _ = intake.count(u16::MAX);
+                    }
+                    let ticket = intake.owe(ack, bytes);
+                    self.await_outcome(ticket, outcome);
+                }
+            }
+        }
+        batch.firsts = 0;
+        self.send_ready();
+    }
+
+    fn await_outcome(&mut self, ticket: Ticket, outcome: Outcome) {
+        match outcome {
+            Outcome::Done(outcome) => self.intake().settle(ticket, reason_of(outcome)),
+            Outcome::Pending(part) => self.works.push_publish(ticket, part),
+        }
+    }
+
+    /// A publish has come out.
+    pub(super) fn settle(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
+        self.intake().settle(ticket, reason_of(outcome));
+        self.send_ready();
+    }
+
+    /// Sends the acks whose turn it is.
+    pub(super) fn send_ready(&mut self) {
+        while let Some(ack) = self.intake.as_mut().and_then(|intake| intake.pop_ready()) {
+            self.send_ack(ack.kind, ack.packet_id, ack.reason);
+        }
+        if self.intake.as_ref().is_some_and(|intake| intake.is_idle()) {
+            self.intake = None;
+        }
+    }
+
+    /// Sends one ack. 3.1.1 has no way to say no but to close (3.1.1 section 3.3.5).
+    fn send_ack(&mut self, kind: AckKind, packet_id: NonZeroU16, reason: Reason) {
+        if reason != Reason::Success && kind != AckKind::Pubcomp && !self.is_v5() {
+            return self.end(Some((reason, "publish refused")), Ending::default());
+        }
+        let ack = Ack { kind, packet_id, reason };
+        self.link.send(&Outbound::Ack { ack, reason_string: None });
+    }
+
+    /// PUBREL: the client will not send this message again.
+    pub(super) fn on_pubrel(&mut self, packet_id: NonZeroU16) {
+        let known = self.intake.as_mut().is_some_and(|intake| intake.close(packet_id));
+        if !known {
+            return self.send_ack(AckKind::Pubcomp, packet_id, Reason::PacketIdNotFound);
+        }
+        let ticket = self.intake().owe(Some((AckKind::Pubcomp, packet_id)), 0);
+        if self.durable.is_none() {
+            return self.settle(ticket, Ok(()));
+        }
+        let (key, epoch) = (self.session(), self.epoch());
+        let command = Command::InEnd { key, epoch, packet_id: packet_id.get() };
+        let reply = self.backend.submit(key, command);
+        self.works.push(async move { Event::Ended(ticket, reply.await) });
+    }
+
+    /// The end of a packet id is written, or the session cannot go on.
+    pub(super) fn on_in_ended(&mut self, ticket: Ticket, reply: Submitted) {
+        match reply {
+            Ok(Reply::InEnded(_)) => self.settle(ticket, Ok(())),
+            Ok(Reply::Fenced) => self.end(Some(Trouble::Fenced.stop()), Ending::default()),
+            // PUBCOMP cannot say no; the client comes back and sends PUBREL again.
+            Ok(_) => self.end(Some(Trouble::Failed.stop()), Ending::default()),
+            Err(error) => self.end(Some(Trouble::from(error).stop()), Ending::default()),
+        }
+    }
+}
+
+/// MQTT 5.0 section 3.3.4.
+const EXCEEDED: Stop = (Reason::ReceiveMaximumExceeded, "more unfinished publishes than allowed");
+
+fn reason_of(outcome: Result<(), Reason>) -> Reason {
+    outcome.err().unwrap_or(Reason::Success)
+}

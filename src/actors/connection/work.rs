@@ -1,0 +1,151 @@
+//! What a connection waits for: replies of its neighbours and short timers.
+//!
+//! - Owns: futures, only while there are any (one word otherwise). Gives: [`Event`]s as they finish.
+//! - Bound: publishes by the receive maximum, one control operation, one page, one report.
+//!
+//! The context's own futures are polled one by one at each wake; hundreds of publishes may wait for
+//! their flush here, so that only those that were woken are polled.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
+use super::backend::PageError;
+use crate::{
+    actors::{appender::SubmitError, home::ClaimError, publish::Part},
+    auth::Principal,
+    model::{reason::Reason, session::intake::Ticket},
+    shard::command::{Claimed, Page, Reply},
+};
+
+/// What a shard answered.
+pub(super) type Submitted = Result<Reply, SubmitError>;
+
+/// Something that a connection waited for.
+#[derive(Debug)]
+pub(in crate::actors) enum Event {
+    /// Who the client is.
+    Authenticated(Result<Principal, Reason>),
+    /// The session is this connection's.
+    Claimed(Result<Box<Claimed>, ClaimError>),
+    /// The router knows the subscriptions of a resumed session.
+    Installed,
+    /// A publish is taken care of.
+    Published(Ticket, Result<(), Reason>),
+    /// QoS 2 in: the packet id of the publish with this number is written.
+    Begun(u64, Submitted),
+    /// QoS 2 in: the end of a packet id is written.
+    Ended(Ticket, Submitted),
+    /// SUBSCRIBE or UNSUBSCRIBE is done: what is to be told.
+    Controlled(Box<super::subscribe::Controlled>),
+    /// A page of the log.
+    Page(Result<Page, PageError>),
+    /// QoS 2 out: ids of a page are written.
+    OutBegun(Submitted),
+    /// QoS 2 out: PUBREC of this id is written.
+    OutReceived(std::num::NonZeroU16, Submitted),
+    /// QoS 2 out: the ends of these ids are written.
+    OutEnded(Vec<u16>, Submitted),
+    /// The report of the cursor is written.
+    Reported(Submitted),
+    /// The session is released.
+    Released,
+    /// A timer.
+    Timer(Timer),
+}
+
+/// Which timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::actors) enum Timer {
+    /// Reading has stood still too long since stall number.
+    Stalled(u16),
+    /// Time to report the cursor.
+    Report,
+    /// Time to try the log again.
+    Retry,
+}
+
+/// One future. Publishes are by far the most, and come boxed already.
+enum Work {
+    Publish(Ticket, Part),
+    Other(Pin<Box<dyn Future<Output = Event>>>),
+}
+
+impl Future for Work {
+    type Output = Event;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Event> {
+        match self.get_mut() {
+            Self::Publish(ticket, part) => {
+                part.as_mut().poll(cx).map(|outcome| Event::Published(*ticket, outcome))
+            }
+            Self::Other(future) => future.as_mut().poll(cx),
+        }
+    }
+}
+
+/// All futures of a connection.
+#[derive(Default)]
+pub(in crate::actors) struct Works {
+    #[expect(clippy::box_collection, reason = "one word while there are none")]
+    set: Option<Box<FuturesUnordered<Work>>>,
+    /// Something was added that has not been polled.
+    fresh: bool,
+}
+
+impl Works {
+    /// Adds something to wait for.
+    pub(in crate::actors) fn push(&mut self, future: impl Future<Output = Event> + 'static) {
+        self.set.get_or_insert_default().push(Work::Other(Box::pin(future)));
+        self.fresh = true;
+    }
+
+    /// Adds a publish.
+    pub(super) fn push_publish(&mut self, ticket: Ticket, part: Part) {
+        self.set.get_or_insert_default().push(Work::Publish(ticket, part));
+        self.fresh = true;
+    }
+
+    /// Adds a timer.
+    pub(in crate::actors) fn push_timer(&mut self, after: Duration, timer: Timer) {
+        self.push(async move {
+            tokio::time::sleep(after).await;
+            Event::Timer(timer)
+        });
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.set = None;
+    }
+
+    /// Tells whether something was added that has not been polled yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Returns what has finished, one at a time; then `None`, and the task is woken for the rest.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
+        self.fresh = false;
+        let set = self.set.as_mut()?;
+        match set.poll_next_unpin(cx) {
+            Poll::Ready(Some(event)) => Some(event),
+            Poll::Ready(None) => {
+                self.set = None;
+                None
+            }
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Works {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Works({})", self.set.as_ref().map_or(0, |set| set.len()))
+    }
+}

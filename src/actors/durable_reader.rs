@@ -1,0 +1,488 @@
+//! Reads a durable session's log for its connection: pages in, deliveries out, acks back to the shard.
+//!
+//! - Owns: the pure [`Reader`], a page whose packet ids are being written, QoS 2 publishes of the client
+//!   whose packet ids are being written.
+//! - Takes: news that the log grew, acks, replies of the shard. Gives: deliveries to the link, commands.
+//! - Bound: one page of `limits::PAGE_*` at a time, never more than the client's window and only while
+//!   the outbox has room; one report under way; publishes by the receive maximum.
+//! - Source: ARCHITECTURE.md "Durable messages": in flight, FLUSH-THEN-ACK, FENCED.
+//!
+//! ```text
+//! drive ─► want ─► page ─► plan ─[QoS 2: commit OutPublish]─► perform ─► link
+//! PUBACK, PUBCOMP ─► cursor ─(64 acks or 50 ms)─► Acknowledge        PUBREC ─ commit ─► PUBREL
+//! ```
+
+use std::{
+    collections::VecDeque,
+    num::{NonZeroU16, NonZeroU32},
+    rc::Rc,
+};
+
+use futures_util::future::join_all;
+use smallvec::SmallVec;
+
+use super::{
+    appender::SubmitError,
+    connection::{
+        Event, Timer, Works,
+        backend::{Backend, PageError},
+    },
+    link::{AnyLink, Sent, Terms},
+};
+use crate::{
+    clock, limits,
+    model::{
+        id::{Epoch, MessageId, SessionKey},
+        message::{Message, Qos},
+        reader::{Acked, Flight, Plan, Progress, Reader, Step},
+        reason::Reason,
+        session::intake::Ticket,
+        wire::{Ack, AckKind, Outbound},
+    },
+    shard::command::{Claimed, Command, InflightOut, OutState, Page, Queued, Reply},
+};
+
+/// Why a durable session cannot go on at this connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::actors) enum Trouble {
+    /// Another connection owns it.
+    #[error("session taken over")]
+    Fenced,
+    /// Too many durable writes wait, or the disk takes none.
+    #[error("durable writes are refused")]
+    Full,
+    /// The shard has no leader.
+    #[error("shard is not available")]
+    Unavailable,
+    /// Nobody knows whether it was written.
+    #[error("outcome of a write is unknown")]
+    Failed,
+}
+
+impl Trouble {
+    /// What the client is told.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::Fenced => Reason::SessionTakenOver,
+            Self::Full => Reason::QuotaExceeded,
+            Self::Unavailable => Reason::ServerBusy,
+            Self::Failed => Reason::UnspecifiedError,
+        }
+    }
+
+    /// What the client is told when the connection ends for it.
+    pub(super) fn stop(self) -> (Reason, &'static str) {
+        let text = match self {
+            Self::Fenced => "session taken over",
+            Self::Full => "durable writes are refused now",
+            Self::Unavailable => "the session's shard is not available",
+            Self::Failed => "outcome of a durable write is unknown",
+        };
+        (self.reason(), text)
+    }
+}
+
+impl From<SubmitError> for Trouble {
+    fn from(error: SubmitError) -> Self {
+        match error {
+            SubmitError::Overloaded | SubmitError::DiskFull => Self::Full,
+            SubmitError::Unavailable => Self::Unavailable,
+            SubmitError::Unknown => Self::Failed,
+        }
+    }
+}
+
+/// What the reader works with.
+pub(super) struct Desk<'a> {
+    pub(super) link: &'a Rc<AnyLink>,
+    pub(super) backend: &'a dyn Backend,
+    pub(super) works: &'a mut Works,
+}
+
+/// A QoS 2 publish of the client whose packet id is being written.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) ticket: Ticket,
+    pub(super) message: Message,
+    pub(super) committed: bool,
+}
+
+/// A page that waits for its packet ids.
+#[derive(Debug)]
+struct Prepared {
+    messages: Vec<Queued>,
+    plan: Plan,
+}
+
+/// See the file header.
+#[derive(Debug)]
+pub(super) struct DurableReader {
+    session: SessionKey,
+    epoch: Epoch,
+    reader: Reader,
+    prepared: Option<Prepared>,
+    /// QoS 2 in, in order of receipt, and the number of the first.
+    beginnings: VecDeque<Option<Beginning>>,
+    first_beginning: u64,
+    /// Acks since the last report.
+    acks: u32,
+    /// A report or the timer before it is under way.
+    reporting: bool,
+    report_timer: bool,
+    /// The shard could not be asked; the next try is timed.
+    resting: bool,
+}
+
+impl DurableReader {
+    /// Takes over a claimed session.
+    pub(super) fn new(session: SessionKey, window: NonZeroU16, claimed: &Claimed) -> Self {
+        let flight = |out: &InflightOut| {
+            let released = out.state == OutState::Received;
+            let packet_id = NonZeroU16::new(out.packet_id)?;
+            Some(Flight::unfinished(packet_id, out.position, out.qos, released))
+        };
+        let unfinished = claimed.inflight.iter().filter_map(flight).collect();
+        Self {
+            session,
+            epoch: claimed.epoch,
+            reader: Reader::new(window, claimed.cursor, unfinished),
+            prepared: None,
+            beginnings: VecDeque::new(),
+            first_beginning: 0,
+            acks: 0,
+            reporting: false,
+            report_timer: false,
+            resting: false,
+        }
+    }
+
+    /// Which session.
+    pub(super) fn session(&self) -> SessionKey {
+        self.session
+    }
+
+    /// Which claim of it.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Notes that new messages wait.
+    pub(super) fn log_grew(&mut self) {
+        self.reader.grew();
+    }
+
+    /// Asks for what can go on now. Called after everything that may have changed it.
+    pub(super) fn drive(&mut self, desk: Desk<'_>) -> Result<(), Trouble> {
+        if !self.resting && desk.link.poll_room().is_ready() {
+            self.read_on(desk.backend, desk.works);
+        }
+        self.write_ends(desk.backend, desk.works);
+        if self.acks >= limits::REPORT_ACKS && !self.reporting {
+            self.report(desk.backend, desk.works);
+        } else if self.acks > 0 && !self.reporting && !self.report_timer {
+            self.report_timer = true;
+            desk.works.push_timer(limits::REPORT_DELAY, Timer::Report);
+        }
+        Ok(())
+    }
+
+    fn read_on(&mut self, backend: &dyn Backend, works: &mut Works) {
+        let Some(want) = self.reader.want() else { return };
+        let messages = want.messages.min(limits::PAGE_MESSAGES_MAX);
+        let page =
+            backend.page(self.session, self.epoch, want.after, messages, limits::PAGE_BYTES_MAX);
+        works.push(async move { Event::Page(page.await) });
+    }
+
+    /// Writes the ends of QoS 2 deliveries. Their ids rest until then.
+    fn write_ends(&mut self, backend: &dyn Backend, works: &mut Works) {
+        let ids = self.reader.take_completed();
+        if ids.is_empty() {
+            return;
+        }
+        let (key, epoch) = (self.session, self.epoch);
+        let ends = ids.iter().map(|&packet_id| {
+            backend.submit(key, Command::OutCompleted { key, epoch, packet_id })
+        });
+        let ends = join_all(ends.collect::<Vec<_>>());
+        works.push(async move {
+            let replies = ends.await;
+            let bad = replies.into_iter().find(|reply| *reply != Ok(Reply::Done));
+            Event::OutEnded(ids, bad.unwrap_or(Ok(Reply::Done)))
+        });
+    }
+
+    fn report(&mut self, backend: &dyn Backend, works: &mut Works) {
+        self.acks = 0;
+        let Some(command) = self.report_command() else { return };
+        self.reporting = true;
+        let reply = backend.submit(self.session, command);
+        works.push(async move { Event::Reported(reply.await) });
+    }
+
+    fn report_command(&mut self) -> Option<Command> {
+        let (cursor, beyond) = self.reader.acknowledge()?;
+        Some(Command::Acknowledge { key: self.session, epoch: self.epoch, cursor, beyond })
+    }
+
+    /// Takes a reply or a timer.
+    pub(super) fn on_event(&mut self, event: Event, desk: Desk<'_>) -> Result<(), Trouble> {
+        match event {
+            Event::Page(Ok(page)) => self.on_page(page, desk),
+            Event::Page(Err(PageError::Fenced)) => Err(Trouble::Fenced),
+            Event::Page(Err(PageError::Unavailable)) => {
+                self.reader.failed();
+                self.rest(desk.works);
+                Ok(())
+            }
+            Event::OutBegun(reply) => self.on_out_begun(&reply, desk),
+            Event::OutReceived(packet_id, reply) => self.on_out_received(packet_id, &reply, &desk),
+            Event::OutEnded(ids, reply) => {
+                let ok = reply == Ok(Reply::Done);
+                self.reader.ended(&ids, ok);
+                if !ok { self.check(&reply, desk.works) } else { Ok(()) }
+            }
+            Event::Reported(reply) => {
+                self.reporting = false;
+                if reply != Ok(Reply::Done) {
+                    self.reader.not_acknowledged();
+                    self.acks = self.acks.max(1);
+                }
+                self.check(&reply, desk.works)
+            }
+            Event::Timer(Timer::Report) => {
+                self.report_timer = false;
+                if !self.reporting {
+                    self.report(desk.backend, desk.works);
+                }
+                Ok(())
+            }
+            Event::Timer(Timer::Retry) => {
+                self.resting = false;
+                self.begin_out(desk.backend, desk.works);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells a lost session from a shard that cannot write now; the latter is asked again later.
+    fn check(
+        &mut self,
+        reply: &Result<Reply, SubmitError>,
+        works: &mut Works,
+    ) -> Result<(), Trouble> {
+        match reply {
+            Ok(Reply::Done) => Ok(()),
+            Ok(Reply::Fenced) => Err(Trouble::Fenced),
+            Ok(_) | Err(_) => {
+                self.rest(works);
+                Ok(())
+            }
+        }
+    }
+
+    fn rest(&mut self, works: &mut Works) {
+        if !self.resting {
+            self.resting = true;
+            works.push_timer(limits::READER_RETRY, Timer::Retry);
+        }
+    }
+
+    fn on_page(&mut self, page: Page, desk: Desk<'_>) -> Result<(), Trouble> {
+        let positions = page.messages.iter().map(|queued| (queued.position, queued.qos));
+        let plan = self.reader.plan(positions, page.read_to, page.caught_up);
+        // Pages without anything to acknowledge move the cursor too: the log may be trimmed.
+        if self.reader.unfinished() == 0 {
+            self.acks = self.acks.max(1);
+        }
+        let prepared = Prepared { messages: page.messages, plan };
+        if prepared.plan.commit.is_empty() {
+            self.perform(&prepared, desk.link);
+            return Ok(());
+        }
+        self.prepared = Some(prepared);
+        self.begin_out(desk.backend, desk.works);
+        Ok(())
+    }
+
+    /// Writes the packet ids of the prepared page, if there is one; also again after a failure.
+    fn begin_out(&mut self, backend: &dyn Backend, works: &mut Works) {
+        let Some(prepared) = &self.prepared else { return };
+        let ids = prepared.plan.commit.clone();
+        let (key, epoch) = (self.session, self.epoch);
+        let reply = backend.submit(key, Command::OutPublish { key, epoch, ids });
+        works.push(async move { Event::OutBegun(reply.await) });
+    }
+
+    fn on_out_begun(
+        &mut self,
+        reply: &Result<Reply, SubmitError>,
+        desk: Desk<'_>,
+    ) -> Result<(), Trouble> {
+        if *reply != Ok(Reply::Done) {
+            return self.check(reply, desk.works);
+        }
+        if let Some(prepared) = self.prepared.take() {
+            self.reader.committed();
+            self.perform(&prepared, desk.link);
+        }
+        Ok(())
+    }
+
+    /// Queues the steps of a page, in order.
+    fn perform(&mut self, prepared: &Prepared, link: &Rc<AnyLink>) {
+        let now_ms = clock::wall_ms();
+        for step in &prepared.plan.steps {
+            match *step {
+                Step::Release { packet_id } => send_pubrel(link, packet_id, Reason::Success),
+                Step::Publish { index, packet_id, dup } => {
+                    let Some(queued) = prepared.messages.get(index) else { continue };
+                    let sent = send(link, queued, packet_id, dup, now_ms);
+                    if let (Sent::Dropped(_), Some(packet_id)) = (sent, packet_id) {
+                        self.dropped(packet_id, dup, link);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A delivery that the client cannot get: done, as far as the client lets us.
+    fn dropped(&mut self, packet_id: NonZeroU16, dup: bool, link: &Rc<AnyLink>) {
+        self.acks += 1;
+        if self.reader.dropped(packet_id, dup) {
+            send_pubrel(link, packet_id, Reason::Success);
+        }
+    }
+
+    /// Takes PUBACK, PUBREC or PUBCOMP.
+    pub(super) fn on_ack(&mut self, ack: &Ack, desk: Desk<'_>) -> Result<(), Trouble> {
+        let ok = !is_refusal(ack.reason);
+        match self.reader.acked(ack.kind, ack.packet_id, ok) {
+            Acked::Done => self.acks += 1,
+            Acked::Waiting => {}
+            Acked::Repeat => send_pubrel(desk.link, ack.packet_id, Reason::Success),
+            Acked::Commit => {
+                let (key, epoch, packet_id) = (self.session, self.epoch, ack.packet_id);
+                let command = Command::OutReceived { key, epoch, packet_id: packet_id.get() };
+                let reply = desk.backend.submit(key, command);
+                desk.works.push(async move { Event::OutReceived(packet_id, reply.await) });
+            }
+            Acked::Unknown if ack.kind == AckKind::Pubrec => {
+                send_pubrel(desk.link, ack.packet_id, Reason::PacketIdNotFound);
+            }
+            Acked::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn on_out_received(
+        &mut self,
+        packet_id: NonZeroU16,
+        reply: &Result<Reply, SubmitError>,
+        desk: &Desk<'_>,
+    ) -> Result<(), Trouble> {
+        match reply {
+            Ok(Reply::Done) => {
+                if self.reader.received(packet_id) {
+                    send_pubrel(desk.link, packet_id, Reason::Success);
+                }
+                Ok(())
+            }
+            Ok(Reply::Fenced) => Err(Trouble::Fenced),
+            // A live connection gets no second PUBREC, so the client has to come back.
+            Ok(_) => Err(Trouble::Failed),
+            Err(error) => Err(Trouble::from(*error)),
+        }
+    }
+
+    /// Notes a QoS 2 publish of the client; returns its number.
+    pub(super) fn begin(&mut self, beginning: Beginning) -> u64 {
+        self.beginnings.push_back(Some(beginning));
+        self.first_beginning + self.beginnings.len() as u64 - 1
+    }
+
+    /// Its packet id is written; `known`: it carried this message before.
+    pub(super) fn begun(&mut self, number: u64, known: Option<MessageId>) {
+        if let Some(beginning) = self.beginning(number).and_then(Option::as_mut) {
+            beginning.committed = true;
+            if known.is_some() {
+                beginning.message.id = known;
+            }
+        }
+    }
+
+    /// Its packet id could not be written; returns its place among the acks.
+    pub(super) fn give_up(&mut self, number: u64) -> Option<Ticket> {
+        self.beginning(number)?.take().map(|beginning| beginning.ticket)
+    }
+
+    /// Takes the publishes at the front that may go out now.
+    pub(super) fn take_begun(&mut self) -> Vec<Beginning> {
+        let mut ready = Vec::new();
+        while let Some(front) = self.beginnings.front() {
+            if front.as_ref().is_some_and(|beginning| !beginning.committed) {
+                break;
+            }
+            self.first_beginning += 1;
+            ready.extend(self.beginnings.pop_front().flatten());
+        }
+        ready
+    }
+
+    fn beginning(&mut self, number: u64) -> Option<&mut Option<Beginning>> {
+        let place = usize::try_from(number.checked_sub(self.first_beginning)?).ok()?;
+        self.beginnings.get_mut(place)
+    }
+
+    /// What the shard has to know before the session is released.
+    pub(super) fn last_commands(&mut self) -> Vec<Command> {
+        let (key, epoch) = (self.session, self.epoch);
+        let ends = self.reader.take_completed().into_iter();
+        let mut commands: Vec<_> =
+            ends.map(|packet_id| Command::OutCompleted { key, epoch, packet_id }).collect();
+        commands.extend(self.report_command());
+        commands
+    }
+
+    /// What the next connection has to resume.
+    pub(super) fn leftovers(&self) -> Vec<InflightOut> {
+        let out = |flight: Flight| InflightOut {
+            packet_id: flight.packet_id.get(),
+            position: flight.position,
+            qos: flight.qos,
+            state: match flight.progress {
+                Progress::Receiving | Progress::Released => OutState::Received,
+                Progress::Committing | Progress::Published | Progress::Done => OutState::Published,
+            },
+        };
+        self.reader.leftovers().map(out).collect()
+    }
+}
+
+fn send(
+    link: &Rc<AnyLink>,
+    queued: &Queued,
+    packet_id: Option<NonZeroU16>,
+    dup: bool,
+    now_ms: u64,
+) -> Sent {
+    let ids: SmallVec<[NonZeroU32; 4]> =
+        queued.subscription_ids.iter().filter_map(|id| NonZeroU32::new(*id)).collect();
+    let qos = if packet_id.is_some() { queued.qos } else { Qos::AtMostOnce };
+    let terms = Terms { qos, dup, retain: queued.retain, subscription_ids: &ids };
+    link.send_message(&queued.message, &terms, packet_id, now_ms)
+}
+
+fn send_pubrel(link: &Rc<AnyLink>, packet_id: NonZeroU16, reason: Reason) {
+    let ack = Ack { kind: AckKind::Pubrel, packet_id, reason };
+    link.send(&Outbound::Ack { ack, reason_string: None });
+}
+
+/// Only reasons of 0x80 and above refuse, MQTT 5.0 section 2.4.
+fn is_refusal(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::Success | Reason::NoMatchingSubscribers | Reason::NoSubscriptionExisted
+    )
+}
