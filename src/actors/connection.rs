@@ -19,6 +19,7 @@
 //! | intake, reader, futures, rarely needed things | 8 each while there are none |
 
 pub mod backend;
+pub mod node;
 pub mod options;
 mod work;
 mod connect;
@@ -50,7 +51,7 @@ use crate::{
     },
 };
 
-use backend::{Backend, Subscriber};
+use backend::{SharedBackend, Subscriber};
 use options::{ListenerOptions, Place};
 use publish::Batch;
 pub(super) use work::{Event, Timer, Works};
@@ -97,6 +98,8 @@ mod flag {
     pub(super) const CONTROL: u8 = 1 << 4;
     /// Decoding stands still, and keep alive with it.
     pub(super) const HELD: u8 = 1 << 5;
+    /// Routers still take the last batch: nothing is published.
+    pub(super) const TAKING: u8 = 1 << 6;
 }
 
 /// What few connections need at a time.
@@ -118,7 +121,7 @@ struct Rare {
 /// See the file header.
 pub struct Connection {
     link: Rc<AnyLink>,
-    backend: Rc<dyn Backend>,
+    backend: SharedBackend,
     listener: Place,
     client_id: Box<str>,
     partial: Partial,
@@ -131,13 +134,13 @@ pub struct Connection {
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 104);
+const _: () = assert!(size_of::<Connection>() <= 96);
 
 /// Why decoding stopped.
 type Stop = (Reason, &'static str);
 
 impl Connection {
-    fn new(link: Rc<AnyLink>, listener: Place, backend: Rc<dyn Backend>) -> Self {
+    fn new(link: Rc<AnyLink>, listener: Place, backend: SharedBackend) -> Self {
         Self {
             link,
             backend,
@@ -190,12 +193,11 @@ impl Connection {
     /// Lets the reader of a durable session work.
     fn with_durable<T>(
         &mut self,
-        f: impl FnOnce(&mut DurableReader, Desk<'_>) -> Result<T, Trouble>,
+        f: impl FnOnce(&mut DurableReader, &mut Desk<'_>) -> Result<T, Trouble>,
     ) -> Option<T> {
         let durable = self.durable.as_mut()?;
-        let desk =
-            Desk { link: &self.link, backend: &*self.backend, works: &mut self.works };
-        match f(durable, desk) {
+        let mut desk = Desk { link: &self.link, backend: &*self.backend, works: &mut self.works };
+        match f(durable, &mut desk) {
             Ok(value) => Some(value),
             Err(trouble) => {
                 self.end(Some((trouble.reason(), "durable session")), Ending::default());
@@ -229,11 +231,15 @@ impl Connection {
             Event::Authenticated(principal) => self.on_principal(principal),
             Event::Claimed(claimed) => self.on_claimed(claimed),
             Event::Released => self.phase = Phase::Ended,
+            Event::Taken => {
+                self.assign(flag::TAKING, false);
+                self.publish_begun();
+            }
             _ if self.phase >= Phase::Ending => {}
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),
-            Event::Begun(number, reply) => self.on_begun(number, reply),
-            Event::Ended(ticket, reply) => self.on_in_ended(ticket, reply),
+            Event::Begun(number, reply) => self.on_begun(number, &reply),
+            Event::Ended(ticket, reply) => self.on_in_ended(ticket, &reply),
             Event::Controlled(controlled) => self.on_controlled(*controlled),
             Event::Timer(Timer::Stalled(stall)) => self.on_stalled(stall),
             Event::Page(_)
@@ -258,7 +264,7 @@ impl Connection {
     fn may_decode(&self) -> bool {
         match self.phase {
             Phase::New => true,
-            Phase::Open => !self.has(flag::CONTROL) && !self.is_stalled(),
+            Phase::Open => !self.has(flag::CONTROL | flag::TAKING) && !self.is_stalled(),
             Phase::Connecting | Phase::Ending | Phase::Ended => false,
         }
     }
@@ -291,7 +297,9 @@ impl Connection {
     fn hold(&mut self, rest: Bytes) {
         self.assign(flag::HELD, true);
         self.link.pause_keep_alive(true);
-        self.rare().input = rest;
+        if !rest.is_empty() {
+            self.rare().input = rest;
+        }
         if self.is_stalled() {
             let rare = self.rare();
             rare.stalls = rare.stalls.wrapping_add(1);
@@ -303,10 +311,12 @@ impl Connection {
     fn unhold(&mut self) {
         self.assign(flag::HELD, false);
         self.link.pause_keep_alive(false);
-        let rare = self.rare();
+        let Some(rare) = &mut self.rare else { return };
         rare.stalls = rare.stalls.wrapping_add(1);
         let input = std::mem::take(&mut rare.input);
-        self.decode(input);
+        if !input.is_empty() {
+            self.decode(input);
+        }
         self.drop_rare();
     }
 
@@ -424,7 +434,8 @@ impl LeanActor for Connection {
                 break;
             }
         }
-        if self.phase == Phase::Ended {
+        // What was acknowledged is with the routers before the actor goes.
+        if self.phase == Phase::Ended && !self.has(flag::TAKING) {
             actix::ActorContext::stop(ctx);
         }
     }

@@ -172,7 +172,7 @@ impl DurableReader {
     }
 
     /// Asks for what can go on now. Called after everything that may have changed it.
-    pub(super) fn drive(&mut self, desk: Desk<'_>) -> Result<(), Trouble> {
+    pub(super) fn drive(&mut self, desk: &mut Desk<'_>) -> Result<(), Trouble> {
         if !self.resting && desk.link.poll_room().is_ready() {
             self.read_on(desk.backend, desk.works);
         }
@@ -201,9 +201,9 @@ impl DurableReader {
             return;
         }
         let (key, epoch) = (self.session, self.epoch);
-        let ends = ids.iter().map(|&packet_id| {
-            backend.submit(key, Command::OutCompleted { key, epoch, packet_id })
-        });
+        let ends = ids
+            .iter()
+            .map(|&packet_id| backend.submit(key, Command::OutCompleted { key, epoch, packet_id }));
         let ends = join_all(ends.collect::<Vec<_>>());
         works.push(async move {
             let replies = ends.await;
@@ -226,7 +226,7 @@ impl DurableReader {
     }
 
     /// Takes a reply or a timer.
-    pub(super) fn on_event(&mut self, event: Event, desk: Desk<'_>) -> Result<(), Trouble> {
+    pub(super) fn on_event(&mut self, event: Event, desk: &mut Desk<'_>) -> Result<(), Trouble> {
         match event {
             Event::Page(Ok(page)) => self.on_page(page, desk),
             Event::Page(Err(PageError::Fenced)) => Err(Trouble::Fenced),
@@ -236,7 +236,7 @@ impl DurableReader {
                 Ok(())
             }
             Event::OutBegun(reply) => self.on_out_begun(&reply, desk),
-            Event::OutReceived(packet_id, reply) => self.on_out_received(packet_id, &reply, &desk),
+            Event::OutReceived(packet_id, reply) => self.on_out_received(packet_id, &reply, desk),
             Event::OutEnded(ids, reply) => {
                 let ok = reply == Ok(Reply::Done);
                 self.reader.ended(&ids, ok);
@@ -289,7 +289,7 @@ impl DurableReader {
         }
     }
 
-    fn on_page(&mut self, page: Page, desk: Desk<'_>) -> Result<(), Trouble> {
+    fn on_page(&mut self, page: Page, desk: &mut Desk<'_>) -> Result<(), Trouble> {
         let positions = page.messages.iter().map(|queued| (queued.position, queued.qos));
         let plan = self.reader.plan(positions, page.read_to, page.caught_up);
         // Pages without anything to acknowledge move the cursor too: the log may be trimmed.
@@ -318,7 +318,7 @@ impl DurableReader {
     fn on_out_begun(
         &mut self,
         reply: &Result<Reply, SubmitError>,
-        desk: Desk<'_>,
+        desk: &mut Desk<'_>,
     ) -> Result<(), Trouble> {
         if *reply != Ok(Reply::Done) {
             return self.check(reply, desk.works);
@@ -356,7 +356,7 @@ impl DurableReader {
     }
 
     /// Takes PUBACK, PUBREC or PUBCOMP.
-    pub(super) fn on_ack(&mut self, ack: &Ack, desk: Desk<'_>) -> Result<(), Trouble> {
+    pub(super) fn on_ack(&mut self, ack: &Ack, desk: &mut Desk<'_>) -> Result<(), Trouble> {
         let ok = !is_refusal(ack.reason);
         match self.reader.acked(ack.kind, ack.packet_id, ok) {
             Acked::Done => self.acks += 1,
@@ -380,7 +380,7 @@ impl DurableReader {
         &mut self,
         packet_id: NonZeroU16,
         reply: &Result<Reply, SubmitError>,
-        desk: &Desk<'_>,
+        desk: &mut Desk<'_>,
     ) -> Result<(), Trouble> {
         match reply {
             Ok(Reply::Done) => {

@@ -423,6 +423,15 @@ impl Link<dyn Socket> {
         self.more_filters.set(more.filter(|more| !more.is_empty()));
     }
 
+    /// Returns how many subscriptions the router keeps for this link.
+    #[must_use]
+    pub fn filters(&self) -> usize {
+        let more = self.more_filters.take();
+        let count = more.as_ref().map_or(0, |more| more.len());
+        self.more_filters.set(more);
+        count + usize::from(self.first_filter.get() != NO_FILTER)
+    }
+
     /// Takes all subscriptions.
     pub(super) fn take_filters(&self) -> SmallVec<[FilterId; 4]> {
         let mut filters = SmallVec::new();

@@ -15,7 +15,7 @@ use crate::{
     actors::{
         appender::SubmitError,
         home::{Claim, ClaimError, Release},
-        publish::Outcome,
+        publish::Published,
     },
     auth::{Admission, Credentials, Verdict},
     model::{
@@ -82,15 +82,16 @@ pub trait Backend: 'static {
         bytes: usize,
     ) -> Later<Result<Page, PageError>>;
 
-    /// Publishes messages of one client in order; everything is on its way when it returns.
-    fn publish(&self, from: ConnectionId, messages: &[Arc<Message>]) -> Vec<Outcome>;
+    /// Publishes messages of one client in order; the next batch may come after `taken`.
+    fn publish(&self, messages: &[Arc<Message>]) -> Published;
 
     /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
-    /// has its limit of filters.
+    /// has its limit of filters; `shared` of them it has in groups.
     fn subscribe(
         &self,
         who: Subscriber,
         items: Vec<StoredSubscription>,
+        shared: usize,
         filters_max: u32,
     ) -> Later<Vec<Result<bool, FiltersFull>>>;
 
@@ -108,18 +109,32 @@ pub trait Backend: 'static {
     fn send_retained(&self, who: Subscriber, subscription: StoredSubscription);
 }
 
+/// A backend that many connections hold; one word each.
+#[derive(Clone)]
+pub(in crate::actors) struct SharedBackend(Rc<Boxed>);
+
+struct Boxed(Box<dyn Backend>);
+
+impl std::ops::Deref for SharedBackend {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0.0
+    }
+}
+
 thread_local! {
-    static BACKEND: OnceCell<Rc<dyn Backend>> = const { OnceCell::new() };
+    static BACKEND: OnceCell<SharedBackend> = const { OnceCell::new() };
 }
 
 /// Sets the backend of the current thread; the first one counts.
-pub fn install(backend: Rc<dyn Backend>) {
+pub fn install(backend: Box<dyn Backend>) {
     BACKEND.with(|cell| {
-        let _ = cell.set(backend);
+        let _ = cell.set(SharedBackend(Rc::new(Boxed(backend))));
     });
 }
 
 /// Returns the backend of the current thread.
-pub(in crate::actors) fn backend() -> Option<Rc<dyn Backend>> {
+pub(super) fn backend() -> Option<SharedBackend> {
     BACKEND.try_with(|cell| cell.get().cloned()).ok().flatten()
 }

@@ -123,7 +123,7 @@ impl Connection {
         let shared = shared.filter_map(|item| Some((item.share.clone()?, item.filter.clone())));
         self.rare().shared = shared.collect();
         let installed =
-            self.backend.subscribe(self.subscriber(), claimed.subscriptions, u32::MAX);
+            self.backend.subscribe(self.subscriber(), claimed.subscriptions, 0, u32::MAX);
         self.works.push(async move {
             installed.await;
             Event::Installed

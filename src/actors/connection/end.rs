@@ -5,12 +5,17 @@
 //! - Bound: one release per claim; after it nothing is sent for the session (FENCED).
 //! - Source: MQTT 5.0 sections 3.14, 4.13, 3.1.2.5; own design of takeover.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
 
 use crate::{
-    actors::{home::Release, publish::Outcome, worker::Worker},
+    actors::{
+        home::Release,
+        publish::{Outcome, Published},
+        worker::Worker,
+    },
     model::{
-        id::Epoch,
         session::admission::{self, Ending},
         wire::{Disconnect, Outbound},
     },
@@ -56,7 +61,6 @@ impl Connection {
             // The session may become ours any moment; it is released then.
             return;
         }
-        self.works.clear();
         self.release();
     }
 
@@ -72,15 +76,20 @@ impl Connection {
         let will = self.rare().will.take();
         let Some(will) = will.filter(|_| !dropped) else { return };
         let message = Arc::new(will_message(will, self.app, self.session()));
-        for outcome in self.backend.publish(self.link.id(), &[message]) {
-            if let Outcome::Pending(part) = outcome {
-                actix::spawn(async move {
-                    if let Err(reason) = part.await {
-                        tracing::info!(?reason, "will could not be published");
-                    }
-                });
-            }
+        let Published { outcomes, taken } = self.backend.publish(&[message]);
+        let pending = outcomes.into_iter().filter_map(|outcome| match outcome {
+            Outcome::Done(_) => None,
+            Outcome::Pending(part) => Some(part),
+        });
+        let parts: Vec<_> = taken.into_iter().chain(pending).collect();
+        if parts.is_empty() {
+            return;
         }
+        actix::spawn(async move {
+            if let Err(reason) = try_join_all(parts).await {
+                tracing::info!(?reason, "will could not be published");
+            }
+        });
     }
 
     /// Gives the session back to its home, after the last commands for it.
@@ -91,7 +100,7 @@ impl Connection {
         }
         self.assign(flag::CLAIMED, false);
         let last = self.last_commands();
-        let (backend, release) = (Rc::clone(&self.backend), self.release_message());
+        let (backend, release) = (self.backend.clone(), self.release_message());
         self.works.push(async move {
             // The home's appender is another than ours: what we wrote must be in before it releases.
             for reply in last {
@@ -129,8 +138,7 @@ impl Connection {
         self.assign(flag::CLAIMED, false);
         self.leave_groups();
         self.publish_will(false);
-        let released = self.backend.release(self.release_message());
-        actix::spawn(released);
-        debug_assert!(self.epoch() == Epoch::default() || self.durable.is_some());
+        let release = self.release_message();
+        actix::spawn(self.backend.release(release));
     }
 }

@@ -16,7 +16,7 @@ use std::{num::NonZeroU16, sync::Arc};
 use crate::{
     actors::{
         durable_reader::{Beginning, Trouble},
-        publish::Outcome,
+        publish::{Outcome, Published},
         worker::Worker,
     },
     clock, limits,
@@ -33,7 +33,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Stop, work::Submitted};
+use super::{Connection, Event, Stop, flag, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -75,18 +75,19 @@ impl Connection {
 
     pub(super) fn on_publish(&mut self, publish: Publish, batch: &mut Batch) -> Result<(), Stop> {
         self.check(&publish)?;
-        let message = self.message(publish, batch)?;
-        let (mut message, packet_id) = message;
+        let (mut message, packet_id) = self.message(publish, batch)?;
         let qos = message.qos;
         Worker::with(|worker| worker.counters().messages_in[qos as usize].add(1));
         match (qos, packet_id) {
             (Qos::AtLeastOnce, Some(packet_id)) => {
-                if !self.open_first(packet_id, batch)? {
+                let open = self.open_first(packet_id, batch)?;
+                if !open {
                     return Ok(());
                 }
             }
             (Qos::ExactlyOnce, Some(packet_id)) => {
-                if !self.open_second(packet_id, batch)? {
+                let open = self.open_second(packet_id, batch)?;
+                if !open {
                     return Ok(());
                 }
                 message.id = Some(MessageId(rand::random()));
@@ -156,7 +157,8 @@ impl Connection {
         if used.saturating_add(batch.firsts) >= self.unfinished_max() {
             return Err(EXCEEDED);
         }
-        if self.is_v5() && self.intake.as_ref().is_some_and(|intake| intake.is_incoming(packet_id)) {
+        if self.is_v5() && self.intake.as_ref().is_some_and(|intake| intake.is_incoming(packet_id))
+        {
             self.publish_batch(batch);
             let _ = self.intake().count(u16::MAX);
             let ticket = self.intake().owe(Some((AckKind::Puback, packet_id)), 0);
@@ -203,11 +205,11 @@ impl Connection {
     }
 
     /// A packet id of QoS 2 is written, or not. Messages are published in the order of receipt.
-    pub(super) fn on_begun(&mut self, number: u64, reply: Submitted) {
+    pub(super) fn on_begun(&mut self, number: u64, reply: &Submitted) {
         let refused = match reply {
             Ok(Reply::InBegun { known }) => {
                 if let Some(durable) = &mut self.durable {
-                    durable.begun(number, known);
+                    durable.begun(number, *known);
                 }
                 None
             }
@@ -215,24 +217,47 @@ impl Connection {
                 return self.end(Some(Trouble::Fenced.stop()), Ending::default());
             }
             Ok(_) => Some(Reason::ImplementationSpecificError),
-            Err(error) => Some(Trouble::from(error).reason()),
+            Err(error) => Some(Trouble::from(*error).reason()),
         };
-        let Some(durable) = &mut self.durable else { return };
-        let failed = refused.and_then(|reason| Some((durable.give_up(number)?, reason)));
-        let ready = durable.take_begun();
-        if let Some((ticket, reason)) = failed {
+        let durable = self.durable.as_mut();
+        if let Some(reason) = refused
+            && let Some(ticket) = durable.and_then(|durable| durable.give_up(number))
+        {
             self.settle(ticket, Err(reason));
         }
+        self.publish_begun();
+    }
+
+    /// Publishes what has its packet id written, in the order of receipt.
+    pub(super) fn publish_begun(&mut self) {
+        if self.has(flag::TAKING) {
+            return;
+        }
+        let Some(durable) = &mut self.durable else { return };
+        let ready = durable.take_begun();
         if ready.is_empty() {
             return;
         }
         let (tickets, messages): (Vec<_>, Vec<_>) =
             ready.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip();
-        let outcomes = self.backend.publish(self.link.id(), &messages);
+        let outcomes = self.publish(&messages);
         for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
             self.await_outcome(ticket, outcome);
         }
         self.send_ready();
+    }
+
+    /// Hands messages over; nothing more is decoded until the routers have them.
+    fn publish(&mut self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+        let Published { outcomes, taken } = self.backend.publish(messages);
+        if let Some(taken) = taken {
+            self.flags |= flag::TAKING;
+            self.works.push(async move {
+                let _ = taken.await;
+                Event::Taken
+            });
+        }
+        outcomes
     }
 
     /// Publishes what was gathered; finished ones are acknowledged at once.
@@ -240,7 +265,7 @@ impl Connection {
         if batch.messages.is_empty() {
             return;
         }
-        let outcomes = self.backend.publish(self.link.id(), &batch.messages);
+        let outcomes = self.publish(&batch.messages);
         let owed = batch.messages.drain(..).zip(batch.acks.drain(..));
         for ((message, ack), outcome) in owed.zip(outcomes) {
             let owes = self.intake.as_ref().is_some_and(|intake| intake.owes());
@@ -314,13 +339,13 @@ impl Connection {
     }
 
     /// The end of a packet id is written, or the session cannot go on.
-    pub(super) fn on_in_ended(&mut self, ticket: Ticket, reply: Submitted) {
+    pub(super) fn on_in_ended(&mut self, ticket: Ticket, reply: &Submitted) {
         match reply {
             Ok(Reply::InEnded(_)) => self.settle(ticket, Ok(())),
             Ok(Reply::Fenced) => self.end(Some(Trouble::Fenced.stop()), Ending::default()),
             // PUBCOMP cannot say no; the client comes back and sends PUBREL again.
             Ok(_) => self.end(Some(Trouble::Failed.stop()), Ending::default()),
-            Err(error) => self.end(Some(Trouble::from(error).stop()), Ending::default()),
+            Err(error) => self.end(Some(Trouble::from(*error).stop()), Ending::default()),
         }
     }
 }

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use crate::{
     actors::durable_reader::Trouble,
     model::{
-        message::Qos,
         reason::Reason,
         session::admission::Ending,
         topic::TopicFilter,
@@ -28,7 +27,7 @@ use crate::{
 
 use super::{
     Connection, Event, Stop,
-    backend::{Backend, Later, Subscriber},
+    backend::{Later, Subscriber},
     flag,
 };
 
@@ -42,11 +41,7 @@ pub(in crate::actors) enum Controlled {
         added: Vec<(StoredSubscription, bool)>,
     },
     /// UNSUBACK is due.
-    Unsubscribed {
-        packet_id: NonZeroU16,
-        reasons: Vec<Reason>,
-        removed: Vec<(Bytes, TopicFilter)>,
-    },
+    Unsubscribed { packet_id: NonZeroU16, reasons: Vec<Reason>, removed: Vec<(Bytes, TopicFilter)> },
     /// The session cannot go on here.
     Trouble(Trouble),
 }
@@ -56,8 +51,7 @@ type Removed = Result<Vec<bool>, Trouble>;
 
 impl Connection {
     pub(super) fn on_subscribe(&mut self, subscribe: Subscribe) -> Result<(), Stop> {
-        let shared_no_local =
-            |item: &SubscribeItem| item.share.is_some() && item.options.no_local;
+        let shared_no_local = |item: &SubscribeItem| item.share.is_some() && item.options.no_local;
         if subscribe.items.iter().any(shared_no_local) {
             return Err((Reason::ProtocolError, "no-local on a shared subscription"));
         }
@@ -93,9 +87,10 @@ impl Connection {
     fn add(&self, items: Vec<StoredSubscription>) -> Later<Added> {
         let who = self.subscriber();
         let filters_max = self.listener.filters_max;
-        let backend = std::rc::Rc::clone(&self.backend);
+        let backend = self.backend.clone();
         if self.durable.is_none() {
-            let added = backend.subscribe(who, items, filters_max);
+            let shared = self.rare.as_ref().map_or(0, |rare| rare.shared.len());
+            let added = backend.subscribe(who, items, shared, filters_max);
             return Box::pin(async move { Ok(added.await) });
         }
         let (key, epoch) = (who.session, who.epoch);
@@ -109,7 +104,7 @@ impl Connection {
             };
             let accepted = items.into_iter().zip(&stored);
             let accepted = accepted.filter(|(_, stored)| stored.is_ok()).map(|(item, _)| item);
-            backend.subscribe(who, accepted.collect(), u32::MAX).await;
+            backend.subscribe(who, accepted.collect(), 0, u32::MAX).await;
             Ok(stored)
         })
     }
@@ -139,14 +134,13 @@ impl Connection {
 
     fn remove(&self, items: Vec<(Option<Bytes>, TopicFilter)>) -> Later<Removed> {
         let who = self.subscriber();
-        let backend = std::rc::Rc::clone(&self.backend);
+        let backend = self.backend.clone();
         if self.durable.is_none() {
             let removed = backend.unsubscribe(who, items);
             return Box::pin(async move { Ok(removed.await) });
         }
         let (key, epoch) = (who.session, who.epoch);
-        let stored =
-            backend.submit(key, Command::Unsubscribe { key, epoch, items: items.clone() });
+        let stored = backend.submit(key, Command::Unsubscribe { key, epoch, items: items.clone() });
         Box::pin(async move {
             let stored = match stored.await? {
                 Reply::Unsubscribed(stored) => stored,
@@ -238,6 +232,7 @@ fn unsubscribed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::message::Qos;
 
     fn subscription(filter: &str) -> StoredSubscription {
         StoredSubscription {

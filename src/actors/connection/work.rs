@@ -37,6 +37,8 @@ pub(in crate::actors) enum Event {
     Installed,
     /// A publish is taken care of.
     Published(Ticket, Result<(), Reason>),
+    /// Every router has its copies of the last batch.
+    Taken,
     /// QoS 2 in: the packet id of the publish with this number is written.
     Begun(u64, Submitted),
     /// QoS 2 in: the end of a packet id is written.
@@ -92,8 +94,12 @@ impl Future for Work {
 /// All futures of a connection.
 #[derive(Default)]
 pub(in crate::actors) struct Works {
-    #[expect(clippy::box_collection, reason = "one word while there are none")]
-    set: Option<Box<FuturesUnordered<Work>>>,
+    set: Option<Box<Set>>,
+}
+
+#[derive(Default)]
+struct Set {
+    futures: FuturesUnordered<Work>,
     /// Something was added that has not been polled.
     fresh: bool,
 }
@@ -101,14 +107,12 @@ pub(in crate::actors) struct Works {
 impl Works {
     /// Adds something to wait for.
     pub(in crate::actors) fn push(&mut self, future: impl Future<Output = Event> + 'static) {
-        self.set.get_or_insert_default().push(Work::Other(Box::pin(future)));
-        self.fresh = true;
+        self.add(Work::Other(Box::pin(future)));
     }
 
     /// Adds a publish.
     pub(super) fn push_publish(&mut self, ticket: Ticket, part: Part) {
-        self.set.get_or_insert_default().push(Work::Publish(ticket, part));
-        self.fresh = true;
+        self.add(Work::Publish(ticket, part));
     }
 
     /// Adds a timer.
@@ -119,21 +123,22 @@ impl Works {
         });
     }
 
-    /// Forgets everything.
-    pub(super) fn clear(&mut self) {
-        self.set = None;
-    }
-
     /// Tells whether something was added that has not been polled yet.
     pub(super) fn is_fresh(&self) -> bool {
-        self.fresh
+        self.set.as_ref().is_some_and(|set| set.fresh)
+    }
+
+    fn add(&mut self, work: Work) {
+        let set = self.set.get_or_insert_default();
+        set.futures.push(work);
+        set.fresh = true;
     }
 
     /// Returns what has finished, one at a time; then `None`, and the task is woken for the rest.
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Option<Event> {
-        self.fresh = false;
         let set = self.set.as_mut()?;
-        match set.poll_next_unpin(cx) {
+        set.fresh = false;
+        match set.futures.poll_next_unpin(cx) {
             Poll::Ready(Some(event)) => Some(event),
             Poll::Ready(None) => {
                 self.set = None;
@@ -146,6 +151,6 @@ impl Works {
 
 impl std::fmt::Debug for Works {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Works({})", self.set.as_ref().map_or(0, |set| set.len()))
+        write!(formatter, "Works({})", self.set.as_ref().map_or(0, |set| set.futures.len()))
     }
 }

@@ -1,0 +1,252 @@
+//! The neighbours of a worker's connections as they really are.
+//!
+//! - Owns: addresses. Takes: questions of connections. Gives: their replies.
+//! - Bound: each mailbox has its own; a question that meets a full one waits there.
+
+use std::{num::NonZeroU32, rc::Rc, sync::Arc};
+
+use actix::{Addr, Recipient};
+use bytes::Bytes;
+use futures_util::future::join_all;
+use hongqiao_cluster::id::ShardId;
+
+use super::backend::{Backend, Later, PageError, Subscriber};
+use crate::{
+    actors::{
+        appender::{Appender, Submit, SubmitError},
+        groups::{GroupKey, Groups, Join, Leave, Member},
+        home::{Claim, ClaimError, Release},
+        publish::{Published, Publisher},
+        topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
+        worker::Worker,
+    },
+    auth::{Admission, Authenticator, Credentials, Verdict},
+    model::{
+        id::{AppId, Epoch, HashKey, Position, SessionKey},
+        message::Message,
+        topic::TopicFilter,
+    },
+    shard::command::{Claimed, Command, FiltersFull, Page, Reply, StoredSubscription},
+};
+
+/// Reads a page of a session's log.
+pub type ReadPage =
+    Box<dyn Fn(SessionKey, Epoch, Position, usize, usize) -> Later<Result<Page, PageError>>>;
+
+/// Begins to send what a new subscription asks for.
+pub type SendRetained = Box<dyn Fn(Subscriber, StoredSubscription)>;
+
+/// Where the neighbours of one worker are.
+pub struct Node {
+    /// Keys the hashes of names.
+    pub hash_key: HashKey,
+    /// How many shards there are.
+    pub shards: u16,
+    /// Knows the clients.
+    pub authenticator: Arc<dyn Authenticator>,
+    /// Homes, by shard.
+    pub claim: Vec<Recipient<Claim>>,
+    /// Homes, by shard.
+    pub release: Vec<Recipient<Release>>,
+    /// Of this worker.
+    pub appender: Addr<Appender>,
+    /// Of this worker.
+    pub router: Addr<TopicRouter>,
+    /// By worker.
+    pub groups: Vec<Addr<Groups>>,
+    /// Of this worker.
+    pub publisher: Rc<Publisher>,
+    /// Reads logs.
+    pub read_page: ReadPage,
+    /// Sends retained messages.
+    pub send_retained: SendRetained,
+}
+
+type Existing = Vec<Result<bool, FiltersFull>>;
+
+impl Node {
+    fn shard(&self, session: SessionKey) -> ShardId {
+        session.bucket().shard(self.shards)
+    }
+
+    fn group(&self, app: AppId, share: &Bytes, filter: &TopicFilter) -> (GroupKey, Addr<Groups>) {
+        let key = GroupKey::new(&self.hash_key, app, share, filter);
+        (key, self.groups[key.home(self.groups.len())].clone())
+    }
+
+    /// Joins a group; `true` if the session was no member.
+    fn join(&self, who: Subscriber, item: &StoredSubscription, share: &Bytes) -> Later<bool> {
+        let (group, home) = self.group(who.app, share, &item.filter);
+        let member = Member {
+            connection: who.connection,
+            options: item.options,
+            subscription_id: item.subscription_id,
+        };
+        let joined = home.send(Join { group, app: who.app, filter: item.filter.clone(), member });
+        Box::pin(async move { joined.await.unwrap_or(false) })
+    }
+
+    fn quit(&self, who: Subscriber, share: &Bytes, filter: &TopicFilter) -> Later<bool> {
+        let (group, home) = self.group(who.app, share, filter);
+        let left = home.send(Leave { group, connection: who.connection });
+        Box::pin(async move { left.await.unwrap_or(false) })
+    }
+
+    /// Asks router and groups at the same time; replies in the order of `items`.
+    fn add(&self, who: Subscriber, items: &[StoredSubscription]) -> Later<Vec<bool>> {
+        let plain = items.iter().filter(|item| item.share.is_none());
+        let plain: Vec<_> = plain
+            .map(|item| Subscription {
+                filter: item.filter.clone(),
+                options: item.options,
+                id: NonZeroU32::new(item.subscription_id),
+            })
+            .collect();
+        let routed = (!plain.is_empty()).then(|| {
+            self.router.send(Subscribe { connection: who.connection, app: who.app, items: plain })
+        });
+        let joins = items.iter().map(|item| {
+            let share = item.share.as_ref()?;
+            Some(self.join(who, item, share))
+        });
+        merge(joins.collect(), routed)
+    }
+}
+
+/// Replies of groups and of the router, in the order in which the items were given.
+fn merge<M>(
+    groups: Vec<Option<Later<bool>>>,
+    routed: Option<actix::dev::Request<TopicRouter, M>>,
+) -> Later<Vec<bool>>
+where
+    M: actix::Message<Result = Vec<bool>> + Send + 'static,
+    TopicRouter: actix::Handler<M>,
+{
+    Box::pin(async move {
+        let mut routed = match routed {
+            Some(request) => request.await.unwrap_or_default().into_iter(),
+            None => Vec::new().into_iter(),
+        };
+        let mut all = Vec::with_capacity(groups.len());
+        for group in groups {
+            all.push(match group {
+                Some(reply) => reply.await,
+                None => routed.next().unwrap_or(false),
+            });
+        }
+        all
+    })
+}
+
+impl Backend for Rc<Node> {
+    fn authenticate(&self, admission: &Admission, credentials: Credentials) -> Verdict {
+        self.authenticator.authenticate(admission, credentials)
+    }
+
+    fn session_key(&self, app: AppId, client_id: &str) -> SessionKey {
+        self.hash_key.session(app, client_id)
+    }
+
+    fn claim(&self, claim: Claim) -> Later<Result<Box<Claimed>, ClaimError>> {
+        let home = self.claim.get(usize::from(self.shard(claim.key).0));
+        let claimed = home.map(|home| home.send(claim));
+        Box::pin(async move {
+            match claimed {
+                Some(claimed) => claimed.await.unwrap_or(Err(ClaimError::Unavailable)),
+                None => Err(ClaimError::Unavailable),
+            }
+        })
+    }
+
+    fn release(&self, release: Release) -> Later<()> {
+        let home = self.release.get(usize::from(self.shard(release.key).0));
+        let released = home.map(|home| home.send(release));
+        Box::pin(async move {
+            if let Some(released) = released {
+                let _ = released.await;
+            }
+        })
+    }
+
+    fn submit(&self, session: SessionKey, command: Command) -> Later<Result<Reply, SubmitError>> {
+        let reply = self.appender.send(Submit { shard: self.shard(session), command });
+        Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unavailable)) })
+    }
+
+    fn page(
+        &self,
+        session: SessionKey,
+        epoch: Epoch,
+        after: Position,
+        messages: usize,
+        bytes: usize,
+    ) -> Later<Result<Page, PageError>> {
+        (self.read_page)(session, epoch, after, messages, bytes)
+    }
+
+    fn publish(&self, messages: &[Arc<Message>]) -> Published {
+        self.publisher.publish(messages)
+    }
+
+    fn subscribe(
+        &self,
+        who: Subscriber,
+        items: Vec<StoredSubscription>,
+        shared: usize,
+        filters_max: u32,
+    ) -> Later<Existing> {
+        let link = Worker::with(|worker| worker.find(who.connection)).flatten();
+        let have = shared + link.map_or(0, |link| link.filters());
+        let room = (filters_max as usize).saturating_sub(have);
+        if items.len() <= room {
+            let added = self.add(who, &items);
+            return Box::pin(async move { added.await.into_iter().map(Ok).collect() });
+        }
+        // Only the owners know which of them are new: those over the limit are taken back.
+        let (node, added) = (Self::clone(self), self.add(who, &items));
+        Box::pin(async move {
+            let added = added.await;
+            let mut room = room;
+            let keep = |new: &bool| {
+                let fits = !new || room > 0;
+                room -= usize::from(*new && fits);
+                fits
+            };
+            let kept: Vec<bool> = added.iter().map(keep).collect();
+            let over = items.into_iter().zip(&kept).filter(|(_, kept)| !**kept);
+            let over = over.map(|(item, _)| (item.share, item.filter)).collect();
+            node.unsubscribe(who, over).await;
+            let reply = |(new, kept)| if kept { Ok(new) } else { Err(FiltersFull) };
+            added.into_iter().zip(kept).map(reply).collect()
+        })
+    }
+
+    fn unsubscribe(
+        &self,
+        who: Subscriber,
+        items: Vec<(Option<Bytes>, TopicFilter)>,
+    ) -> Later<Vec<bool>> {
+        let plain = items.iter().filter(|(share, _)| share.is_none());
+        let filters: Vec<_> = plain.map(|(_, filter)| filter.clone()).collect();
+        let routed = (!filters.is_empty()).then(|| {
+            self.router.send(Unsubscribe { connection: who.connection, app: who.app, filters })
+        });
+        let quits = items.iter().map(|(share, filter)| {
+            let share = share.as_ref()?;
+            Some(self.quit(who, share, filter))
+        });
+        merge(quits.collect(), routed)
+    }
+
+    fn leave(&self, who: Subscriber, shared: Vec<(Bytes, TopicFilter)>) {
+        let left: Vec<_> =
+            shared.iter().map(|(share, filter)| self.quit(who, share, filter)).collect();
+        actix::spawn(async move {
+            join_all(left).await;
+        });
+    }
+
+    fn send_retained(&self, who: Subscriber, subscription: StoredSubscription) {
+        (self.send_retained)(who, subscription);
+    }
+}
