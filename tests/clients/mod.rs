@@ -1,0 +1,3 @@
+//! Real foreign clients.
+
+mod websocket;
