@@ -4,3 +4,6 @@ mod connect;
 mod publish_qos;
 mod subscribe;
 mod unsubscribe;
+mod retained;
+mod will;
+mod session;

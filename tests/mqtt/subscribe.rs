@@ -312,7 +312,7 @@ fn retain_as_published_keeps_the_flag_on_live_messages() {
         let names = Names::new();
         let mut client = broker().v5(&names.id("rap")).connect();
         let sub = Sub::new(&names.topic("a"), 1);
-        let sub = if as_published { sub.as_published() } else { sub };
+        let sub = if as_published { sub.keep_retain() } else { sub };
         client.subscribe_with(&[sub], &Props::new());
         client.retain(&names.topic("a"), "kept", 1);
         assert_eq!(client.expect_publish().retain, wanted);

@@ -94,7 +94,7 @@ impl Sub {
     }
 
     #[must_use]
-    pub(crate) fn as_published(mut self) -> Self {
+    pub(crate) fn keep_retain(mut self) -> Self {
         self.options |= 8;
         self
     }
