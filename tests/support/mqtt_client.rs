@@ -34,6 +34,8 @@ pub(crate) struct Client {
     wire: Box<dyn Wire>,
     pub(crate) version: Version,
     pub(crate) connack: Connack,
+    /// How long whatever must come may take.
+    pub(crate) patience: Duration,
     /// Answer PUBLISH and PUBREL as the specification wants.
     auto_ack: bool,
     bytes: Vec<u8>,
@@ -62,6 +64,7 @@ impl Client {
             wire,
             version: dial.connect.version,
             connack: Connack { present: false, code: 0xFF, props: Props::new() },
+            patience: PATIENCE,
             auto_ack: dial.auto_ack,
             bytes: Vec::new(),
             read_to: 0,
@@ -75,7 +78,7 @@ impl Client {
 
     /// Reads CONNACK, which must be the first packet.
     pub(super) fn read_connack(&mut self) {
-        match self.receive(PATIENCE) {
+        match self.receive(self.patience) {
             Received::Packet(Packet::Connack { present, code, props }) => {
                 self.connack = Connack { present, code, props };
             }
@@ -184,7 +187,7 @@ impl Client {
         }
         let start = now();
         loop {
-            let left = PATIENCE.saturating_sub(start.elapsed());
+            let left = self.patience.saturating_sub(start.elapsed());
             match self.read_packet(left) {
                 Received::Packet(packet) => match pick(&packet) {
                     Some(found) => return found,
@@ -207,7 +210,7 @@ impl Client {
 
     /// Returns the next packet, whatever it is.
     pub(crate) fn expect_next(&mut self) -> Packet {
-        match self.receive(PATIENCE) {
+        match self.receive(self.patience) {
             Received::Packet(packet) => packet,
             other => panic!("wanted a packet, got {other:?}"),
         }
@@ -261,7 +264,7 @@ impl Client {
 
     /// A CONNECT that cannot be accepted: CONNACK with one of these codes and close, or just close.
     pub(crate) fn expect_refusal_or_close(&mut self, codes: &[u8]) {
-        match self.receive(PATIENCE) {
+        match self.receive(self.patience) {
             Received::Packet(Packet::Connack { present, code, .. }) => {
                 assert!(codes.contains(&code), "wanted one of {codes:x?}, got {code:#x}");
                 assert!(!present);
@@ -276,7 +279,7 @@ impl Client {
     pub(crate) fn expect_closed(&mut self) {
         let start = now();
         loop {
-            match self.receive(PATIENCE.saturating_sub(start.elapsed())) {
+            match self.receive(self.patience.saturating_sub(start.elapsed())) {
                 Received::Packet(_) => {}
                 Received::Closed => return,
                 Received::Nothing => panic!("the server keeps the connection open"),
