@@ -179,3 +179,18 @@ pub const REPORT_DELAY: Duration = Duration::from_millis(50);
 
 /// How long a reader rests after the shard could not be asked.
 pub const READER_RETRY: Duration = Duration::from_millis(200);
+
+
+// ---- shard ----
+
+/// Ids of stored messages that a shard remembers to recognise a double (ONCE).
+pub const DEDUP_IDS_MAX: usize = 65_536;
+/// Positions beyond its cursor that a session remembers as acknowledged; a reader keeps its window of
+/// QoS 2 deliveries below it.
+pub const BEYOND_MAX: usize = 8_192;
+/// Index items that one acknowledgement may trim; the rest is left to `Tick`.
+pub const TRIM_INLINE_ITEMS: u32 = 1_024;
+/// Readers of a log beyond which it is trimmed by `Tick` only, and full sessions lose an eighth at once.
+pub const WIDE_LOG_MEMBERS: usize = 64;
+/// When a due will is handed out again if nobody has said that it is published.
+pub const WILL_RETRY: Duration = Duration::from_secs(5);

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use super::encoding::{
+    DecodeBatchError, decode_batch, decode_replies, encode_batch, encode_replies,
+};
 use crate::model::{
     id::{AppId, Epoch, MessageId, Position, SessionKey},
     message::{Message, Qos},
@@ -293,16 +296,4 @@ pub struct RetainedPage {
     pub messages: Vec<(Position, Arc<Message>)>,
     /// Topic to go on after; `None`: that was all.
     pub next: Option<TopicName>,
-}
-pub fn encode_batch(commands: &[Command]) -> Bytes {
-    Bytes::from(bincode::serialize(commands).unwrap_or_default())
-}
-pub fn decode_batch(bytes: &Bytes) -> Result<Vec<Command>, bincode::Error> {
-    bincode::deserialize(bytes)
-}
-pub fn encode_replies(commands: &[Reply]) -> Bytes {
-    Bytes::from(bincode::serialize(commands).unwrap_or_default())
-}
-pub fn decode_replies(bytes: &Bytes) -> Result<Vec<Reply>, bincode::Error> {
-    bincode::deserialize(bytes)
 }

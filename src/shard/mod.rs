@@ -1,3 +1,19 @@
 //! Durable state of one shard: commands in, replies and facts out, on an ordered key-value store.
+//!
+//! ```text
+//! actors ── encode_batch ──► Raft entry ──► machine ──► state (the only writer) ──► store
+//!        ◄── decode_replies ──────────────────┘ └── facts ──►     queries ◄──────────┘
+//! ```
 
 pub mod command;
+pub mod encoding;
+pub mod machine;
+pub mod query;
+pub mod memory_store;
+mod state;
+mod key;
+mod record;
+mod body;
+mod index;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! What can be asked of a shard without writing: pages of queues, retained messages, users, counts.
+//!
+//! - Takes: the machine and its store, as they are between two entries. Gives: plain values.
+//! - Bound: every answer has a limit, and so has the work for it; who wants more asks again.
+
+use hongqiao_cluster::machine::Store;
+
+use super::{
+    command::Holder,
+    key,
+    machine::ShardMachine,
+    record::{AppRecord, Record as _, SessionRecord, UserRecord},
+};
+use crate::model::id::{AppId, SessionKey};
+
+mod page;
+mod retained;
+
+pub use page::{Fenced, PageLimits, page};
+pub use retained::retained;
+
+/// One durable session, as homes and metrics see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionView {
+    /// Which.
+    pub key: SessionKey,
+    /// Tenant.
+    pub app: AppId,
+    /// Client id.
+    pub client_id: String,
+    /// Who owns it now.
+    pub holder: Option<Holder>,
+    /// Messages that wait for it; see [`QueueDepth`].
+    pub depth: QueueDepth,
+}
+
+/// What waits behind a cursor. A message that matches two filters of a session counts twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// Messages.
+    pub messages: u64,
+    /// Bytes of their topics, properties and payloads.
+    pub bytes: u64,
+}
+
+/// What a shard holds, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Durable sessions.
+    pub sessions: u64,
+    /// Logs of filters and of single sessions.
+    pub logs: u64,
+}
+
+/// Lists durable sessions in the order of their keys, after `after`, at most `limit`.
+#[must_use]
+pub fn sessions_durable(
+    machine: &ShardMachine,
+    store: &dyn Store,
+    after: Option<SessionKey>,
+    limit: usize,
+) -> Vec<SessionView> {
+    let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+    let found = machine.state.by_key.range((from, std::ops::Bound::Unbounded)).take(limit);
+    found
+        .filter_map(|(&key, &at)| {
+            let stored = store.get(&key::of_session(key, key::SESSION, &[]))?;
+            let record = SessionRecord::from_bytes(&stored)?;
+            let depth = depth_at(machine, at);
+            let SessionRecord { app, client_id, holder, .. } = record;
+            Some(SessionView { key, app, client_id, holder, depth })
+        })
+        .collect()
+}
+
+/// Returns what waits for a session; `None` if there is no such durable session.
+#[must_use]
+pub fn queue_depth(machine: &ShardMachine, key: SessionKey) -> Option<QueueDepth> {
+    machine.state.by_key.get(&key).map(|&at| depth_at(machine, at))
+}
+
+/// Counts what the shard holds.
+#[must_use]
+pub fn totals(machine: &ShardMachine) -> Totals {
+    let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
+    Totals { sessions: count(machine.state.sessions.len()), logs: count(machine.state.logs.len()) }
+}
+
+/// Tells whether a `Tick` at `now_ms` would find anything to do.
+#[must_use]
+pub fn is_due(machine: &ShardMachine, store: &dyn Store, now_ms: u64) -> bool {
+    let (from, to) = key::deadlines_until(now_ms);
+    !machine.state.trims.is_empty() || !store.scan(&from, &to, 1).is_empty()
+}
+
+/// Returns the password hash of a user.
+#[must_use]
+pub fn user(store: &dyn Store, app: AppId, name: &str) -> Option<String> {
+    let stored = store.get(&key::user(app, name))?;
+    Some(UserRecord::from_bytes(&stored)?.password_hash)
+}
+
+/// Returns the number of an app.
+#[must_use]
+pub fn app(store: &dyn Store, name: &str) -> Option<AppId> {
+    let stored = store.get(&key::app_by_name(name))?;
+    Some(AppRecord::from_bytes(&stored)?.0)
+}
+
+/// Lists all apps by their numbers.
+#[must_use]
+pub fn apps(store: &dyn Store) -> Vec<(AppId, String)> {
+    const APPS_PER_SCAN: usize = 1_024;
+    let (mut from, to) = key::all(b'I');
+    let mut apps = Vec::new();
+    loop {
+        let found = store.scan(&from, &to, APPS_PER_SCAN);
+        apps.extend(found.iter().filter_map(|(key, name)| {
+            let app = AppId(u32::from_be_bytes(*key.last_chunk::<4>()?));
+            Some((app, String::from_utf8_lossy(name).into_owned()))
+        }));
+        match found.last() {
+            Some((last, _)) if found.len() == APPS_PER_SCAN => from = key::after(last),
+            _ => return apps,
+        }
+    }
+}
+
+fn depth_at(machine: &ShardMachine, at: usize) -> QueueDepth {
+    let waiting = machine.state.waiting(at);
+    QueueDepth { messages: waiting.messages, bytes: waiting.bytes }
+}

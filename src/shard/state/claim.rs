@@ -1,0 +1,254 @@
+//! A CONNECT takes a session: epoch + 1, new holder, and all that is known of it.
+//!
+//! - Takes: `Claim`. Gives: `Claimed`, truthful about what is present (SESSION-TRUE).
+//! - FENCED: epochs of a shard only grow, over the end of a session too: they are made from the place in
+//!   the log, so what an earlier life of the session still sends is refused.
+//! - Source: MQTT 5.0 sections 3.1.2.4, 3.1.2.5, 3.1.2.11.2, 4.1.
+
+use super::{Entry, Session, State};
+use crate::{
+    model::{
+        id::{AppId, Epoch, Position, SessionKey},
+        message::Qos,
+    },
+    shard::{
+        command::{Claimed, Command, Holder, InflightOut, OutState, Reply, StoredSubscription},
+        key::{self, Due},
+        record::{
+            InRecord, InflightRecord, OutRecord, Record as _, SessionRecord, SubscriptionRecord,
+            WillRecord,
+        },
+    },
+};
+
+/// Records of a session that are read at once.
+pub(super) const SCAN_RECORDS: usize = 1_024;
+
+impl State {
+    pub(super) fn claim(&mut self, entry: &mut Entry<'_>, command: Command) -> Reply {
+        let Command::Claim { key, app, client_id, clean_start, expiry_secs, will, holder, now_ms } =
+            command
+        else {
+            return Reply::Fenced;
+        };
+        let mut previous_holder = None;
+        if let Some(&at) = self.by_key.get(&key) {
+            previous_holder = self.sessions[at].holder;
+            if clean_start || self.is_ended(entry, at, now_ms) {
+                self.end_session(entry, at, now_ms);
+            }
+        }
+        let present = self.by_key.get(&key).copied();
+        if present.is_none() && expiry_secs == 0 {
+            return Reply::Claimed(Box::new(Claimed { previous_holder, ..Claimed::default() }));
+        }
+        let at = match present {
+            Some(at) => {
+                self.settle_old_will(entry, at, now_ms);
+                at
+            }
+            None => self.new_session(entry, key, app, client_id),
+        };
+        let epoch = self.next_epoch(entry, at);
+        if let Some(will) = will {
+            let record = WillRecord { will: *will, due_ms: None, deadline_ms: None };
+            entry.store.put(key::will(key, epoch), record.to_bytes());
+            self.take(entry, at, epoch, expiry_secs, holder, Some(epoch));
+        } else {
+            self.take(entry, at, epoch, expiry_secs, holder, None);
+        }
+        let mut claimed = self.describe(entry, at);
+        claimed.previous_holder = previous_holder;
+        claimed.session_present = present.is_some();
+        Reply::Claimed(Box::new(claimed))
+    }
+
+    /// Tells whether a session's time is over although no `Tick` has ended it yet.
+    fn is_ended(&self, entry: &Entry<'_>, at: usize, now_ms: u64) -> bool {
+        let session = &self.sessions[at];
+        let record = session_record(entry, session.key);
+        record.and_then(|record| record.deadline_ms).is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    /// A will that is not due yet is cancelled by coming back; one without delay is due when its
+    /// connection is taken over.
+    fn settle_old_will(&mut self, entry: &mut Entry<'_>, at: usize, now_ms: u64) {
+        let key = self.sessions[at].key;
+        let Some(epoch) = session_record(entry, key).and_then(|record| record.will) else { return };
+        let Some(record) = super::read::<WillRecord>(&*entry.store, &key::will(key, epoch)) else {
+            return;
+        };
+        let is_due = match record.due_ms {
+            Some(due_ms) => due_ms <= now_ms,
+            None => record.will.delay_secs == 0,
+        };
+        if is_due {
+            self.arm_will(entry, key, epoch, now_ms);
+        } else {
+            drop_will(entry, key, epoch);
+        }
+    }
+
+    fn new_session(
+        &mut self,
+        entry: &mut Entry<'_>,
+        key: SessionKey,
+        app: AppId,
+        client_id: String,
+    ) -> usize {
+        let record = SessionRecord {
+            app,
+            client_id,
+            epoch: Epoch(0),
+            expiry_secs: 0,
+            holder: None,
+            deadline_ms: None,
+            will: None,
+            private_log: None,
+        };
+        entry.store.put(key::of_session(key, key::SESSION, &[]), record.to_bytes());
+        self.add_session(key, &record)
+    }
+
+    /// Puts a session into memory.
+    pub(super) fn add_session(&mut self, key: SessionKey, record: &SessionRecord) -> usize {
+        let at = self.sessions.insert(Session {
+            key,
+            app: record.app,
+            epoch: record.epoch,
+            holder: record.holder,
+            cursor: Position::START,
+            beyond: Vec::new(),
+            skips: None,
+            subs: Vec::new(),
+            private_log: record.private_log,
+            subscriptions: 0,
+            quiet: 0,
+            stamp: 0,
+        });
+        self.by_key.insert(key, at);
+        at
+    }
+
+    fn next_epoch(&self, entry: &Entry<'_>, at: usize) -> Epoch {
+        let command = u64::try_from(entry.replies.len()).unwrap_or(0) & 0xffff;
+        let here = entry.index.wrapping_shl(16) | command;
+        Epoch(here.max(self.sessions[at].epoch.0 + 1))
+    }
+
+    fn take(
+        &mut self,
+        entry: &mut Entry<'_>,
+        at: usize,
+        epoch: Epoch,
+        expiry_secs: u32,
+        holder: Holder,
+        will: Option<Epoch>,
+    ) {
+        let session = &mut self.sessions[at];
+        session.epoch = epoch;
+        session.holder = Some(holder);
+        let key = session.key;
+        self.update_record(entry, at, |record, entry| {
+            if let Some(at_ms) = record.deadline_ms.take() {
+                entry.store.delete(&key::deadline(at_ms, Due::Session(key)));
+            }
+            record.epoch = epoch;
+            record.holder = Some(holder);
+            record.expiry_secs = expiry_secs;
+            record.will = will;
+        });
+    }
+
+    /// Changes the stored head of a session.
+    pub(super) fn update_record(
+        &self,
+        entry: &mut Entry<'_>,
+        at: usize,
+        change: impl FnOnce(&mut SessionRecord, &mut Entry<'_>),
+    ) {
+        let key = self.sessions[at].key;
+        if let Some(mut record) = session_record(entry, key) {
+            change(&mut record, entry);
+            entry.store.put(key::of_session(key, key::SESSION, &[]), record.to_bytes());
+        }
+    }
+
+    /// Reads what a connection must know of a session.
+    fn describe(&self, entry: &mut Entry<'_>, at: usize) -> Claimed {
+        let session = &self.sessions[at];
+        let mut claimed = Claimed {
+            epoch: session.epoch,
+            cursor: session.cursor,
+            beyond: session.beyond.clone(),
+            ..Claimed::default()
+        };
+        let mut from = key::of_session(session.key, key::SUBSCRIPTION, &[]);
+        let to = key::of_session(session.key, key::WILL, &[]);
+        loop {
+            let found = entry.store.scan(&from, &to, SCAN_RECORDS);
+            for (key, value) in &found {
+                describe_record(&mut claimed, key, value);
+            }
+            match found.last() {
+                Some((last, _)) if found.len() == SCAN_RECORDS => from = key::after(last),
+                _ => break,
+            }
+        }
+        claimed.inflight.retain(|out| {
+            let is_done = out.position <= session.cursor
+                || session.beyond.binary_search(&out.position).is_ok();
+            out.state == OutState::Received || !is_done
+        });
+        claimed.inflight.sort_by_key(|out| (out.position, out.packet_id));
+        // From now on the connection knows; a crash of its node may forget these ids (QoS 1).
+        entry.store.delete(&key::of_session(session.key, key::INFLIGHT, &[]));
+        claimed
+    }
+}
+
+fn describe_record(claimed: &mut Claimed, key: &[u8], value: &[u8]) {
+    let Some((_, tag, rest)) = key::session_parts(key) else { return };
+    let packet_id = rest.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+    match tag {
+        key::SUBSCRIPTION => {
+            claimed.subscriptions.extend(SubscriptionRecord::from_bytes(value).map(|record| {
+                StoredSubscription {
+                    filter: record.filter,
+                    share: record.share,
+                    options: record.options,
+                    subscription_id: record.subscription_id,
+                }
+            }));
+        }
+        key::OUT => claimed.inflight.extend(OutRecord::from_bytes(value).map(|record| {
+            let OutRecord { position, state } = record;
+            InflightOut { packet_id, position, qos: Qos::ExactlyOnce, state }
+        })),
+        key::INFLIGHT => {
+            if let Some(InflightRecord(inflight)) = InflightRecord::from_bytes(value) {
+                claimed.inflight.extend(inflight);
+            }
+        }
+        key::INCOMING => {
+            let record = InRecord::from_bytes(value);
+            claimed.incoming.extend(record.map(|InRecord(id)| (packet_id, id)));
+        }
+        _ => {}
+    }
+}
+
+pub(super) fn session_record(entry: &Entry<'_>, key: SessionKey) -> Option<SessionRecord> {
+    super::read(&*entry.store, &key::of_session(key, key::SESSION, &[]))
+}
+
+/// Forgets a will and its deadline.
+pub(super) fn drop_will(entry: &mut Entry<'_>, key: SessionKey, epoch: Epoch) {
+    let stored = key::will(key, epoch);
+    if let Some(record) = super::read::<WillRecord>(&*entry.store, &stored)
+        && let Some(at_ms) = record.deadline_ms
+    {
+        entry.store.delete(&key::deadline(at_ms, Due::Will(key, epoch)));
+    }
+    entry.store.delete(&stored);
+}

@@ -1,0 +1,4 @@
+//! Tests of the shard as a whole: commands through the encoding, pages through the query.
+
+mod support;
+mod queues;
