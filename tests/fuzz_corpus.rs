@@ -1,5 +1,7 @@
 //! Replays the seed corpus of every fuzz target, so that a crash once found stays fixed.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "fuzz/bodies/mqtt.rs"]
 mod mqtt;
 

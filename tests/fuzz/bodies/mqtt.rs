@@ -22,7 +22,7 @@ const LIMITS: DecodeLimits = DecodeLimits {
 };
 
 /// Feeds `data` to the server's decoder of `dialect`.
-pub fn server(dialect: Dialect, data: &[u8]) {
+pub(crate) fn server(dialect: Dialect, data: &[u8]) {
     let front = fronts()[dialect as usize];
     let mut bytes = Bytes::copy_from_slice(data);
     while let Ok(decoded) = front.decode(&bytes, &LIMITS) {
@@ -60,7 +60,7 @@ fn round_trip(dialect: Dialect, inbound: &Inbound) {
 }
 
 /// Feeds `data` to the client's decoder.
-pub fn client(client: Client, data: &[u8]) {
+pub(crate) fn client(client: Client, data: &[u8]) {
     let mut bytes = Bytes::copy_from_slice(data);
     while let Ok(DecodedFromServer::Packet { consumed, .. }) = client.decode(&bytes, &LIMITS) {
         assert!(consumed >= 2 && consumed <= bytes.len());

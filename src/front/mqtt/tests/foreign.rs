@@ -16,9 +16,9 @@ use proptest::{collection::vec, prelude::*};
 use rmqtt_codec::{v3 as rmqtt_v4, v5 as rmqtt_v5};
 
 use super::{
-    V5, block, generate, packet, text,
-    round_trip::{client, reader_of, written},
-    try_decode,
+    V5, block, generate, packet,
+    round_trip::{reader_of, written},
+    text, try_decode,
 };
 use crate::model::wire::{Decoded, Dialect, Inbound};
 
