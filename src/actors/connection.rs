@@ -448,3 +448,6 @@ impl Actor for Connection {
         self.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests;
