@@ -5,11 +5,14 @@
 //! - Blocks: for as long as the command runs.
 #![expect(clippy::print_stdout, reason = "commands answer on standard output")]
 
-mod check_config;
-mod completions;
 mod config_args;
+mod admin_client;
 mod serve;
+mod check_config;
+mod user;
+mod backup;
 mod version;
+mod completions;
 
 use std::process::ExitCode;
 
@@ -38,6 +41,9 @@ struct Arguments {
 enum Command {
     Serve(serve::Arguments),
     CheckConfig(check_config::Arguments),
+    User(user::Arguments),
+    Backup(backup::BackupArguments),
+    Restore(backup::RestoreArguments),
     Version(version::Arguments),
     Completions(completions::Arguments),
 }
@@ -50,6 +56,9 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::User(arguments) => user::run(arguments),
+        Command::Backup(arguments) => backup::backup(arguments),
+        Command::Restore(arguments) => backup::restore(arguments),
         Command::Version(arguments) => version::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };

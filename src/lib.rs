@@ -7,6 +7,8 @@ pub mod limits;
 pub mod clock;
 pub mod error;
 pub mod config;
+pub mod data_folder;
+pub mod banner;
 pub mod logging;
 pub mod metrics;
 pub mod model;

@@ -93,6 +93,9 @@ pub const APP_NAME_BYTES_MAX: usize = 128;
 
 // ---- HTTP ----
 
+/// How often a caller hears that its backup goes on.
+pub const BACKUP_PULSE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5_000 });
+
 /// Largest head (request line and headers) of an HTTP request; fixed by `actix-http`.
 pub const HTTP_HEAD_BYTES_MAX: usize = 128 * 1_024;
 
@@ -128,11 +131,6 @@ pub const CONNECTION_MAILBOX_MESSAGES: usize = 8;
 pub const ROUTER_MAILBOX_MESSAGES: usize = 1_024;
 /// Bytes of a payload from which receivers share it instead of getting a copy behind their packet id.
 pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2 * 1024;
-
-/// Connections that the kernel holds for a listener before they are accepted.
-pub const LISTEN_BACKLOG: i32 = 4_096;
-/// Connections that a listener takes before other tasks of its thread have their turn.
-pub const ACCEPTS_PER_POLL: usize = 64;
 
 const _: () = assert!(READ_BYTES_MIN <= READ_BYTES);
 

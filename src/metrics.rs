@@ -6,6 +6,7 @@
 //! - Source: OpenMetrics 1.0. A plain sum at the scrape costs the threads that count nothing.
 
 mod process;
+mod snapshot;
 
 use std::fmt;
 
@@ -16,69 +17,16 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use self::process::ProcessUsage;
+pub use self::{
+    process::ProcessUsage,
+    snapshot::{Latencies, Snapshot},
+};
 
 /// Media type of [`Snapshot::to_text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Upper bounds of the buckets of a latency histogram, in seconds; one more bucket is endless.
-pub const LATENCY_BOUNDS_SECS: [f64; 15] =
-    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0];
-
 /// One number and its label values, in the order of its metric's labels.
 pub type Sample = (Vec<&'static str>, f64);
-
-/// Durations that were counted in the buckets of [`LATENCY_BOUNDS_SECS`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Latencies {
-    /// How many fell into each bucket (not cumulative); the last one is endless.
-    pub buckets: [u64; LATENCY_BOUNDS_SECS.len() + 1],
-    /// Their sum.
-    pub sum_secs: f64,
-}
-
-/// What a node counts. `in` and `out` are seen from the server.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Snapshot {
-    /// Connections open now.
-    pub connections: u64,
-    /// Connections opened since the start.
-    pub connections_opened: u64,
-    /// Connections refused before CONNECT was read, because the listener had its limit.
-    pub connections_refused: u64,
-    /// PUBLISH packets from clients, by QoS.
-    pub messages_in: [u64; 3],
-    /// PUBLISH packets to clients, by QoS.
-    pub messages_out: [u64; 3],
-    /// Bytes read from clients.
-    pub bytes_in: u64,
-    /// Bytes written to clients.
-    pub bytes_out: u64,
-    /// Messages that did not reach a receiver, by cause.
-    pub dropped: Vec<(&'static str, u64)>,
-    /// System calls that wrote to clients.
-    pub socket_writes: u64,
-    /// Handlers that panicked.
-    pub panics: u64,
-    /// Subscriptions of connected clients.
-    pub subscriptions: u64,
-    /// Durable sessions, connected or not.
-    pub sessions: u64,
-    /// Retained messages.
-    pub retained_messages: u64,
-    /// Messages in the logs of durable sessions, each counted once however many wait for it.
-    pub queue_messages: u64,
-    /// Their bytes.
-    pub queue_bytes: u64,
-    /// Durable commands that wait for a commit.
-    pub commands_waiting: u64,
-    /// Durable writes that were refused, by cause.
-    pub writes_refused: Vec<(&'static str, u64)>,
-    /// Time from the first waiting append to its flush.
-    pub flush: Latencies,
-    /// The process.
-    pub process: ProcessUsage,
-}
 
 use Kind::{Counter, Gauge, Histogram};
 
@@ -128,7 +76,7 @@ const fn metric(
 }
 
 /// All metrics, in the order of the page.
-pub const METRICS: [Metric; 23] = [
+pub const METRICS: [Metric; 31] = [
     metric(
         "hongqiao_build",
         "",
@@ -241,6 +189,62 @@ pub const METRICS: [Metric; 23] = [
         &[],
         "Time of one flush of the write-ahead log",
         Histogram(|s| &s.flush),
+    ),
+    metric(
+        "hongqiao_log_written",
+        "bytes",
+        &[],
+        "Bytes written to the write-ahead log",
+        Counter(|s| one(s.log_written_bytes)),
+    ),
+    metric(
+        "hongqiao_log",
+        "bytes",
+        &[],
+        "Bytes that the write-ahead log takes on disk",
+        Gauge(|s| one(s.log_bytes)),
+    ),
+    metric(
+        "hongqiao_table",
+        "bytes",
+        &[],
+        "Bytes applied but not in a checkpoint yet",
+        Gauge(|s| one(s.table_bytes)),
+    ),
+    metric(
+        "hongqiao_state",
+        "bytes",
+        &[],
+        "Bytes that the state takes on disk",
+        Gauge(|s| one(s.state_bytes)),
+    ),
+    metric(
+        "hongqiao_checkpoints",
+        "",
+        &[],
+        "Checkpoints of the state",
+        Counter(|s| one(s.checkpoints)),
+    ),
+    metric(
+        "hongqiao_checkpoint",
+        "seconds",
+        &[],
+        "Time that checkpoints took together",
+        Counter(|s| vec![(Vec::new(), s.checkpoint_secs)]),
+    ),
+    metric(
+        "hongqiao_disk_retries",
+        "",
+        &[],
+        "Times that a failing disk was tried again",
+        Counter(|s| one(s.disk_retries)),
+    ),
+    metric(
+        "hongqiao_disk_writable",
+        "",
+        &[],
+        "1 while the disk takes durable writes, else 0",
+        Gauge(|s| one(s.disk_writable.into())),
     ),
     metric(
         "process_resident_memory",
@@ -381,9 +385,10 @@ fn write_histogram(
         unit.as_ref(),
         MetricType::Histogram,
     )?;
-    let bounds = LATENCY_BOUNDS_SECS.into_iter().chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(latencies.buckets).collect();
-    let count = latencies.buckets.iter().sum();
+    // The encoder writes its greatest number as +Inf.
+    let buckets: Vec<(f64, u64)> =
+        latencies.buckets.iter().map(|(bound, count)| (bound.min(f64::MAX), *count)).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
     family.encode_histogram::<[(&str, &str); 0]>(latencies.sum_secs, count, &buckets, None)
 }
 
@@ -401,9 +406,7 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        let mut buckets = [0; LATENCY_BOUNDS_SECS.len() + 1];
-        buckets[1] = 3;
-        buckets[15] = 1;
+        let buckets = vec![(0.0001, 0), (0.0002, 3), (5.0, 0), (f64::INFINITY, 1)];
         let snapshot = Snapshot {
             connections: 7,
             messages_in: [1, 2, 3],

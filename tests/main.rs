@@ -14,3 +14,5 @@
 mod support;
 mod mqtt;
 mod clients;
+mod cli;
+mod tidy;

@@ -13,10 +13,16 @@ use actix_web::{
     middleware::{Next, from_fn},
     web,
 };
+use bytes::Bytes;
+use futures_util::stream;
 use serde::Deserialize;
+use tokio::{task::JoinError, time::timeout};
 
 use super::{AdminError, HttpState, Problem};
-use crate::auth::{UserName, hash_password};
+use crate::{
+    auth::{UserName, hash_password},
+    limits,
+};
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(
@@ -81,7 +87,9 @@ struct Backup {
     folder: PathBuf,
 }
 
-/// Answers when the backup is whole, however long that takes.
+/// A backup that fails early is answered with its own status. One that takes longer is answered with
+/// a line feed now and then, so that nobody takes the connection for dead, and with a last line:
+/// `{"status":"done"}`, or a problem.
 async fn backup(
     state: web::Data<HttpState>,
     body: web::Json<Backup>,
@@ -91,13 +99,32 @@ async fn backup(
         return Err(Problem::new(StatusCode::BAD_REQUEST, "folder must be an absolute path"));
     }
     // A task of its own: a caller that goes away does not leave half a backup.
-    let work = actix_rt::spawn(state.node.backup(folder));
-    let result = work.await.unwrap_or(Err(AdminError::Unknown));
+    let mut work = actix_rt::spawn(state.node.backup(folder));
+    if let Ok(result) = timeout(limits::BACKUP_PULSE, &mut work).await {
+        outcome(result)?;
+        return Ok(HttpResponse::Ok().json(done()));
+    }
+    let pulses = stream::unfold(Some(work), async |work| {
+        let mut work = work?;
+        let line = match timeout(limits::BACKUP_PULSE, &mut work).await {
+            Err(_) => return Some((Ok::<_, Error>(Bytes::from_static(b"\n")), Some(work))),
+            Ok(result) => outcome(result).map_or_else(|problem| problem.to_json(), |()| done()),
+        };
+        Some((Ok(Bytes::from(format!("{line}\n"))), None))
+    });
+    Ok(HttpResponse::Ok().content_type("application/json").streaming(Box::pin(pulses)))
+}
+
+fn done() -> serde_json::Value {
+    serde_json::json!({ "status": "done" })
+}
+
+fn outcome(result: Result<Result<(), AdminError>, JoinError>) -> Result<(), Problem> {
+    let result = result.unwrap_or(Err(AdminError::Unknown));
     result.map_err(|error| {
         tracing::warn!(%error, "backup failed");
         refused(&error)
-    })?;
-    Ok(HttpResponse::NoContent().finish())
+    })
 }
 
 fn bad_request(error: &dyn std::error::Error) -> Problem {

@@ -1,6 +1,6 @@
 //! Tests of the routes on a node that only remembers what it was asked.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use actix_web::{
     http::{Method, StatusCode, header},
@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::{auth::UserName, metrics::Snapshot};
+use crate::{auth::UserName, limits, metrics::Snapshot};
 
 const LOOPBACK: &str = "127.0.0.1:40000";
 
@@ -19,6 +19,7 @@ struct FakeNode {
     not_ready: Option<String>,
     users: Mutex<Vec<(String, String)>>,
     backup: Option<AdminError>,
+    backup_takes: Duration,
     folders: Mutex<Vec<PathBuf>>,
 }
 
@@ -38,7 +39,11 @@ impl NodeApi for FakeNode {
 
     fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<(), AdminError>> {
         self.folders.lock().push(folder);
-        Box::pin(std::future::ready(self.backup.clone().map_or(Ok(()), Err)))
+        let (takes, outcome) = (self.backup_takes, self.backup.clone().map_or(Ok(()), Err));
+        Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            outcome
+        })
     }
 }
 
@@ -195,7 +200,7 @@ async fn put_user_stores_a_hash_and_refuses_bad_bodies() {
 async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
     let refused = AdminError::Refused("/b is not an empty folder".into());
     for (folder, outcome, status) in [
-        ("/b", None, StatusCode::NO_CONTENT),
+        ("/b", None, StatusCode::OK),
         ("b", None, StatusCode::BAD_REQUEST),
         ("/b", Some(refused), StatusCode::CONFLICT),
         ("/b", Some(AdminError::Busy), StatusCode::CONFLICT),
@@ -208,5 +213,23 @@ async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
         assert_eq!(answer.status, status, "{:?}", answer.body);
         let asked = node.folders.lock().clone();
         assert_eq!(asked.is_empty(), status == StatusCode::BAD_REQUEST);
+    }
+}
+
+#[actix_web::test]
+async fn backup_that_takes_long_sends_pulses_and_then_its_outcome() {
+    for (outcome, last) in
+        [(None, r#"{"status":"done"}"#), (Some(AdminError::Unknown), r#""status":503"#)]
+    {
+        let takes = limits::BACKUP_PULSE * 3;
+        let (state, _) =
+            state(FakeNode { backup: outcome, backup_takes: takes, ..FakeNode::default() });
+        let request = admin(&state, Method::POST, "/api/v1/admin/backup");
+        let request = request.set_json(serde_json::json!({ "folder": "/b" }));
+        let answer = ask(&state, request).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        let body = answer.body.unwrap();
+        assert!(body.starts_with('\n'), "{body:?}");
+        assert!(body.trim().contains(last) && body.trim().lines().count() == 1, "{body:?}");
     }
 }

@@ -1,0 +1,95 @@
+# Every command that people and CI run. `make help` lists them.
+# A target whose tool is missing says how to get it and fails; none passes silently.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+CARGO ?= cargo
+ARGS ?=
+# Kills in `make crash`, seconds of each target in `make fuzz`.
+ROUNDS ?= 50
+SECONDS_EACH ?= 60
+# A copy of the Eclipse paho interoperability suite for `make interop`.
+SUITE ?=
+
+need = command -v $(1) >/dev/null || { echo "$(1) is missing; get it with: $(2)" >&2; exit 1; }
+
+.PHONY: help
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-14s %s\n", $$1, $$2 }'
+
+.PHONY: run
+run: ## Builds in release mode and starts a node (ARGS="--data DIR --set key=value")
+	$(CARGO) build --release --locked --bin hongqiao
+	exec target/release/hongqiao serve $(ARGS)
+
+.PHONY: build
+build: ## Builds the release binary, target/release/hongqiao
+	$(CARGO) build --release --locked --bin hongqiao
+
+.PHONY: tools
+tools: ## Installs what the tests need: brokers and clients from Debian, PyPI and npm
+	tests/install
+
+.PHONY: test
+test: tools ## Installs what tests need and runs them all, doc tests too
+	if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run --workspace --locked --lib --bins --examples; \
+	else \
+		$(CARGO) test --workspace --locked --lib --bins --examples; \
+	fi
+	$(CARGO) test --workspace --locked --test '*'
+	$(CARGO) test --workspace --locked --doc
+
+.PHONY: verify
+verify: ## The gate, same as CI: format, lints, docs, tests; changes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	$(MAKE) test
+
+.PHONY: fix
+fix: ## The writing twin of verify: formats and applies lints
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+.PHONY: doc
+doc: ## Builds the documentation of the code, target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+
+.PHONY: crash
+crash: ## Kills a loaded node at random ROUNDS times and checks that nothing acknowledged is lost
+	$(CARGO) build --release --locked --bin hongqiao
+	HONGQIAO_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test main -- --nocapture crash
+
+.PHONY: fuzz
+fuzz: ## Fuzzes each decoder for SECONDS_EACH seconds
+	tests/fuzz/run $(SECONDS_EACH)
+
+.PHONY: bench
+bench: ## Runs the benches that print a ratio (ARGS=NAME for one)
+	$(CARGO) bench --workspace --locked $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: ## Runs the same load against mosquitto, nats-server, rumqttd and Hongqiao
+	benches/peers/run $(ARGS)
+
+.PHONY: bench-million
+bench-million: ## One million connection actors over an in-memory transport
+	$(CARGO) bench --locked --bench million $(ARGS)
+
+.PHONY: deny
+deny: ## Checks licences, sources and duplicates of dependencies
+	@$(call need,cargo-deny,cargo install --locked cargo-deny)
+	$(CARGO) deny --all-features check bans licenses sources
+	@$(CARGO) deny --all-features check advisories || { \
+		echo "the advisories were not checked or one applies; see above" >&2; exit 1; }
+
+.PHONY: interop
+interop: ## Runs the Eclipse paho interoperability suite (SUITE=DIR, a copy you bring)
+	@test -n "$(SUITE)" || { echo "set SUITE=DIR to a copy of the Eclipse paho.mqtt.testing repository" >&2; exit 1; }
+	@test -f "$(SUITE)/interoperability/client_test5.py" || { echo "$(SUITE) holds no interoperability/client_test5.py" >&2; exit 1; }
+	$(CARGO) build --release --locked --bin hongqiao
+	tests/interop "$(SUITE)"

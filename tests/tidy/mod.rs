@@ -1,0 +1,200 @@
+//! Rules of the repository that a machine can check.
+//!
+//! - Takes: the sources as text. Gives: a list of offences; a test fails unless it is empty.
+//! - `OFFENDERS` names files that broke a rule when the rule was written. It may only shrink: a file on
+//!   it that breaks the rule no longer must be taken off.
+
+mod documents;
+mod imports;
+mod source;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use source::Source;
+
+/// (rule, path) of old offenders.
+const OFFENDERS: [(&str, &str); 2] =
+    [("file size", "src/actors/link/output.rs"), ("file size", "src/model/reader.rs")];
+
+const FILE_LINES_MAX: usize = 500;
+const TEST_FILE_LINES_MAX: usize = 700;
+const FUNCTION_LINES_MAX: usize = 60;
+const TEST_LINES_MAX: usize = 200;
+
+/// One file that breaks one rule.
+struct Offence {
+    path: String,
+    detail: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Finds files of the repository with this ending, in path order; generated folders are left out.
+fn files(folder: &str, ending: &str) -> Vec<PathBuf> {
+    fn walk(folder: &Path, ending: &str, found: &mut Vec<PathBuf>) {
+        const GENERATED: [&str; 5] = ["target", "data", "node_modules", "corpus", "artifacts"];
+        let Ok(entries) = fs::read_dir(folder) else { return };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                if !name.starts_with('.') && !GENERATED.contains(&name.as_str()) {
+                    walk(&path, ending, found);
+                }
+            } else if name.ends_with(ending) {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), ending, &mut found);
+    found.sort();
+    found
+}
+
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned()
+}
+
+/// Product sources: the server and the cluster crate.
+fn product() -> Vec<Source> {
+    let paths = files("src", ".rs").into_iter().chain(files("cluster/src", ".rs"));
+    let sources: Vec<Source> = paths.map(|path| Source::read(&path)).collect();
+    assert!(sources.len() > 20, "the sources were not found");
+    sources
+}
+
+/// All Rust of the repository.
+fn all_rust() -> Vec<Source> {
+    files("", ".rs").iter().map(|path| Source::read(path)).collect()
+}
+
+/// Fails unless the offences are exactly those that are excused.
+fn check(rule: &str, offences: &[Offence]) {
+    let excused = |path: &str| OFFENDERS.iter().any(|(r, p)| *r == rule && *p == path);
+    let news: Vec<String> = offences
+        .iter()
+        .filter(|offence| !excused(&offence.path))
+        .map(|offence| format!("  {}: {}", offence.path, offence.detail))
+        .collect();
+    assert!(news.is_empty(), "rule \"{rule}\" is broken:\n{}", news.join("\n"));
+    let still: BTreeSet<&str> = offences.iter().map(|offence| offence.path.as_str()).collect();
+    for (_, path) in OFFENDERS.iter().filter(|(r, _)| *r == rule) {
+        assert!(still.contains(path), "{path} keeps rule \"{rule}\" now: take it off OFFENDERS");
+    }
+}
+
+fn offences<T>(
+    sources: &[Source],
+    find: impl Fn(&Source) -> Vec<T>,
+    tell: impl Fn(&T) -> String,
+) -> Vec<Offence> {
+    sources
+        .iter()
+        .flat_map(|source| find(source).into_iter().map(move |found| (source, found)))
+        .map(|(source, found)| Offence { path: source.path.clone(), detail: tell(&found) })
+        .collect()
+}
+
+#[test]
+fn every_import_points_inwards() {
+    let found = offences(&product(), imports::forbidden, Clone::clone);
+    check("imports", &found);
+}
+
+#[test]
+fn every_file_opens_with_a_header() {
+    const FACTS: [&str; 7] = ["Owns", "Takes", "Gives", "Bound", "Blocks", "Source", "Never"];
+    let lacks = |source: &Source| {
+        let header: Vec<&str> =
+            source.text.lines().take_while(|line| line.starts_with("//!")).collect();
+        let states_facts = header.iter().any(|line| {
+            line.strip_prefix("//! - ")
+                .is_some_and(|rest| FACTS.iter().any(|f| rest.starts_with(f)))
+        });
+        let is_entry = ["src/lib.rs", "src/main.rs"].contains(&source.path.as_str());
+        let is_folder = source.path.ends_with("/mod.rs");
+        let needs_facts = source.is_product() && !source.is_test_file() && !is_entry && !is_folder;
+        match (header.is_empty(), states_facts || !needs_facts) {
+            (true, _) => vec!["does not begin with //!"],
+            (false, false) => vec!["says neither what it owns, takes, gives nor what bounds it"],
+            (false, true) => vec![],
+        }
+    };
+    check("headers", &offences(&all_rust(), lacks, |detail| (*detail).to_owned()));
+}
+
+#[test]
+fn no_file_has_more_than_500_lines() {
+    let lines = |source: &Source| {
+        let all = source.text.lines().count();
+        // Unit tests at the end of a file do not count up to the size at which they move out.
+        let product = source.product_code().trim_end().lines().count();
+        let (lines, lines_max) = if source.is_test_file() {
+            (all, TEST_FILE_LINES_MAX)
+        } else {
+            (product.max(all.saturating_sub(TEST_LINES_MAX)), FILE_LINES_MAX)
+        };
+        if lines > lines_max { vec![lines] } else { vec![] }
+    };
+    check("file size", &offences(&all_rust(), lines, |lines| format!("{lines} lines")));
+}
+
+#[test]
+fn no_function_outside_tests_has_more_than_60_lines() {
+    let long = |source: &Source| {
+        let functions = source.functions().into_iter();
+        functions.filter(|function| function.lines > FUNCTION_LINES_MAX).collect()
+    };
+    let tell = |function: &source::Function| {
+        format!("fn {} in line {} has {} lines", function.name, function.line, function.lines)
+    };
+    check("function size", &offences(&product(), long, tell));
+}
+
+#[test]
+fn no_call_queues_without_bound_or_blocks_a_thread() {
+    const CALLS: [(&str, &str); 6] = [
+        (".do_send(", "queues past the mailbox bound"),
+        ("unbounded_channel(", "has no bound"),
+        ("mpsc::unbounded(", "has no bound"),
+        ("mpsc::channel()", "has no bound"),
+        ("thread::sleep(", "blocks a thread"),
+        (".unwrap()", "panics"),
+    ];
+    let calls = |source: &Source| {
+        let code = source.product_code();
+        let has = |(call, why): &(&str, &str)| code.contains(call).then(|| format!("{call} {why}"));
+        CALLS.iter().filter_map(has).collect()
+    };
+    check("calls", &offences(&product(), calls, String::clone));
+}
+
+#[test]
+fn time_comes_from_the_clock_alone() {
+    let clocks = |source: &Source| {
+        let is_clock = source.path.ends_with("/clock.rs");
+        let code = source.product_code();
+        let reads = ["Instant::now(", "SystemTime::now("].into_iter();
+        reads.filter(|read| !is_clock && code.contains(read)).collect()
+    };
+    check("clock", &offences(&product(), clocks, |read| format!("calls {read})")));
+}
+
+#[test]
+fn no_comment_or_page_uses_a_banned_word() {
+    let in_comments = |source: &Source| documents::banned_words(&source.comments());
+    let mut found = offences(&all_rust(), in_comments, String::clone);
+    for path in files("", ".md").into_iter().chain(files("config", ".toml")) {
+        let words = documents::banned_words(&fs::read_to_string(&path).unwrap());
+        let path = relative(&path);
+        found.extend(words.into_iter().map(|detail| Offence { path: path.clone(), detail }));
+    }
+    check("banned words", &found);
+}
