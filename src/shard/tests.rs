@@ -1,4 +1,7 @@
 //! Tests of the shard as a whole: commands through the encoding, pages through the query.
 
 mod support;
+mod sessions;
 mod queues;
+mod quotas;
+mod retained;

@@ -216,7 +216,6 @@ pub(super) fn subscription_id(id: u32, filter: &str, qos: Qos) -> StoredSubscrip
     StoredSubscription { subscription_id: id, ..subscription(filter, qos) }
 }
 
-#[expect(dead_code)]
 pub(super) fn will(topic: &str, delay_secs: u32) -> Option<Box<StoredWill>> {
     let message = message(topic, "gone");
     Some(Box::new(StoredWill { message, delay_secs, expiry_secs: Some(60) }))

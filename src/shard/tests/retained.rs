@@ -1,0 +1,114 @@
+//! Retained messages.
+
+use std::sync::Arc;
+
+use super::support::*;
+use crate::{
+    model::{
+        id::{AppId, Position},
+        message::Message,
+        topic::{TopicFilter, TopicName},
+    },
+    shard::{
+        command::{Command, Reply},
+        query,
+    },
+};
+
+fn retain(topic: &str, payload: &str) -> Command {
+    retain_with(message(topic, payload), 100, 1 << 20)
+}
+
+fn retain_with(message: Message, messages_max: u64, bytes_max: u64) -> Command {
+    Command::Retain { message: Arc::new(message), messages_max, bytes_max }
+}
+
+/// Reads all pages; topics and payloads.
+fn retained(shard: &Shard, filter: &str, limit: usize, now_ms: u64) -> Vec<(String, String)> {
+    let filter = TopicFilter::parse(filter).unwrap();
+    let mut found = Vec::new();
+    let mut after: Option<TopicName> = None;
+    loop {
+        let page = query::retained(&shard.store, APP, &filter, after.as_ref(), limit, now_ms);
+        found.extend(page.messages.iter().map(|(_, message)| {
+            let payload = String::from_utf8_lossy(&message.payload).into_owned();
+            (message.topic.as_str().to_owned(), payload)
+        }));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return found,
+        }
+    }
+}
+
+#[test]
+fn retained_when_filters_vary_then_those_that_match_come_in_topic_order() {
+    let mut shard = Shard::new();
+    let topics = ["a", "a/b", "a/b/c", "a/x", "ab", "b/b", "$SYS/x", "a/"];
+    for topic in topics {
+        shard.one(retain(topic, topic));
+    }
+    shard.one(retain_with(Message { app: AppId(2), ..message("a/b", "foreign") }, 9, 99));
+    for filter in
+        ["#", "+", "a/#", "a/+", "a/+/c", "+/b", "a/b", "ab", "$SYS/#", "x/#", "/#", "a/b/#"]
+    {
+        let parsed = TopicFilter::parse(filter).unwrap();
+        let mut want: Vec<&str> = topics
+            .into_iter()
+            .filter(|topic| parsed.matches(&TopicName::parse(*topic).unwrap()))
+            .collect();
+        want.sort_unstable();
+        for limit in [1, 2, 100] {
+            let have = retained(&shard, filter, limit, NOW);
+            assert_eq!(
+                have.iter().map(|(topic, _)| &topic[..]).collect::<Vec<_>>(),
+                want,
+                "{filter}"
+            );
+        }
+    }
+}
+
+#[test]
+fn retain_when_set_again_or_cleared_then_versions_grow_and_counts_hold() {
+    let mut shard = Shard::new();
+    let limited = |topic: &str, payload: &str| retain_with(message(topic, payload), 2, 8);
+    let version = |reply| match reply {
+        Reply::Retained { version, refused } => (version, refused),
+        other => panic!("no retain: {other:?}"),
+    };
+    let (first, _) = version(shard.one(limited("a", "1")));
+    let (second, _) = version(shard.one(limited("a", "2")));
+    assert!(Position::START < first && first < second);
+    assert!(!version(shard.one(limited("b", "1"))).1);
+    assert!(version(shard.one(limited("c", "1"))).1, "too many");
+    shard.reload();
+    assert!(version(shard.one(limited("b", "1234567"))).1, "too large");
+    assert!(!version(shard.one(limited("b", "12345"))).1);
+    assert_eq!(retained(&shard, "+", 9, NOW).len(), 2);
+    assert!(!version(shard.one(limited("a", ""))).1);
+    assert!(!version(shard.one(limited("a", ""))).1);
+    assert!(!version(shard.one(limited("c", "1"))).1);
+    assert_eq!(retained(&shard, "#", 9, NOW).len(), 2);
+}
+
+#[test]
+fn retained_when_expired_then_not_given_and_tick_makes_room() {
+    let mut shard = Shard::new();
+    let expiring =
+        |topic: &str, at_ms| Message { expires_at_ms: Some(at_ms), ..message(topic, "x") };
+    shard.one(retain_with(expiring("a", NOW + 10), 2, 99));
+    shard.one(retain_with(expiring("b", NOW + 20), 2, 99));
+    // Replaced: its deadline must not take the new one away.
+    shard.one(retain_with(expiring("b", NOW + 90), 2, 99));
+    assert_eq!(retained(&shard, "a", 9, NOW + 10), []);
+    assert_eq!(retained(&shard, "+", 9, NOW + 50).len(), 1);
+    shard.tick(NOW + 50);
+    shard.reload();
+    let reply = shard.one(retain_with(message("c", "x"), 2, 99));
+    assert!(matches!(reply, Reply::Retained { refused: false, .. }));
+    assert_eq!(retained(&shard, "#", 9, NOW + 50).len(), 2);
+    shard.tick(NOW + 90);
+    assert_eq!(shard.pairs(b'd'), 0);
+    assert_eq!(shard.pairs(b'r'), 1);
+}
