@@ -132,6 +132,11 @@ pub const ROUTER_MAILBOX_MESSAGES: usize = 1_024;
 /// Bytes of a payload from which receivers share it instead of getting a copy behind their packet id.
 pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2 * 1024;
 
+/// Connections that the kernel holds for a listener before they are accepted.
+pub const LISTEN_BACKLOG: i32 = 4_096;
+/// Connections that a listener takes before other tasks of its thread have their turn.
+pub const ACCEPTS_PER_POLL: usize = 64;
+
 const _: () = assert!(READ_BYTES_MIN <= READ_BYTES);
 
 // ---- HTTP port and WebSocket upgrade ----

@@ -64,7 +64,7 @@ pub fn start<S: Socket>(socket: S, listener: &Arc<ListenerOptions>) {
     };
     let Some(backend) = backend::backend() else { return };
     Worker::with(|worker| {
-        let link = worker.open(socket);
+        let link = worker.open(socket, listener.index);
         ConnectionContext::start(Connection::new(link, place, backend));
     });
 }
@@ -448,3 +448,6 @@ impl Actor for Connection {
         self.abandon();
     }
 }
+
+#[cfg(test)]
+mod tests;

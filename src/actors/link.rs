@@ -18,6 +18,8 @@ mod deliver;
 mod extra;
 mod input;
 mod output;
+mod filters;
+mod signals;
 
 use std::{
     cell::Cell,
@@ -25,16 +27,16 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use smallvec::SmallVec;
-use tokio::sync::oneshot;
-
 use super::{
     outbox::Outbox,
     socket::Socket,
     worker::{LinkLimits, Worker},
 };
-use crate::model::{
-    connection_id::ConnectionId, id::SessionKey, reason::Reason, trie::FilterId, wire::Dialect,
+use crate::{
+    limits,
+    model::{
+        connection_id::ConnectionId, id::SessionKey, reason::Reason, trie::FilterId, wire::Dialect,
+    },
 };
 
 pub use deliver::EncodedRun;
@@ -42,6 +44,7 @@ use extra::Extra;
 pub use input::{Partial, Read};
 pub(super) use output::delivery;
 pub use output::{LiveAck, Sent, Terms};
+pub use signals::Signals;
 
 /// A link whose kind of socket is not known.
 pub type AnyLink = Link<dyn Socket>;
@@ -98,19 +101,6 @@ pub struct ClientTerms {
     pub keep_alive_secs: u16,
 }
 
-/// What happened to a connection outside its own task; see [`Link::take_signals`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Signals {
-    /// End the connection and say why.
-    pub kicked: Option<Reason>,
-    /// The log of its durable session grew.
-    pub log_grew: bool,
-    /// No CONNECT in time, or no packet within one and a half keep alive intervals.
-    pub timed_out: bool,
-    /// A session without storage did not acknowledge; it is over its limit ("quota exceeded").
-    pub overflowed: bool,
-}
-
 /// One connection. Used from its own thread only.
 pub struct Link<S: ?Sized> {
     waker: Cell<Option<Waker>>,
@@ -128,6 +118,7 @@ pub struct Link<S: ?Sized> {
     keep_alive_secs: Cell<u16>,
     receive_maximum: Cell<u16>,
     flags: Cell<u16>,
+    /// Listener (six bits), ticket (two bits).
     ticket: Cell<u8>,
     kick_reason: Cell<Option<Reason>>,
     socket: S,
@@ -135,7 +126,7 @@ pub struct Link<S: ?Sized> {
 
 impl<S: Socket> Link<S> {
     /// Creates the link of a new socket; `now` is the worker's second.
-    pub(super) fn new(slot: u32, now: u32, socket: S) -> Self {
+    pub(super) fn new(slot: u32, listener: u8, now: u32, socket: S) -> Self {
         Self {
             waker: Cell::new(None),
             outbox: Cell::new(None),
@@ -149,7 +140,7 @@ impl<S: Socket> Link<S> {
             keep_alive_secs: Cell::new(0),
             receive_maximum: Cell::new(u16::MAX),
             flags: Cell::new(0),
-            ticket: Cell::new(0),
+            ticket: Cell::new(listener << 2),
             kick_reason: Cell::new(None),
             socket,
         }
@@ -168,6 +159,17 @@ impl Link<dyn Socket> {
     pub fn id(&self) -> ConnectionId {
         Worker::with(|worker| worker.id_of(self.slot))
             .unwrap_or_else(|| ConnectionId::new(0, 0, self.slot))
+    }
+
+    /// Returns the place of its listener in the worker's configuration.
+    #[must_use]
+    pub fn listener(&self) -> u8 {
+        self.ticket.get() >> 2
+    }
+
+    /// Returns its limits.
+    pub(super) fn limits<'a>(&self, worker: &'a Worker) -> &'a LinkLimits {
+        worker.limits(self.listener())
     }
 
     /// Returns the socket.
@@ -189,7 +191,7 @@ impl Link<dyn Socket> {
         self.packet_bytes_max.set(terms.packet_bytes_max);
         self.keep_alive_secs.set(terms.keep_alive_secs);
         Worker::with(|worker| {
-            let aliases = terms.topic_alias_maximum.min(worker.limits().topic_aliases_max);
+            let aliases = terms.topic_alias_maximum.min(self.limits(worker).topic_aliases_max);
             if aliases > 0 {
                 self.set(flag::ALIASES);
                 self.with_extra(|extra| extra.allow_aliases(aliases));
@@ -242,50 +244,6 @@ impl Link<dyn Socket> {
     #[must_use]
     pub fn receive_maximum(&self) -> NonZeroU16 {
         NonZeroU16::new(self.receive_maximum.get()).unwrap_or(NonZeroU16::MAX)
-    }
-
-    /// Ends the connection and tells it why; the first reason counts. Called by the hub.
-    pub fn kick(&self, reason: Reason) {
-        if self.kick_reason.get().is_none() {
-            self.kick_reason.set(Some(reason));
-        }
-        self.signal(flag::KICKED);
-    }
-
-    /// Tells the connection that its session's log grew. Called by the hub.
-    pub fn log_grew(&self) {
-        self.signal(flag::LOG_GREW);
-    }
-
-    /// Returns a receiver that completes (with or without a value) once the connection has released
-    /// its session. Called by the hub.
-    pub fn watch_release(&self) -> oneshot::Receiver<()> {
-        let (tx, rx) = oneshot::channel();
-        self.with_extra(|extra| extra.watchers.push(tx));
-        rx
-    }
-
-    /// Says that the session is released. Called by the connection; its end says it too.
-    pub fn released(&self) {
-        let watchers = self.with_extra(|extra| std::mem::take(&mut extra.watchers));
-        for watcher in watchers {
-            let _ = watcher.send(());
-        }
-    }
-
-    /// Takes what happened since the last call.
-    pub fn take_signals(&self) -> Signals {
-        if !self.has(flag::SIGNALS) {
-            return Signals::default();
-        }
-        let signals = Signals {
-            kicked: self.kick_reason.get().filter(|_| self.has(flag::KICKED)),
-            log_grew: self.has(flag::LOG_GREW),
-            timed_out: self.has(flag::TIMED_OUT),
-            overflowed: self.has(flag::OVERFLOWED),
-        };
-        self.clear(flag::SIGNALS);
-        signals
     }
 
     /// Notes that a whole packet came; keep alive starts again.
@@ -367,11 +325,6 @@ impl Link<dyn Socket> {
         self.waker.take();
     }
 
-    /// The deadline has come. Called by the wheel.
-    pub(super) fn time_out(&self) {
-        self.signal(flag::TIMED_OUT);
-    }
-
     /// Returns the second in which this link must be looked at.
     pub(super) fn deadline(&self, now: u32, limits: &LinkLimits) -> Option<u32> {
         let from = self.received_at.get();
@@ -389,70 +342,13 @@ impl Link<dyn Socket> {
 
     /// Returns the number of the wheel entry that counts.
     pub(super) fn ticket(&self) -> u8 {
-        self.ticket.get()
+        self.ticket.get() & 0b11
     }
 
     /// Makes older wheel entries stale.
     pub(super) fn next_ticket(&self) -> u8 {
-        self.ticket.set(self.ticket.get().wrapping_add(1));
-        self.ticket.get()
-    }
-
-    /// Notes a subscription. Called by the router.
-    pub(super) fn add_filter(&self, filter: FilterId) {
-        if self.first_filter.get() == NO_FILTER {
-            self.first_filter.set(filter.0);
-            return;
-        }
-        let mut more = self.more_filters.take().unwrap_or_default();
-        more.push(filter);
-        self.more_filters.set(Some(more));
-    }
-
-    /// Forgets a subscription. Called by the router.
-    pub(super) fn remove_filter(&self, filter: FilterId) {
-        let mut more = self.more_filters.take();
-        if self.first_filter.get() == filter.0 {
-            let next = more.as_mut().and_then(|more| more.pop());
-            self.first_filter.set(next.map_or(NO_FILTER, |filter| filter.0));
-        } else if let Some(more) = &mut more
-            && let Some(at) = more.iter().position(|other| *other == filter)
-        {
-            more.swap_remove(at);
-        }
-        self.more_filters.set(more.filter(|more| !more.is_empty()));
-    }
-
-    /// Returns how many subscriptions the router keeps for this link.
-    #[must_use]
-    pub fn filters(&self) -> usize {
-        let more = self.more_filters.take();
-        let count = more.as_ref().map_or(0, |more| more.len());
-        self.more_filters.set(more);
-        count + usize::from(self.first_filter.get() != NO_FILTER)
-    }
-
-    /// Takes all subscriptions.
-    pub(super) fn take_filters(&self) -> SmallVec<[FilterId; 4]> {
-        let mut filters = SmallVec::new();
-        if self.first_filter.get() != NO_FILTER {
-            filters.push(FilterId(self.first_filter.replace(NO_FILTER)));
-        }
-        filters.extend(self.more_filters.take().into_iter().flat_map(|more| more.into_iter()));
-        filters
-    }
-
-    /// Wakes the connection's task.
-    pub fn wake(&self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake_by_ref();
-            self.waker.set(Some(waker));
-        }
-    }
-
-    fn signal(&self, flag: u16) {
-        self.set(flag);
-        self.wake();
+        self.ticket.set(self.listener() << 2 | self.ticket().wrapping_add(1) & 0b11);
+        self.ticket()
     }
 
     fn has(&self, flag: u16) -> bool {
@@ -486,4 +382,4 @@ impl std::fmt::Debug for AnyLink {
     }
 }
 
-const _: () = assert!(size_of::<Link<()>>() <= 80);
+const _: () = assert!(size_of::<Link<()>>() <= 80 && limits::LISTENERS_MAX <= 64);

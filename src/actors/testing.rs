@@ -126,7 +126,7 @@ fn config(limits: LinkLimits) -> WorkerConfig {
     WorkerConfig {
         index: 0,
         fronts: [&TestFront, &TestFront, &TestFront],
-        limits,
+        limits: vec![limits],
         interests: Interests::new(1),
         counters: Arc::new(Counters::default()),
     }
@@ -140,7 +140,7 @@ impl Bench {
         change: impl FnOnce(&mut ClientTerms),
     ) -> (Rc<AnyLink>, MemoryPeer) {
         let (socket, peer) = memory_socket::pair(room);
-        let link = self.worker.open(socket);
+        let link = self.worker.open(socket, 0);
         let mut terms = ClientTerms {
             dialect: Dialect::MqttV5,
             session: SessionKey(u128::from(link.slot()) + 1),

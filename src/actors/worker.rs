@@ -7,10 +7,11 @@
 //!
 //! A worker thread is an actix arbiter. `Worker::start` runs on it once, before any connection.
 
+mod config;
+
 use std::{
     cell::{Cell, OnceCell, RefCell, RefMut},
     rc::Rc,
-    sync::Arc,
     task::Waker,
 };
 
@@ -36,58 +37,11 @@ use crate::{
     model::{
         connection_id::ConnectionId,
         trie::FilterId,
-        wire::{DIALECTS, Dialect, Front},
+        wire::{Dialect, Front},
     },
 };
 
-/// What a worker is told at its start.
-#[derive(Clone)]
-pub struct WorkerConfig {
-    /// Which worker; the high byte of its connection ids.
-    pub index: u8,
-    /// The encodings, by [`Dialect`].
-    pub fronts: [&'static dyn Front; DIALECTS],
-    /// Limits of every link.
-    pub limits: LinkLimits,
-    /// Which workers have subscribers of what; shared by all.
-    pub interests: Interests,
-    /// Read by metrics.
-    pub counters: Arc<Counters>,
-}
-
-/// Limits of one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkLimits {
-    /// Most deliveries in an outbox; beyond it QoS 0 is dropped and QoS 1 and 2 wait.
-    pub outbox_messages_max: u32,
-    /// Most bytes in an outbox, likewise.
-    pub outbox_bytes_max: u32,
-    /// Most QoS 1 and 2 deliveries of a session without storage that wait for a place in the window;
-    /// beyond it the client is disconnected with "quota exceeded".
-    pub pending_messages_max: u32,
-    /// Most bytes of those, likewise.
-    pub pending_bytes_max: u32,
-    /// Most topic aliases that the server uses towards one client.
-    pub topic_aliases_max: u16,
-    /// Seconds from the opening of a connection to its CONNECT.
-    pub connect_secs: u16,
-    /// Seconds that a closed connection may take to read the rest and close its own side.
-    pub linger_secs: u16,
-}
-
-impl Default for LinkLimits {
-    fn default() -> Self {
-        Self {
-            outbox_messages_max: 10_000,
-            outbox_bytes_max: 4 * 1024 * 1024,
-            pending_messages_max: 1_000,
-            pending_bytes_max: 4 * 1024 * 1024,
-            topic_aliases_max: 32,
-            connect_secs: 10,
-            linger_secs: 5,
-        }
-    }
-}
+pub use config::{LinkLimits, WorkerConfig};
 
 /// Where the other actors are; set once, when all of them run.
 #[derive(Clone)]
@@ -201,10 +155,10 @@ impl Worker {
         self.config.index
     }
 
-    /// Returns the limits of links.
+    /// Returns the limits of the links of a listener.
     #[must_use]
-    pub fn limits(&self) -> &LinkLimits {
-        &self.config.limits
+    pub fn limits(&self, listener: u8) -> &LinkLimits {
+        self.config.limits.get(usize::from(listener)).unwrap_or(&LinkLimits::DEFAULT)
     }
 
     /// Returns which workers have subscribers of what.
@@ -231,10 +185,10 @@ impl Worker {
         self.now.get()
     }
 
-    /// Gives a new connection its link; its time to CONNECT begins.
-    pub fn open<S: Socket>(self: &Rc<Self>, socket: S) -> Rc<AnyLink> {
+    /// Gives a new connection of listener `listener` its link; its time to CONNECT begins.
+    pub fn open<S: Socket>(self: &Rc<Self>, socket: S, listener: u8) -> Rc<AnyLink> {
         let slot = self.table.borrow_mut().reserve();
-        let link: Rc<AnyLink> = Rc::new(Link::new(slot, self.now(), socket));
+        let link: Rc<AnyLink> = Rc::new(Link::new(slot, listener, self.now(), socket));
         self.table.borrow_mut().fill(slot, Rc::clone(&link));
         self.counters().connections.add(1);
         self.counters().connections_opened.add(1);
@@ -361,7 +315,7 @@ impl Worker {
 
     /// Plans the link's deadline anew; needed only when it moved closer.
     pub(super) fn plan(&self, link: &AnyLink) {
-        let Some(at) = link.deadline(self.now(), self.limits()) else { return };
+        let Some(at) = link.deadline(self.now(), self.limits(link.listener())) else { return };
         let generation = self.id_of(link.slot()).generation();
         let alarm = Alarm::new(link.slot(), generation, link.next_ticket());
         self.wheel.borrow_mut().schedule(at, alarm);
@@ -377,7 +331,7 @@ impl Worker {
             let Some(link) = self.find(id).filter(|link| link.ticket() == alarm.ticket()) else {
                 continue;
             };
-            match link.deadline(now, self.limits()) {
+            match link.deadline(now, self.limits(link.listener())) {
                 Some(at) if at <= now => link.time_out(),
                 Some(at) => self.wheel.borrow_mut().schedule(at, alarm),
                 None => {}

@@ -31,6 +31,9 @@ pub enum TopicError {
         /// The limit that was passed.
         levels_max: usize,
     },
+    /// Not UTF-8 at all.
+    #[error("topic is not UTF-8")]
+    NotUtf8,
     /// U+0000 is not allowed anywhere.
     #[error("topic contains the null character")]
     Null,
@@ -85,6 +88,33 @@ impl TopicName {
             return Err(TopicError::Wildcard);
         }
         Ok(Self(Text(bytes)))
+    }
+
+    /// Parses untrusted bytes, and keeps the slice; all rules and limits in one pass.
+    ///
+    /// # Errors
+    /// As [`TopicName::parse`] and [`check_limits`]; `NotUtf8`.
+    pub fn from_bytes(
+        bytes: Bytes,
+        bytes_max: usize,
+        levels_max: usize,
+    ) -> Result<Self, TopicError> {
+        let (mut slashes, mut all, mut null, mut wildcard) = (0_usize, 0_u8, false, false);
+        for byte in &bytes {
+            slashes += usize::from(*byte == b'/');
+            wildcard |= matches!(byte, b'+' | b'#');
+            null |= *byte == 0;
+            all |= *byte;
+        }
+        match () {
+            () if bytes.is_empty() => Err(TopicError::Empty),
+            () if !all.is_ascii() && str::from_utf8(&bytes).is_err() => Err(TopicError::NotUtf8),
+            () if null => Err(TopicError::Null),
+            () if bytes.len() > bytes_max => Err(TopicError::TooLong { bytes_max }),
+            () if slashes >= levels_max => Err(TopicError::TooDeep { levels_max }),
+            () if wildcard => Err(TopicError::Wildcard),
+            () => Ok(Self(Text(bytes))),
+        }
     }
 
     /// Returns the name as text.

@@ -86,7 +86,7 @@ pub struct DecodeError {
 }
 
 /// What a client asks.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "variants are the packets of MQTT 5.0 chapter 3")]
 pub enum Inbound {
     Connect(Box<Connect>),

@@ -19,6 +19,8 @@ use crate::{
 pub struct ListenerOptions {
     /// Name in the configuration; for logs and metrics.
     pub name: Arc<str>,
+    /// Place of its limits in `WorkerConfig::limits`.
+    pub index: u8,
     /// Who may come in, and to which app.
     pub admission: Admission,
     /// What CONNACK grants at most.
@@ -48,6 +50,7 @@ impl ListenerOptions {
     ) -> Self {
         Self {
             name: name.into(),
+            index: 0,
             admission,
             offer,
             decode,

@@ -106,7 +106,7 @@ impl Link<dyn Socket> {
 
     /// QoS 0: the whole run as one slice if it fits, else frame by frame.
     fn share_run(&self, worker: &Worker, outbox: &mut Outbox, run: &EncodedRun) {
-        let limits = worker.limits();
+        let limits = self.limits(worker);
         let (messages_max, bytes_max) = (limits.outbox_messages_max, limits.outbox_bytes_max);
         let packet_bytes_max = self.packet_bytes_max.get() as usize;
         let fits = outbox.messages() + run.messages() <= messages_max
@@ -191,7 +191,7 @@ impl Link<dyn Socket> {
     }
 
     fn has_room_for(&self, worker: &Worker, messages: u32, bytes: usize) -> bool {
-        let limits = worker.limits();
+        let limits = self.limits(worker);
         let outbox = self.outbox.take();
         let (queued, queued_bytes) =
             outbox.as_ref().map_or((0, 0), |outbox| (outbox.messages(), outbox.bytes()));

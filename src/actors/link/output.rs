@@ -154,7 +154,7 @@ impl Link<dyn Socket> {
 
     /// Tells whether the outbox holds its limit of bytes.
     pub(super) fn is_full(&self, worker: &Worker) -> bool {
-        self.outbox_bytes() >= worker.limits().outbox_bytes_max as usize
+        self.outbox_bytes() >= self.limits(worker).outbox_bytes_max as usize
     }
 
     /// Writes what is queued until the socket takes no more. Called by the flusher.
@@ -339,7 +339,7 @@ impl Link<dyn Socket> {
 
     /// Has an encoded frame wait; over the limits the connection is told to end.
     pub(super) fn wait_in_pending(&self, worker: &Worker, frame: Frame) -> Sent {
-        let limits = worker.limits();
+        let limits = self.limits(worker);
         let bytes = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
         let (messages_max, bytes_max) = (limits.pending_messages_max, limits.pending_bytes_max);
         let pushed =
@@ -383,7 +383,7 @@ impl Link<dyn Socket> {
     }
 
     pub(super) fn has_room(&self, worker: &Worker, bytes: usize) -> bool {
-        let limits = worker.limits();
+        let limits = self.limits(worker);
         let outbox = self.outbox.take();
         let room = outbox.as_ref().is_none_or(|outbox| {
             outbox.has_room(bytes, limits.outbox_messages_max, limits.outbox_bytes_max)

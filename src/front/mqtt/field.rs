@@ -152,22 +152,13 @@ impl<'a> Reader<'a> {
         self.take(usize::from(length))
     }
 
-    /// Reads a UTF-8 string that may still hold U+0000; for topics, whose parser looks for it.
-    fn topic_text(&mut self) -> Result<&'a [u8], Fault> {
-        let bytes = self.binary()?;
-        match str::from_utf8(bytes) {
-            Ok(_) => Ok(bytes),
-            Err(_) => Err(Fault::malformed("string is not UTF-8")),
-        }
-    }
-
     /// Reads a UTF-8 encoded string, MQTT 5.0 section 1.5.4. U+FEFF stays.
     pub(super) fn text(&mut self) -> Result<&'a str, Fault> {
         let bytes = self.binary()?;
         if bytes.contains(&0) {
             return Err(NULL);
         }
-        str::from_utf8(bytes).map_err(|_| Fault::malformed("string is not UTF-8"))
+        str::from_utf8(bytes).map_err(|_| NOT_UTF8)
     }
 
     /// Reads a packet id, which is never 0 (MQTT-2.2.1-3).
@@ -177,16 +168,15 @@ impl<'a> Reader<'a> {
 
     /// Reads a topic name; `None` for the empty one. Keeps a slice of the input.
     pub(super) fn topic_name(&mut self, limits: &DecodeLimits) -> Result<Option<TopicName>, Fault> {
-        let text = self.topic_text()?;
+        let text = self.binary()?;
         if text.is_empty() {
             return Ok(None);
         }
-        check_topic_limits(text, limits)
-            .map_err(|_| Fault::new(Reason::TopicNameInvalid, "topic name is over a limit"))?;
-        TopicName::from_utf8_bytes(self.share(text)).map(Some).map_err(|error| match error {
-            TopicError::Null => NULL,
-            _ => Fault::new(Reason::TopicNameInvalid, "topic name has a wildcard"),
-        })
+        let (bytes_max, levels_max) = (limits.topic_bytes_max, limits.topic_levels_max);
+        let share = self.source.slice_ref(text);
+        TopicName::from_bytes(share, usize::from(bytes_max), usize::from(levels_max))
+            .map(Some)
+            .map_err(topic_fault)
     }
 
     /// Reads a topic filter with its share name. Text that is no filter is its inner error; bytes that
@@ -194,12 +184,8 @@ impl<'a> Reader<'a> {
     ///
     /// Copies: a filter lives as long as its subscription and must not hold the read buffer.
     pub(super) fn filter(&mut self, limits: &DecodeLimits) -> Result<ReadFilter, Fault> {
-        let text = self.topic_text()?;
-        if text.contains(&0) {
-            return Err(NULL);
-        }
-        Ok(parse_filter(&Bytes::copy_from_slice(text), limits)
-            .map_err(|_| Reason::TopicFilterInvalid))
+        let text = Bytes::copy_from_slice(self.text()?.as_bytes());
+        Ok(parse_filter(&text, limits).map_err(|_| Reason::TopicFilterInvalid))
     }
 
     /// Splits off a reader of the next `count` bytes.
@@ -234,13 +220,22 @@ impl<'a> Reader<'a> {
     pub(super) fn source(&self) -> &'a Bytes {
         self.source
     }
-
-    fn share(&self, part: &'a [u8]) -> Bytes {
-        self.source.slice_ref(part)
-    }
 }
 
 const NULL: Fault = Fault::malformed("string has the null character");
+const NOT_UTF8: Fault = Fault::malformed("string is not UTF-8");
+
+fn topic_fault(error: TopicError) -> Fault {
+    let invalid = |detail| Fault::new(Reason::TopicNameInvalid, detail);
+    match error {
+        TopicError::Null => NULL,
+        TopicError::NotUtf8 => NOT_UTF8,
+        TopicError::Wildcard => invalid("topic name has a wildcard"),
+        TopicError::TooLong { .. } => invalid("topic name is longer than allowed"),
+        TopicError::TooDeep { .. } => invalid("topic name has more levels than allowed"),
+        TopicError::Empty | TopicError::Share => invalid("topic name is empty"),
+    }
+}
 
 /// Share name and filter, or why it is refused.
 pub(super) type ReadFilter = Result<(Option<Bytes>, TopicFilter), Reason>;

@@ -28,9 +28,6 @@ use super::{
 };
 use crate::actors::socket::Socket;
 
-/// Reads of one call that may give no payload (pings, headers) before others get their turn.
-const READS_WITHOUT_PAYLOAD_MAX: usize = 8;
-
 /// A WebSocket over `T`.
 #[derive(Debug)]
 pub struct WsSocket<T> {
@@ -56,6 +53,9 @@ enum Input {
     Closed(Option<u16>),
     /// Told to the peer at the same point.
     Broken(Violation),
+    /// What still comes is thrown away: closing with unread bytes would reset the connection before
+    /// the peer has read why.
+    Ignored,
 }
 
 impl<T: Socket> WsSocket<T> {
@@ -110,6 +110,22 @@ impl State {
         kept
     }
 
+    /// Answers the end of the input, if that is what comes next.
+    fn end(&mut self, inner: &impl Socket) -> Option<io::Result<usize>> {
+        let (code, end) = match self.input {
+            Input::Open | Input::Ignored => return None,
+            Input::Closed(code) => (code, Ok(0)),
+            Input::Broken(violation) => {
+                self.input = Input::Ignored;
+                let error = io::Error::new(ErrorKind::InvalidData, violation);
+                (Some(violation.close_code()), Err(error))
+            }
+        };
+        self.output.close(code);
+        self.output.flush(inner);
+        Some(end)
+    }
+
     /// Appends bytes of the replay, as many as `buffer` has room for.
     fn take_replay(&mut self, buffer: &mut BytesMut) -> Option<usize> {
         let replay = self.replay.as_mut()?;
@@ -126,7 +142,8 @@ impl State {
 impl<T: Socket> Socket for WsSocket<T> {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state.borrow_mut();
-        if state.replay.is_some() || !matches!(state.input, Input::Open) {
+        let decided = matches!(state.input, Input::Closed(_) | Input::Broken(_));
+        if decided || state.replay.is_some() {
             return Poll::Ready(Ok(()));
         }
         // A pong that the socket did not take goes out when it takes bytes again.
@@ -138,36 +155,26 @@ impl<T: Socket> Socket for WsSocket<T> {
 
     fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let mut state = self.state.borrow_mut();
-        for _ in 0..READS_WITHOUT_PAYLOAD_MAX {
-            match state.input {
-                Input::Open => {}
-                Input::Closed(code) => {
-                    state.output.close(code);
-                    state.output.flush(&self.inner);
-                    return Ok(0);
-                }
-                Input::Broken(violation) => {
-                    state.output.close(Some(violation.close_code()));
-                    state.output.flush(&self.inner);
-                    return Err(io::Error::new(ErrorKind::InvalidData, violation));
-                }
-            }
-            let start = buffer.len();
-            let read = match state.take_replay(buffer) {
-                Some(taken) => taken,
-                None => self.inner.try_read(buffer)?,
-            };
-            if read == 0 {
-                return Ok(0);
-            }
-            let kept = state.decode(&mut buffer[start..], &self.rules);
-            buffer.truncate(start + kept);
-            state.output.flush(&self.inner);
-            if kept > 0 {
-                return Ok(kept);
-            }
+        if let Some(end) = state.end(&self.inner) {
+            return end;
         }
-        Err(ErrorKind::WouldBlock.into())
+        let start = buffer.len();
+        let read = match state.take_replay(buffer) {
+            Some(taken) => taken,
+            None => self.inner.try_read(buffer)?,
+        };
+        if read == 0 {
+            return Ok(0);
+        }
+        let kept = state.decode(&mut buffer[start..], &self.rules);
+        buffer.truncate(start + kept);
+        state.output.flush(&self.inner);
+        if kept > 0 {
+            return Ok(kept);
+        }
+        // Pings and headers alone are not the end of the stream. There may be more: the caller asks
+        // for readiness next, which the runtime grants a bounded number of times in one turn.
+        state.end(&self.inner).unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

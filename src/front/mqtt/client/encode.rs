@@ -6,7 +6,7 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 
 use super::{
     super::{
@@ -23,9 +23,10 @@ use crate::{
     error,
     model::{
         reason::Reason,
+        topic::TopicFilter,
         wire::{
-            Ack, Auth, Connect, Delivery, DeliveryHead, Disconnect, RetainHandling,
-            SubscriptionOptions, Will,
+            Ack, Auth, Connect, Delivery, DeliveryHead, Disconnect, Inbound, Publish,
+            RetainHandling, Subscribe, SubscriptionOptions, Will,
         },
     },
 };
@@ -140,6 +141,67 @@ impl Client {
         }
     }
 
+    /// Appends whatever a client may say; the inverse of the server's decoder.
+    ///
+    /// Tells whether it could: a filter that was refused is carried without its text.
+    pub fn encode_inbound(self, inbound: &Inbound, out: &mut BytesMut) -> bool {
+        match inbound {
+            Inbound::Connect(connect) => self.encode_connect(connect, out),
+            Inbound::Publish(publish) => self.encode_whole_publish(publish, out),
+            Inbound::Ack(ack) => self.encode_ack(*ack, out),
+            Inbound::Subscribe(subscribe) => return self.encode_items(subscribe, out),
+            Inbound::Unsubscribe(unsubscribe) => {
+                let texts: Option<Vec<String>> = unsubscribe
+                    .items
+                    .iter()
+                    .map(|item| item.as_ref().ok().map(|(share, filter)| full(share, filter)))
+                    .collect();
+                let Some(texts) = texts else { return false };
+                let filters = texts.iter().map(String::as_str);
+                self.encode_unsubscribe(unsubscribe.packet_id, filters, out);
+            }
+            Inbound::Ping => self.encode_ping(out),
+            Inbound::Disconnect(disconnect) => self.encode_disconnect(disconnect, out),
+            Inbound::Auth(auth) => self.encode_auth(auth, out),
+        }
+        true
+    }
+
+    fn encode_whole_publish(self, publish: &Publish, out: &mut BytesMut) {
+        let start = out.len();
+        let head = self.encode_publish(
+            &Delivery {
+                topic: publish.topic.as_ref().map_or(&[], |topic| topic.as_bytes()),
+                topic_alias: publish.topic_alias,
+                qos: publish.qos,
+                dup: publish.dup,
+                retain: publish.retain,
+                expiry_secs: publish.expiry_secs,
+                properties: &publish.properties,
+                subscription_ids: &[],
+                payload: &publish.payload,
+            },
+            out,
+        );
+        if let (Some(at), Some(packet_id)) = (head.packet_id_at, publish.packet_id) {
+            let at = start + at;
+            out[at..at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
+        }
+        out.put_slice(&publish.payload);
+    }
+
+    fn encode_items(self, subscribe: &Subscribe, out: &mut BytesMut) -> bool {
+        let items: Option<Vec<(String, SubscriptionOptions)>> = subscribe
+            .items
+            .iter()
+            .map(|item| Some((full(&item.share, item.filter.as_ref().ok()?), item.options)))
+            .collect();
+        let Some(items) = items else { return false };
+        let items = items.iter().map(|(filter, options)| (filter.as_str(), *options));
+        self.encode_subscribe(subscribe.packet_id, subscribe.subscription_id, items, out);
+        true
+    }
+
     /// Appends an AUTH; 3.1.1 has none, nothing is written.
     pub fn encode_auth(self, auth: &Auth, out: &mut BytesMut) {
         if self == Self::V4 {
@@ -151,6 +213,14 @@ impl Client {
         body.put_u8(error::code(auth.reason).mqtt5);
         put_block(&mut body, &properties);
         put_packet(out, first::AUTH, &body);
+    }
+}
+
+/// The filter as a client writes it.
+fn full(share: &Option<Bytes>, filter: &TopicFilter) -> String {
+    match share {
+        Some(share) => format!("$share/{}/{filter}", String::from_utf8_lossy(share)),
+        None => filter.to_string(),
     }
 }
 

@@ -5,6 +5,9 @@ mod connect;
 mod publish;
 mod control;
 mod server_packets;
+mod generate;
+mod round_trip;
+mod foreign;
 
 use bytes::{Bytes, BytesMut};
 

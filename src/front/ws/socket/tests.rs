@@ -182,6 +182,12 @@ fn violation_when_read_then_earlier_bytes_first_and_the_peer_is_told() {
         let socket = socket(&[&frame(0x82, b"good"), &bad]);
         assert_eq!(read_all(&socket), (b"good".to_vec(), Some(ErrorKind::InvalidData)));
         assert_eq!(written(&socket), [(0x88, code.to_be_bytes().to_vec())]);
+        // The rest is drained, not judged.
+        socket.inner.incoming.borrow_mut().push_back(vec![0xff; 9]);
+        assert_eq!(read_all(&socket), (vec![], Some(ErrorKind::WouldBlock)));
+        socket.inner.ended.set(true);
+        assert_eq!(read_all(&socket), (vec![], None));
+        assert_eq!(written(&socket).len(), 1);
     }
 }
 

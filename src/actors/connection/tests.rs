@@ -1,0 +1,8 @@
+//! Connections over the in-memory socket against the real worker, router, groups, home, appender and
+//! hub of one thread; the client's side of the codec speaks to them.
+
+mod bench;
+mod connect;
+mod publish;
+mod subscribe;
+mod will;
