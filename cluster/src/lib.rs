@@ -8,3 +8,21 @@
 
 pub mod id;
 pub mod machine;
+pub mod options;
+pub mod error;
+pub mod node;
+pub mod handle;
+pub mod stats;
+mod raft_groups;
+mod raft_group;
+mod storage;
+mod backup;
+mod limits;
+mod clock;
+
+pub use error::{BackupError, ProposeError, ReadError, StartError};
+pub use handle::{ClusterHandle, Proposed};
+pub use machine::{Machine, Store, StoreMut};
+pub use node::Cluster;
+pub use options::{Durability, Options};
+pub use stats::{DiskState, Stats};

@@ -2,7 +2,7 @@
 //!
 //! - Owns: nothing.
 //! - Takes: committed commands in log order. Gives: a reply for each, and writes to the store.
-//! - Bound: a value may be of any size; the storage splits it into pieces of at most 4 KiB.
+//! - Bound: a key of at most 1 KiB; a value of any size, which the storage splits into pieces.
 //! - Source: own design; `RaftStateMachine` of openraft without its types.
 
 use bytes::Bytes;
@@ -27,6 +27,13 @@ pub trait StoreMut: Store {
     /// Sets `key`.
     fn put(&mut self, key: Vec<u8>, value: Bytes);
 
+    /// Sets a `key` that surely does not exist, such as one with a new position in it: if it is
+    /// deleted before the next checkpoint, neither ever reaches the disk. With a key that exists
+    /// after all, a later `delete` may leave its old value behind.
+    fn put_new(&mut self, key: Vec<u8>, value: Bytes) {
+        self.put(key, value);
+    }
+
     /// Removes `key` if it is there.
     fn delete(&mut self, key: &[u8]);
 }
@@ -36,6 +43,7 @@ pub trait Machine: Send + 'static {
     /// Rebuilds what is held in memory from the store: at start, and after a snapshot was installed.
     fn load(&mut self, store: &dyn Store);
 
-    /// Applies one committed command; `index` is that of its Raft entry and grows.
+    /// Applies one committed command. `index` grows from command to command, with gaps: it is made of
+    /// the index of the Raft entry and the command's place in it.
     fn apply(&mut self, index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes;
 }

@@ -1,0 +1,121 @@
+//! Copies a running node's state into a folder that a node can be started on.
+//!
+//! - Owns: the target folder while it is written. Takes: the shards, one pinned at a time.
+//! - Gives: `FORMAT`, `node`, a state, and a log that holds votes and marks only.
+//! - Bound: pages of `PAGE_BYTES`; runs on a blocking thread.
+//! - Source: own design.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    error::{BackupError, StartError},
+    handle::Shared,
+    options::Durability,
+    raft_group::{snapshot::pairs, types::Vote},
+    storage::{
+        disk::RealDisk,
+        format,
+        health::Health,
+        log::Log,
+        state::{
+            kv::{Batch, Kv},
+            sled_kv::SledKv,
+        },
+    },
+};
+
+/// The copy is put into the target's store once it has gathered this much.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Page cache of the target's store.
+const CACHE_BYTES: u64 = 16 << 20;
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupError {
+    let path = path.to_path_buf();
+    move |source| BackupError::Io { what, path, source }
+}
+
+/// Writes the backup.
+pub(crate) fn write<M>(shared: &Shared<M>, target: &Path) -> Result<(), BackupError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(target);
+    made.map_err(failed("make", target))?;
+    if fs::read_dir(target).map_err(failed("read", target))?.next().is_some() {
+        return Err(BackupError::NotEmpty { path: target.into() });
+    }
+    let state = target.join("state");
+    let shards = shared.format.shards;
+    let kv = SledKv::open(&state, shards, CACHE_BYTES).map_err(failed("open", &state))?;
+    let mut marks = Vec::new();
+    for group in &shared.groups.groups {
+        let store = &group.shard.store;
+        let _pin = store.pin.clone().blocking_lock_owned();
+        if !shared.groups.checkpointer.write(&[store]) {
+            return Err(BackupError::Stopping);
+        }
+        copy(store, &kv).map_err(failed("copy into", &state))?;
+        let vote = shared.groups.log.group(store.shard).and_then(|group| group.vote);
+        marks.push((store.shard, vote, store.state.lock().stored.last));
+    }
+    kv.flush().map_err(failed("flush", &state))?;
+    drop(kv);
+    write_log(target, shards, &marks)?;
+    let node = target.join("node");
+    let text = format::node_text(shared.node.0, shared.incarnation);
+    format::replace(&node, &text).map_err(failed("write", &node))?;
+    // Last: without it the folder is not one of ours.
+    format::write(&target.join("FORMAT"), &shared.format)
+        .map_err(|error| start_failed(error, target))
+}
+
+fn copy(store: &crate::storage::checkpoint::ShardStore, target: &SledKv) -> io::Result<()> {
+    let mut page = Batch::new();
+    let mut bytes = 0;
+    pairs(store, |(key, value)| {
+        bytes += key.len() + value.len();
+        page.push((key.to_vec(), Some(value.to_vec())));
+        if bytes < PAGE_BYTES {
+            return Ok(());
+        }
+        bytes = 0;
+        target.apply(store.shard, std::mem::take(&mut page))
+    })?;
+    target.apply(store.shard, page)
+}
+
+type Mark = (u16, Option<Vote>, Option<crate::raft_group::types::LogId>);
+
+/// Writes a log that goes on where the copied states are.
+fn write_log(target: &Path, shards: u16, marks: &[Mark]) -> Result<(), BackupError> {
+    let path: PathBuf = target.join("log");
+    let disk = RealDisk::open(&path, 0).map_err(failed("open", &path))?;
+    let log = Log::open(Arc::new(disk), shards, Durability::Disk, Arc::<Health>::default());
+    let (log, flusher) = log.map_err(|error| start_failed(error, &path))?;
+    let (tell, told) = std::sync::mpsc::sync_channel(marks.len() + 1);
+    let mut waiting = 0;
+    for (shard, vote, last) in marks {
+        if let Some(last) = last {
+            log.purge(*shard, *last);
+        }
+        if let Some(vote) = vote {
+            let tell = tell.clone();
+            waiting += 1;
+            log.vote(*shard, *vote, Box::new(move |done| drop(tell.send(done))));
+        }
+    }
+    let written = (0..waiting).try_for_each(|_| told.recv().map_err(io::Error::other)?);
+    log.stop();
+    let _ = flusher.join();
+    written.map_err(failed("write", &path))
+}
+
+fn start_failed(error: StartError, path: &Path) -> BackupError {
+    match error {
+        StartError::Io { what, path, source } => BackupError::Io { what, path, source },
+        other => failed("write", path)(io::Error::other(other)),
+    }
+}

@@ -1,0 +1,247 @@
+//! What the server holds of a node: propose, read, look.
+//!
+//! - Owns: nothing that it does not share. Takes: commands and questions, from any thread.
+//! - Gives: replies once flushed and applied (FLUSH-THEN-ACK); answers computed on the cluster's threads.
+//! - Bound: permits before every proposal, `READS_MAX` reads at a time.
+//! - Source: own design.
+
+use std::{
+    future::Future,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, oneshot},
+    time::Sleep,
+};
+
+use crate::{
+    backup,
+    error::{BackupError, ProposeError, ReadError},
+    id::{NodeId, ShardId},
+    limits::{PROPOSE_TIMEOUT, READS_MAX},
+    machine::{Machine, Store},
+    options::Options,
+    raft_group::types::Caller,
+    raft_groups::{Group, Groups},
+    stats::{DiskState, Stats},
+    storage::format::{Folder, Format},
+};
+
+/// What all handles of a node share.
+pub(crate) struct Shared<M> {
+    pub(crate) groups: Groups<M>,
+    runtime: Handle,
+    reads: Arc<Semaphore>,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) format: Format,
+}
+
+impl<M> Shared<M> {
+    pub(crate) fn new(
+        groups: Groups<M>,
+        runtime: Handle,
+        options: &Options,
+        folder: &Folder,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            groups,
+            runtime,
+            reads: Arc::new(Semaphore::new(READS_MAX)),
+            node: options.node,
+            incarnation: folder.incarnation,
+            format: folder.format.clone(),
+        })
+    }
+
+    fn group(&self, shard: ShardId) -> Option<&Arc<Group<M>>> {
+        let group = self.groups.groups.get(usize::from(shard.0))?;
+        group.ready.load(Ordering::Relaxed).then_some(group)
+    }
+}
+
+/// A cheap reference to a running node.
+pub struct ClusterHandle<M> {
+    shared: Arc<Shared<M>>,
+}
+
+impl<M> Clone for ClusterHandle<M> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<M> std::fmt::Debug for ClusterHandle<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterHandle").field("node", &self.shared.node).finish_non_exhaustive()
+    }
+}
+
+impl<M: Machine> ClusterHandle<M> {
+    pub(crate) fn new(shared: Arc<Shared<M>>) -> Self {
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared<M>> {
+        &self.shared
+    }
+
+    /// Proposes a command. It is enqueued by the call itself, not by the first poll: commands that
+    /// one thread proposes to one shard are applied in the order of the calls.
+    ///
+    /// - Shape: the machine's reply; a refusal is known at once. Dropping the future cancels nothing.
+    /// - Callable from any thread, inside any runtime or none; never blocks.
+    ///
+    /// # Errors
+    /// `Overloaded`, `DiskFull` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
+    pub fn propose(&self, shard: ShardId, command: Bytes) -> Proposed {
+        let refused = |why| Proposed(Outcome::Refused(why));
+        let groups = &self.shared.groups;
+        let Some(group) = self.shared.group(shard) else {
+            return refused(ProposeError::Unavailable);
+        };
+        if groups.health.state() != DiskState::Ready {
+            return refused(ProposeError::DiskFull);
+        }
+        let Some(permit) = groups.permits.take(command.len()) else {
+            return refused(ProposeError::Overloaded);
+        };
+        let (reply, told) = oneshot::channel();
+        if group.queue.push(command, Caller { reply, _permit: permit }).is_err() {
+            return refused(ProposeError::Unavailable);
+        }
+        let _time = self.shared.runtime.enter();
+        Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
+    }
+
+    /// Asks a shard: `ask` sees every command that was acknowledged before the call.
+    ///
+    /// - Runs on the cluster's threads, one at a time per shard and never beside `apply`: keep it to a
+    ///   page. Dropping the future cancels nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` while the shard cannot be read on this node.
+    pub async fn read<R: Send + 'static>(
+        &self,
+        shard: ShardId,
+        ask: impl FnOnce(&M, &dyn Store) -> R + Send + 'static,
+    ) -> Result<R, ReadError> {
+        let group = self.shared.group(shard).ok_or(ReadError::Unavailable)?.shard.clone();
+        let turn = self.shared.reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ReadError::Unavailable)?;
+        let answer = self.shared.runtime.spawn(async move {
+            let _turn = turn;
+            let machine = group.machine.lock();
+            let state = group.store.state.lock();
+            ask(&machine, &*state)
+        });
+        answer.await.map_err(|_| ReadError::Unavailable)
+    }
+
+    /// Returns how many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> u16 {
+        self.shared.format.shards
+    }
+
+    /// Returns this node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.shared.node
+    }
+
+    /// Returns the number of this start of the node; it grows with each.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.shared.incarnation
+    }
+
+    /// Returns the secret that keys name hashes; made at the first start of the cluster.
+    #[must_use]
+    pub fn hash_key(&self) -> [u8; 16] {
+        self.shared.format.hash_key
+    }
+
+    /// Returns the cluster's id; made at its first start.
+    #[must_use]
+    pub fn cluster_id(&self) -> [u8; 16] {
+        self.shared.format.cluster
+    }
+
+    /// Returns whether every shard can be proposed to and read here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.groups.groups.iter().all(|group| group.ready.load(Ordering::Relaxed))
+    }
+
+    /// Returns whether the disk takes writes.
+    #[must_use]
+    pub fn disk_state(&self) -> DiskState {
+        self.shared.groups.health.state()
+    }
+
+    /// Returns the figures of the durable side.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let groups = &self.shared.groups;
+        let (waiting, waiting_bytes) = groups.permits.taken();
+        let index = |id: Option<crate::raft_group::types::LogId>| id.map_or(0, |id| id.index);
+        let lags = groups.groups.iter().map(|group| {
+            let state = group.shard.store.state.lock();
+            index(state.applied.last) - index(state.stored.last)
+        });
+        Stats {
+            table_bytes: groups.fill.bytes() as u64,
+            state_bytes: groups.base.kv.disk_bytes(),
+            checkpoint_lag_entries: lags.max().unwrap_or(0),
+            proposals_waiting: waiting as u64,
+            proposals_waiting_bytes: waiting_bytes as u64,
+            ..Stats::of(&groups.health)
+        }
+    }
+
+    /// Writes a copy of this node's state into `target`, which must not exist or be empty. A node
+    /// started on that folder has everything that was acknowledged before the call.
+    ///
+    /// - Each shard is copied as of one moment; its checkpoints wait meanwhile, its proposals only
+    ///   once the memory tables are full.
+    ///
+    /// # Errors
+    /// The copy is useless then; what is there may be removed.
+    pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
+        let (shared, target) = (self.shared.clone(), target.to_path_buf());
+        let written = self.shared.runtime.spawn_blocking(move || backup::write(&shared, &target));
+        written.await.unwrap_or(Err(BackupError::Stopping))
+    }
+}
+
+/// A proposal on its way: resolves to the reply.
+#[must_use = "the reply says whether the command was applied"]
+#[derive(Debug)]
+pub struct Proposed(Outcome);
+
+#[derive(Debug)]
+enum Outcome {
+    Refused(ProposeError),
+    Waiting(oneshot::Receiver<Result<Bytes, ProposeError>>, Pin<Box<Sleep>>),
+}
+
+impl Future for Proposed {
+    type Output = Result<Bytes, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Outcome::Refused(why) => Poll::Ready(Err(*why)),
+            Outcome::Waiting(told, time_out) => match Pin::new(told).poll(cx) {
+                Poll::Ready(told) => Poll::Ready(told.unwrap_or(Err(ProposeError::Unknown))),
+                Poll::Pending => time_out.as_mut().poll(cx).map(|()| Err(ProposeError::Unknown)),
+            },
+        }
+    }
+}

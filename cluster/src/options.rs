@@ -1,0 +1,91 @@
+//! What an operator decides about the durable side of a node.
+//!
+//! - Owns: plain values. Takes: nothing. Gives: `Options`, checked once at start.
+//! - Bound: each field says its own.
+//! - Source: own design; defaults as in ARCHITECTURE.md, "The write-ahead log".
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    error::StartError,
+    id::{NodeId, SHARDS_MAX},
+};
+
+/// What must have happened to a command's log record before its reply (FLUSH-THEN-ACK).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Written and `fdatasync`ed: survives the loss of power.
+    #[default]
+    Disk,
+    /// Handed to the operating system: survives `kill -9`, not the loss of power.
+    Os,
+}
+
+/// How one node keeps its state.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folder of this node, created with mode 0700.
+    pub data_dir: PathBuf,
+    /// This node; written down at the first start.
+    pub node: NodeId,
+    /// Number of shards, 1 to [`SHARDS_MAX`]; fixed at the first start.
+    pub shards: u16,
+    /// What an acknowledgement promises.
+    pub durability: Durability,
+    /// Threads of the cluster's own runtime, beside one that flushes and one that checkpoints.
+    pub threads: usize,
+    /// Bytes of sled's page cache.
+    pub cache_bytes: u64,
+    /// Longest time between an applied command and its checkpoint, when the disk keeps up.
+    pub checkpoint_interval: Duration,
+    /// Bytes in the memory tables of all shards that bring a checkpoint forward. One shard's
+    /// table takes no new proposals beyond this.
+    pub checkpoint_bytes: usize,
+    /// Proposals are refused while the disk has less free space than this.
+    pub disk_reserve_bytes: u64,
+    /// Bytes of a file that is given up when the disk is full, so that what was accepted can be logged.
+    pub reserve_file_bytes: u64,
+    /// Most proposals without a reply, over all shards.
+    pub proposals_max: usize,
+    /// Most bytes of them.
+    pub proposal_bytes_max: usize,
+}
+
+impl Options {
+    /// Returns the defaults for a node that keeps its data in `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            node: NodeId(1),
+            shards: 16,
+            durability: Durability::Disk,
+            threads: 2,
+            cache_bytes: 64 << 20,
+            checkpoint_interval: Duration::from_secs(1),
+            checkpoint_bytes: 32 << 20,
+            disk_reserve_bytes: 256 << 20,
+            reserve_file_bytes: 8 << 20,
+            proposals_max: 65_536,
+            proposal_bytes_max: 64 << 20,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        let wrong = |name, must| Err(StartError::Option { name, must });
+        match self {
+            Self { shards, .. } if *shards == 0 || *shards > SHARDS_MAX => {
+                wrong("shards", "between 1 and 64")
+            }
+            Self { threads: 0, .. } => wrong("threads", "at least 1"),
+            Self { proposals_max: 0, .. } => wrong("proposals_max", "at least 1"),
+            Self { checkpoint_interval, .. } if checkpoint_interval.is_zero() => {
+                wrong("checkpoint_interval", "longer than zero")
+            }
+            Self { checkpoint_bytes, .. } if *checkpoint_bytes < 1 << 16 => {
+                wrong("checkpoint_bytes", "at least 65536")
+            }
+            _ => Ok(()),
+        }
+    }
+}

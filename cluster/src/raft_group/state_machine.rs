@@ -1,0 +1,188 @@
+//! Applies committed entries to a machine, and tells openraft how far the state is.
+//!
+//! - Owns: the group's machine. Takes: entries in log order. Gives: one reply per command.
+//! - Bound: memory tables, see `storage/state/table.rs`. Never an error while the node runs.
+//! - Source: openraft 0.9 `RaftStateMachine`.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use openraft::{
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
+    storage::RaftStateMachine,
+};
+use parking_lot::Mutex;
+
+use super::{
+    snapshot::SnapshotData,
+    types::{Entry, LogId, Replies, StorageError, StoredMembership, Types},
+};
+use crate::{
+    limits::ENTRY_COMMANDS_MAX,
+    machine::Machine,
+    storage::{
+        checkpoint::{Checkpointer, ShardStore},
+        state::{
+            kv::Batch,
+            shard_state::{Applied, ShardState},
+        },
+    },
+};
+
+/// A machine and its state. Locked in this order.
+pub(crate) struct Shard<M> {
+    pub(crate) machine: Mutex<M>,
+    pub(crate) store: Arc<ShardStore>,
+}
+
+/// openraft's handle on a shard.
+pub(crate) struct StateMachine<M> {
+    pub(crate) shard: Arc<Shard<M>>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+}
+
+impl<M: Machine> Shard<M> {
+    /// Loads the machine from what the last checkpoint left.
+    pub(crate) fn open(mut machine: M, store: Arc<ShardStore>) -> Arc<Self> {
+        machine.load(&*store.state.lock());
+        Arc::new(Self { machine: Mutex::new(machine), store })
+    }
+
+    fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<Replies> {
+        let mut machine = self.machine.lock();
+        let mut state = self.store.state.lock();
+        let before = state.active_bytes();
+        let replies = entries.map(|entry| apply_entry(&mut *machine, &mut state, entry)).collect();
+        self.store.fill.changed(before, state.active_bytes());
+        replies
+    }
+}
+
+fn apply_entry<M: Machine>(machine: &mut M, state: &mut ShardState, entry: Entry) -> Replies {
+    let mut replies = Replies::default();
+    match entry.payload {
+        EntryPayload::Blank => {}
+        EntryPayload::Normal(proposal) => {
+            let first = entry.log_id.index * ENTRY_COMMANDS_MAX as u64;
+            replies.0.reserve_exact(proposal.commands.len());
+            for (index, command) in (first..).zip(proposal.commands.iter()) {
+                replies.0.push(machine.apply(index, command, state));
+            }
+        }
+        EntryPayload::Membership(membership) => {
+            state.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
+        }
+    }
+    state.applied.last = Some(entry.log_id);
+    replies
+}
+
+fn meta(applied: &Applied) -> SnapshotMeta<u64, openraft::EmptyNode> {
+    SnapshotMeta {
+        last_log_id: applied.last,
+        last_membership: applied.membership.clone(),
+        // The state is a function of the log: the same entry, the same snapshot.
+        snapshot_id: applied.last.map(|id| id.to_string()).unwrap_or_default(),
+    }
+}
+
+impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), StorageError> {
+        let state = self.shard.store.state.lock();
+        Ok((state.applied.last, state.applied.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Replies>, StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        Ok(self.shard.apply(entries.into_iter()))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { store: self.shard.store.clone(), checkpointer: self.checkpointer.clone() }
+    }
+
+    async fn begin_receiving_snapshot(&mut self) -> Result<Box<SnapshotData>, StorageError> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, openraft::EmptyNode>,
+        snapshot: Box<SnapshotData>,
+    ) -> Result<(), StorageError> {
+        let store = &self.shard.store;
+        let _pin = store.pin.clone().lock_owned().await;
+        let installed = install(store, &snapshot);
+        installed
+            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        let mut machine = self.shard.machine.lock();
+        let mut state = store.state.lock();
+        let before = state.active_bytes();
+        let last_membership = meta.last_membership.clone();
+        state.replaced(Applied { last: meta.last_log_id, membership: last_membership });
+        store.fill.changed(before, 0);
+        machine.load(&*state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let store = self.shard.store.clone();
+        let pin = store.pin.clone().lock_owned().await;
+        let stored = store.state.lock().stored.clone();
+        Ok(stored.last.is_some().then(|| snapshot(&stored, SnapshotData::of(store, pin))))
+    }
+}
+
+fn snapshot(stored: &Applied, data: SnapshotData) -> Snapshot<Types> {
+    Snapshot { meta: meta(stored), snapshot: Box::new(data) }
+}
+
+/// Replaces a shard's pairs by those of a snapshot, in one batch: all of them or none.
+fn install(store: &ShardStore, snapshot: &SnapshotData) -> io::Result<()> {
+    let mut batch = Batch::new();
+    super::snapshot::pairs(store, |(key, _)| {
+        batch.push((key.to_vec(), None));
+        Ok(())
+    })?;
+    snapshot.pairs(|(key, value)| {
+        batch.push((key.to_vec(), Some(value.to_vec())));
+        Ok(())
+    })?;
+    let gate = store.state.lock().gate.clone();
+    let _gate = gate.write();
+    store.base.kv.apply(store.shard, batch)?;
+    store.base.kv.flush()
+}
+
+/// Builds a snapshot: names the checkpoint that was just written, or writes one.
+pub(crate) struct Builder {
+    store: Arc<ShardStore>,
+    checkpointer: Arc<Checkpointer>,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError> {
+        let store = self.store.clone();
+        let _pin = store.pin.clone().lock_owned().await;
+        // Snapshots that follow a checkpoint cost nothing; others cover all that is applied.
+        if !store.unnamed.swap(false, Ordering::SeqCst) {
+            let (store, checkpointer) = (store.clone(), self.checkpointer.clone());
+            let written = tokio::task::spawn_blocking(move || checkpointer.write(&[&store])).await;
+            if !matches!(written, Ok(true)) {
+                let error = io::Error::other("the node is stopping");
+                return Err(StorageIOError::write_snapshot(None, &error).into());
+            }
+        }
+        store.unnamed.store(false, Ordering::SeqCst);
+        let stored = store.state.lock().stored.clone();
+        // A sender asks for the current snapshot; only then is its data pinned.
+        Ok(snapshot(&stored, SnapshotData::default()))
+    }
+}

@@ -1,0 +1,288 @@
+//! Moves memory tables to disk, so that the log behind them can go.
+//!
+//! ```text
+//! freeze table → merge with blocks → apply batch (one per shard) → one flush for all → thaw → purge
+//! ```
+//!
+//! - Owns: one thread. Takes: a tick, or a kick when the tables hold `checkpoint_bytes`.
+//! - Gives: `stored` of each shard; news of it to whoever purges the log.
+//! - Bound: `apply` and reads wait only while one shard's batch is put into sled's memory.
+//! - An error is tried again until it works (HEAL). After sled was opened again everything that was
+//!   not flushed is written again: frozen tables stay until then.
+//! - Source: own design.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, OwnedMutexGuard};
+
+use super::{
+    disk::Disk,
+    health::{DiskState, Health},
+    log::Log,
+    state::shard_state::{Base, ShardState, checkpoint_batch},
+};
+use crate::{
+    clock,
+    limits::{RETRY_MAX, RETRY_MIN},
+    options::Options,
+};
+
+/// Keeps a shard's state on disk as it is.
+pub(crate) type Pin = OwnedMutexGuard<()>;
+
+/// One shard's state, and who may change it on disk.
+pub(crate) struct ShardStore {
+    pub(crate) shard: u16,
+    pub(crate) base: Arc<Base>,
+    pub(crate) state: Mutex<ShardState>,
+    /// Held by a checkpoint, a backup, or a snapshot that is being sent.
+    pub(crate) pin: Arc<tokio::sync::Mutex<()>>,
+    /// A checkpoint was written that no snapshot has named yet.
+    pub(crate) unnamed: AtomicBool,
+    pub(crate) fill: Arc<Fill>,
+}
+
+/// How full the memory tables of a node are.
+#[derive(Debug, Default)]
+pub(crate) struct Fill {
+    active: AtomicUsize,
+    frozen: AtomicUsize,
+    /// Signalled after each checkpoint.
+    room: Notify,
+    kick: Mutex<Kick>,
+    wake: Condvar,
+    kick_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Kick {
+    due: bool,
+    stopped: bool,
+}
+
+impl Fill {
+    pub(crate) fn new(kick_bytes: usize) -> Self {
+        Self { kick_bytes, ..Self::default() }
+    }
+
+    /// Counts what an `apply` changed; calls for a checkpoint when there is enough.
+    pub(crate) fn changed(&self, before: usize, after: usize) {
+        if after < before {
+            self.active.fetch_sub(before - after, Ordering::Relaxed);
+        } else {
+            let was = self.active.fetch_add(after - before, Ordering::Relaxed);
+            if was < self.kick_bytes && was + (after - before) >= self.kick_bytes {
+                self.kick.lock().due = true;
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    fn froze(&self, bytes: usize) {
+        self.active.fetch_sub(bytes, Ordering::Relaxed);
+        self.frozen.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn thawed(&self, bytes: usize) {
+        self.frozen.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.active.load(Ordering::Relaxed) + self.frozen.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes() >= self.kick_bytes.saturating_mul(2)
+    }
+
+    /// Waits until the tables have room for more.
+    pub(crate) async fn room(&self) {
+        while self.is_full() {
+            let room = self.room.notified();
+            if !self.is_full() {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    fn wait(&self, time: Duration) -> bool {
+        let mut kick = self.kick.lock();
+        let deadline = clock::now() + time;
+        while !kick.due && !kick.stopped && !self.wake.wait_until(&mut kick, deadline).timed_out() {
+        }
+        kick.due = false;
+        kick.stopped
+    }
+
+    fn stop(&self) {
+        self.kick.lock().stopped = true;
+        self.wake.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.kick.lock().stopped
+    }
+}
+
+impl ShardStore {
+    pub(crate) fn new(
+        state: ShardState,
+        shard: u16,
+        base: Arc<Base>,
+        fill: Arc<Fill>,
+    ) -> Arc<Self> {
+        let (state, unnamed) = (Mutex::new(state), AtomicBool::new(false));
+        Arc::new(Self { shard, base, state, pin: Arc::default(), unnamed, fill })
+    }
+
+    /// Puts the changes of a frozen table into the store, not flushed yet.
+    fn write(&self) -> io::Result<()> {
+        let frozen = {
+            let mut state = self.state.lock();
+            let before = state.active_bytes();
+            let frozen = state.freeze();
+            self.fill.froze(before - state.active_bytes());
+            frozen
+        };
+        let Some(frozen) = frozen else { return Ok(()) };
+        let batch = checkpoint_batch(&*self.base.kv, self.shard, &frozen)?;
+        let gate = self.state.lock().gate.clone();
+        let _gate = gate.write();
+        self.base.kv.apply(self.shard, batch)
+    }
+
+    fn thaw(&self) {
+        self.fill.thawed(self.state.lock().thaw());
+        self.unnamed.store(true, Ordering::SeqCst);
+    }
+}
+
+/// The thread that writes checkpoints, and what it needs.
+pub(crate) struct Checkpointer {
+    pub(crate) stores: Vec<Arc<ShardStore>>,
+    pub(crate) base: Arc<Base>,
+    pub(crate) fill: Arc<Fill>,
+    pub(crate) health: Arc<Health>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) log: Arc<Log>,
+    interval: Duration,
+    reserve_bytes: u64,
+    running: Mutex<()>,
+}
+
+/// Told which shards have a new checkpoint.
+pub(crate) type News = Box<dyn Fn(&[u16]) + Send>;
+
+impl Checkpointer {
+    pub(crate) fn new(
+        stores: Vec<Arc<ShardStore>>,
+        base: Arc<Base>,
+        fill: Arc<Fill>,
+        disk: Arc<dyn Disk>,
+        log: Arc<Log>,
+        options: &Options,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            stores,
+            health: base.health.clone(),
+            base,
+            fill,
+            disk,
+            log,
+            interval: options.checkpoint_interval,
+            reserve_bytes: options.disk_reserve_bytes,
+            running: Mutex::default(),
+        })
+    }
+
+    /// Runs until stopped; then writes a last checkpoint if the disk lets it.
+    pub(crate) fn run(&self, news: &News) {
+        loop {
+            let stopped = self.fill.wait(self.interval);
+            self.look_at_disk();
+            // Marks of the last round's purges; removes segments that are behind.
+            self.log.nudge();
+            let (stores, pins) = self.dirty();
+            if !stores.is_empty() && self.write(&stores) {
+                news(&stores.iter().map(|store| store.shard).collect::<Vec<_>>());
+            }
+            drop(pins);
+            if stopped {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.fill.stop();
+    }
+
+    /// Compares free space with the reserve; looked at before the first proposal, then at each tick.
+    pub(crate) fn look_at_disk(&self) {
+        match self.disk.free_bytes() {
+            Ok(free) => self.health.note_free(free, self.reserve_bytes),
+            Err(error) => tracing::warn!(%error, "cannot ask the disk for its free space"),
+        }
+        if self.health.state() == DiskState::Ready
+            && let Err(error) = self.disk.hold_reserve()
+        {
+            tracing::warn!(%error, "cannot hold space for the log");
+        }
+    }
+
+    /// Returns the shards with changes that nobody pins, pinned.
+    fn dirty(&self) -> (Vec<&ShardStore>, Vec<Pin>) {
+        let pinned = |store: &ShardStore| store.pin.clone().try_lock_owned().ok();
+        let dirty = self.stores.iter().filter(|store| store.state.lock().is_dirty());
+        dirty.filter_map(|store| Some((&**store, pinned(store)?))).unzip()
+    }
+
+    /// Writes the tables of `stores`, whose pins the caller holds; `false` if the node stopped first.
+    pub(crate) fn write(&self, stores: &[&ShardStore]) -> bool {
+        let _running = self.running.lock();
+        let started = clock::now();
+        let mut wait = RETRY_MIN;
+        loop {
+            let generation = self.base.kv.generation();
+            let written = stores
+                .iter()
+                .try_for_each(|store| store.write())
+                .and_then(|()| self.base.kv.flush());
+            match written {
+                // Opened again by a reader meanwhile: what was not flushed then is gone.
+                Ok(()) if self.base.kv.generation() != generation => continue,
+                Ok(()) => break,
+                Err(error) => self.health.note_state(Some(&error)),
+            }
+            if self.fill.is_stopped() && wait >= RETRY_MAX {
+                return false;
+            }
+            let never = Mutex::new(());
+            Condvar::new().wait_until(&mut never.lock(), clock::now() + wait);
+            wait = (wait * 2).min(RETRY_MAX);
+            if self.base.kv.generation() == generation
+                && let Err(error) = self.base.kv.reopen()
+            {
+                self.health.note_state(Some(&error));
+            }
+        }
+        self.health.note_state(None);
+        for store in stores {
+            store.thaw();
+        }
+        self.fill.room.notify_waiters();
+        let us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.health.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.health.checkpoint_us.fetch_add(us, Ordering::Relaxed);
+        true
+    }
+}

@@ -1,0 +1,284 @@
+//! The marks of a data folder: which format, which cluster, which node, how often started.
+//!
+//! - Owns: `FORMAT` (written once), `node` (at each start), `lock`.
+//! - Takes: options. Gives: identity and incarnation, or why the folder cannot be opened.
+//! - Bound: small text files, replaced atomically.
+//! - Source: own design. Format 1 is the first; `MIGRATIONS` names what brings an older one up.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::Path,
+};
+
+use crate::{error::StartError, options::Options};
+
+/// The newest format, written by this release.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Brings a folder of format `from` to `from + 1`; called before anything in it is opened, and again
+/// if it was interrupted.
+pub(crate) struct Migration {
+    pub(crate) from: u32,
+    pub(crate) run: fn(&Path) -> io::Result<()>,
+}
+
+/// Every migration, oldest first.
+pub(crate) const MIGRATIONS: &[Migration] = &[];
+
+/// What `FORMAT` says of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub(crate) number: u32,
+    pub(crate) cluster: [u8; 16],
+    pub(crate) hash_key: [u8; 16],
+    pub(crate) shards: u16,
+}
+
+/// An open data folder.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    pub(crate) format: Format,
+    pub(crate) incarnation: u64,
+    /// Held while the process lives; the kernel gives it back however that ends.
+    _lock: File,
+}
+
+fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
+    let path = path.to_path_buf();
+    move |source| StartError::Io { what, path, source }
+}
+
+impl Folder {
+    /// Opens the data folder, or makes it.
+    pub(crate) fn open(options: &Options) -> Result<Self, StartError> {
+        Self::open_with(options, MIGRATIONS)
+    }
+
+    fn open_with(options: &Options, migrations: &[Migration]) -> Result<Self, StartError> {
+        let path = options.data_dir.clone();
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(io("make", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io("protect", &path))?;
+        let lock = lock(&path)?;
+        let file = path.join("FORMAT");
+        let format = match read(&file)? {
+            Some(format) => migrate(&path, format, migrations)?,
+            None => {
+                let secret = io("read random bytes from", Path::new("/dev/urandom"));
+                let [cluster, hash_key] = secrets().map_err(secret)?;
+                let format = Format { number: FORMAT, cluster, hash_key, shards: options.shards };
+                write(&file, &format)?;
+                format
+            }
+        };
+        same(&file, "shards", u64::from(format.shards), u64::from(options.shards))?;
+        let incarnation = start(&path, options)?;
+        Ok(Self { format, incarnation, _lock: lock })
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, StartError> {
+    let path = folder.join("lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = open.map_err(io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: folder.into() }),
+        Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
+    }
+}
+
+fn migrate(
+    folder: &Path,
+    mut format: Format,
+    migrations: &[Migration],
+) -> Result<Format, StartError> {
+    let path = folder.join("FORMAT");
+    let known = migrations.last().map_or(FORMAT, |last| FORMAT.max(last.from + 1));
+    if format.number > known {
+        return Err(StartError::FormatNewer { path, found: format.number, known });
+    }
+    for migration in migrations {
+        if migration.from == format.number {
+            (migration.run)(folder).map_err(io("migrate", folder))?;
+            format.number += 1;
+            write(&path, &format)?;
+            tracing::info!(format = format.number, "data folder migrated");
+        }
+    }
+    if format.number < known {
+        return Err(StartError::FormatDamaged { path, reason: "no migration from this format" });
+    }
+    Ok(format)
+}
+
+fn secrets() -> io::Result<[[u8; 16]; 2]> {
+    let mut secrets = [[0; 16]; 2];
+    let mut random = File::open("/dev/urandom")?;
+    for secret in &mut secrets {
+        random.read_exact(secret)?;
+    }
+    Ok(secrets)
+}
+
+fn hex(bytes: &[u8; 16]) -> String {
+    bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Writes `FORMAT`.
+pub(crate) fn write(path: &Path, format: &Format) -> Result<(), StartError> {
+    let text = format!(
+        "hongqiao data folder\nformat = {}\ncluster = {}\nhash_key = {}\nshards = {}\n",
+        format.number,
+        hex(&format.cluster),
+        hex(&format.hash_key),
+        format.shards
+    );
+    replace(path, &text).map_err(io("write", path))
+}
+
+fn read(path: &Path) -> Result<Option<Format>, StartError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io("read", path)(error)),
+    };
+    let damaged = |reason| StartError::FormatDamaged { path: path.into(), reason };
+    let number = field(&text, "format").ok_or_else(|| damaged("no format number"))?;
+    let number = number.parse().map_err(|_| damaged("the format is not a number"))?;
+    if number > FORMAT {
+        // Its other fields may mean something else.
+        let format = Format { number, cluster: [0; 16], hash_key: [0; 16], shards: 0 };
+        return Ok(Some(format));
+    }
+    let secret = |name| field(&text, name).and_then(unhex);
+    Ok(Some(Format {
+        number,
+        cluster: secret("cluster").ok_or_else(|| damaged("no cluster id"))?,
+        hash_key: secret("hash_key").ok_or_else(|| damaged("no hash key"))?,
+        shards: field(&text, "shards")
+            .and_then(|shards| shards.parse().ok())
+            .ok_or_else(|| damaged("no number of shards"))?,
+    }))
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
+        .map(str::trim)
+}
+
+fn unhex(text: &str) -> Option<[u8; 16]> {
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+    Some(number.to_be_bytes())
+}
+
+fn same(path: &Path, field: &'static str, found: u64, configured: u64) -> Result<(), StartError> {
+    if found == configured {
+        return Ok(());
+    }
+    Err(StartError::Mismatch { path: path.into(), field, found, configured })
+}
+
+/// Checks whose folder it is, and counts this start.
+fn start(folder: &Path, options: &Options) -> Result<u64, StartError> {
+    let path = folder.join("node");
+    let before = match fs::read_to_string(&path) {
+        Ok(text) => {
+            let number = |name| field(&text, name).and_then(|value| value.parse().ok());
+            let damaged = || StartError::FormatDamaged {
+                path: path.clone(),
+                reason: "no node id or incarnation",
+            };
+            same(&path, "node", number("node").ok_or_else(damaged)?, options.node.0)?;
+            number("incarnation").ok_or_else(damaged)?
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(io("read", &path)(error)),
+    };
+    let incarnation = before + 1;
+    let text = node_text(options.node.0, incarnation);
+    replace(&path, &text).map_err(io("write", &path))?;
+    Ok(incarnation)
+}
+
+/// Returns the text of `node`.
+pub(crate) fn node_text(node: u64, incarnation: u64) -> String {
+    format!("node = {node}\nincarnation = {incarnation}\n")
+}
+
+/// Replaces a file so that after a crash either the old or the new one is there.
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    #[test]
+    fn folder_when_opened_again_then_same_secrets_and_next_incarnation() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options::new(temp.path().join("data"));
+        let first = Folder::open(&options).unwrap();
+        let format = first.format.clone();
+        assert!(matches!(Folder::open(&options), Err(StartError::Locked { .. })));
+        assert_eq!(first.incarnation, 1);
+        drop(first);
+        let again = Folder::open(&options).unwrap();
+        assert_eq!((again.format.clone(), again.incarnation), (format, 2));
+        let mode = fs::metadata(&options.data_dir).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn folder_when_not_ours_then_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options::new(temp.path());
+        drop(Folder::open(&options).unwrap());
+        let other = Options { shards: 8, ..options.clone() };
+        assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "shards", .. })));
+        let other = Options { node: NodeId(2), ..options.clone() };
+        assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "node", .. })));
+        fs::write(temp.path().join("FORMAT"), "format = 99\n").unwrap();
+        let newer = Folder::open(&options);
+        assert!(matches!(newer, Err(StartError::FormatNewer { found: 99, known: 1, .. })));
+    }
+
+    #[test]
+    fn folder_when_older_then_each_migration_runs_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options::new(temp.path());
+        drop(Folder::open(&options).unwrap());
+        let count = |folder: &Path| {
+            let path = folder.join("migrated");
+            let before = fs::read_to_string(&path).unwrap_or_default();
+            fs::write(path, before + "x")
+        };
+        let migrations = [Migration { from: FORMAT, run: count }];
+        for _ in 0..2 {
+            // Reading stops at the number of this release, so the second pass is simulated.
+            let format = read(&temp.path().join("FORMAT")).unwrap().unwrap();
+            let format = migrate(temp.path(), format, &migrations).unwrap();
+            assert_eq!(format.number, FORMAT + 1);
+        }
+        assert_eq!(fs::read_to_string(temp.path().join("migrated")).unwrap(), "x");
+    }
+}

@@ -1,0 +1,221 @@
+//! The write-ahead log: one sequence of batches on disk for all groups of this node.
+//!
+//! ```text
+//! RaftCore of each group → append ─┐ encode into the waiting batch
+//!                          vote ───┤
+//!                          purge ──┘        flusher thread: one write, one fdatasync, then
+//!                                           every callback of the batch (FLUSH-THEN-ACK)
+//! ```
+//!
+//! - Owns: each group's entries in memory, the batch that waits for the flusher.
+//! - Takes: entries, votes, marks. Gives: a callback once they are as durable as configured.
+//! - Bound: openraft awaits each callback before the next append, so one append per group waits.
+//! - Source: own design; openraft 0.9 `RaftLogStorage`.
+
+mod flusher;
+mod frame;
+mod group;
+mod recover;
+#[cfg(test)]
+mod tests;
+
+use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use self::{flusher::Writer, frame::Record, group::GroupLog};
+use super::{disk::Disk, health::Health};
+use crate::{
+    error::StartError,
+    options::Durability,
+    raft_group::types::{Entry, LogId, Vote},
+};
+
+/// Called once, when what was submitted is durable, or never will be.
+pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// The log of all groups of this node.
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    durability: Durability,
+    health: Arc<Health>,
+    groups: Vec<Mutex<GroupLog>>,
+    pending: Mutex<Pending>,
+    wake: Condvar,
+}
+
+/// What waits for the flusher.
+#[derive(Default)]
+struct Pending {
+    /// Room for the head, then the records.
+    batch: Vec<u8>,
+    done: Vec<Done>,
+    /// The last index of each append in the batch.
+    appended: Vec<(u16, u64)>,
+    purged: Vec<(u16, u64)>,
+    /// A vote is synced even where entries need not be.
+    sync: bool,
+    /// Somebody waits; without it the batch can wait for the next one.
+    urgent: bool,
+    stopped: bool,
+}
+
+impl Log {
+    /// Reads what is on `disk` and starts the flusher.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        groups: u16,
+        durability: Durability,
+        health: Arc<Health>,
+    ) -> Result<(Arc<Self>, JoinHandle<()>), StartError> {
+        let recovered = recover::recover(&*disk, groups)?;
+        let log = Arc::new(Self {
+            disk,
+            durability,
+            health,
+            groups: recovered.groups.into_iter().map(Mutex::new).collect(),
+            pending: Mutex::default(),
+            wake: Condvar::new(),
+        });
+        let writer = Writer::new(log.clone(), recovered.segments, recovered.next_seq);
+        let flusher = std::thread::Builder::new()
+            .name("flusher".into())
+            .spawn(move || writer.run())
+            .map_err(|source| StartError::Io {
+                what: "start the flusher for",
+                path: log.disk.path(0),
+                source,
+            })?;
+        Ok((log, flusher))
+    }
+
+    /// Returns the group's part; an unknown group is a programming error and gets group 0's.
+    pub(crate) fn group(&self, group: u16) -> Option<MutexGuard<'_, GroupLog>> {
+        self.groups.get(usize::from(group)).map(Mutex::lock)
+    }
+
+    /// Appends entries; they can be read at once, and `done` is called when they are durable.
+    pub(crate) fn append(&self, group: u16, entries: impl IntoIterator<Item = Entry>, done: Done) {
+        let Some(mut state) = self.group(group) else { return };
+        let mut pending = self.pending();
+        if let Some(committed) = state.committed {
+            frame::put(&mut pending.batch, group, &Record::Committed(committed));
+        }
+        let mut last = None;
+        for entry in entries {
+            frame::put_entry(&mut pending.batch, group, &entry);
+            last = Some((group, entry.log_id.index));
+            state.push(entry);
+        }
+        drop(state);
+        pending.appended.extend(last);
+        pending.done.push(done);
+        self.submit(pending);
+    }
+
+    pub(crate) fn vote(&self, group: u16, vote: Vote, done: Done) {
+        self.mark(group, Record::Vote(vote), Some(done));
+    }
+
+    pub(crate) fn truncate(&self, group: u16, index: u64, done: Done) {
+        self.mark(group, Record::Truncate(index), Some(done));
+    }
+
+    /// Forgets entries up to `id`; written with whatever is flushed next.
+    pub(crate) fn purge(&self, group: u16, id: LogId) {
+        self.mark(group, Record::Purge(id), None);
+    }
+
+    /// Remembers how far the group has committed; written with its next append.
+    pub(crate) fn committed(&self, group: u16, id: LogId) {
+        if let Some(mut state) = self.group(group) {
+            state.committed = Some(id);
+        }
+    }
+
+    fn mark(&self, group: u16, record: Record, done: Option<Done>) {
+        let Some(mut state) = self.group(group) else { return };
+        let mut pending = self.pending();
+        frame::put(&mut pending.batch, group, &record);
+        match &record {
+            Record::Purge(id) => pending.purged.push((group, id.index)),
+            Record::Vote(_) => pending.sync = true,
+            _ => {}
+        }
+        state.apply(record);
+        drop(state);
+        if let Some(done) = done {
+            pending.done.push(done);
+            self.submit(pending);
+        }
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        let mut pending = self.pending.lock();
+        if pending.batch.is_empty() {
+            pending.batch.resize(frame::HEAD_BYTES, 0);
+        }
+        pending
+    }
+
+    fn submit(&self, mut pending: MutexGuard<'_, Pending>) {
+        if pending.stopped {
+            let done = std::mem::take(&mut pending.done);
+            drop(pending);
+            for done in done {
+                done(Err(io::Error::other("the log is closed")));
+            }
+            return;
+        }
+        let was = std::mem::replace(&mut pending.urgent, true);
+        drop(pending);
+        if !was {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Writes marks that wait for a batch, so that segments behind the checkpoint can go.
+    pub(crate) fn nudge(&self) {
+        let mut pending = self.pending.lock();
+        if !pending.purged.is_empty() && !pending.stopped {
+            pending.urgent = true;
+            drop(pending);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Ends the flusher after it has written what waits. Later appends fail.
+    pub(crate) fn stop(&self) {
+        let marks: Vec<_> = (0..u16::try_from(self.groups.len()).unwrap_or(u16::MAX))
+            .filter_map(|group| Some((group, self.group(group)?.committed?)))
+            .collect();
+        let mut pending = self.pending();
+        for (group, committed) in marks {
+            frame::put(&mut pending.batch, group, &Record::Committed(committed));
+        }
+        pending.stopped = true;
+        drop(pending);
+        self.wake.notify_one();
+    }
+
+    /// Waits for a batch that somebody waits for; `None` once the log is stopped and drained.
+    fn next_batch(&self) -> Option<Pending> {
+        let mut pending = self.pending.lock();
+        while !pending.urgent && !pending.stopped {
+            self.wake.wait(&mut pending);
+        }
+        let stopped = pending.stopped;
+        let batch = std::mem::replace(&mut *pending, Pending { stopped, ..Pending::default() });
+        (!batch.batch.is_empty()).then_some(batch)
+    }
+
+    /// Waits before another try; gives `true` once the log is stopped.
+    fn pause(&self, time: Duration) -> bool {
+        let mut pending = self.pending.lock();
+        if !pending.stopped {
+            let deadline = crate::clock::now() + time;
+            while !pending.stopped && !self.wake.wait_until(&mut pending, deadline).timed_out() {}
+        }
+        pending.stopped
+    }
+}

@@ -1,0 +1,149 @@
+//! The state on sled: one tree per shard.
+//!
+//! - Owns: the sled database. Takes: batches of small values. Gives: `io::Result`; after an error of
+//!   the disk sled refuses everything, so it is opened again.
+//! - Bound: cache as configured; no background flush; values small enough that sled never writes to
+//!   its `blobs/` folder, which it does not sync.
+//! - Source: sled 0.34.7; `flush` there is `sync_file_range`, hence the `fdatasync` here.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::kv::{Batch, Kv, Pair};
+use crate::limits::PIECE_BYTES_MAX;
+
+/// A sled database with one tree per shard.
+pub(crate) struct SledKv {
+    path: PathBuf,
+    shards: u16,
+    cache_bytes: u64,
+    open: RwLock<Option<Open>>,
+    generation: AtomicU64,
+    closed: AtomicBool,
+}
+
+struct Open {
+    trees: Vec<sled::Tree>,
+    db: sled::Db,
+    /// The file that sled writes, to sync what its `flush` only hands to the kernel.
+    file: File,
+}
+
+impl SledKv {
+    pub(crate) fn open(path: &Path, shards: u16, cache_bytes: u64) -> io::Result<Self> {
+        let kv = Self {
+            path: path.into(),
+            shards,
+            cache_bytes,
+            open: RwLock::new(None),
+            generation: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        };
+        *kv.open.write() = Some(kv.open_once()?);
+        Ok(kv)
+    }
+
+    fn open_once(&self) -> io::Result<Open> {
+        let db = sled::Config::new()
+            .path(&self.path)
+            .cache_capacity(self.cache_bytes)
+            .flush_every_ms(None)
+            .open()
+            .map_err(plain)?;
+        let trees = (0..self.shards)
+            .map(|shard| db.open_tree(format!("shard-{shard:05}")).map_err(plain))
+            .collect::<Result<_, _>>()?;
+        let file = File::open(self.path.join("db"))?;
+        Ok(Open { trees, db, file })
+    }
+
+    fn with<R>(
+        &self,
+        shard: u16,
+        ask: impl FnOnce(&sled::Tree) -> sled::Result<R>,
+    ) -> io::Result<R> {
+        let open = self.open.read();
+        let tree = open.as_ref().and_then(|open| open.trees.get(usize::from(shard)));
+        ask(tree.ok_or_else(|| io::Error::other("the state is not open"))?).map_err(plain)
+    }
+}
+
+/// Turns an error of sled into one of the standard library, with its kind.
+fn plain(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+fn pair((key, value): (sled::IVec, sled::IVec)) -> Pair {
+    (Bytes::from_owner(key), Bytes::from_owner(value))
+}
+
+impl Kv for SledKv {
+    fn get(&self, shard: u16, key: &[u8]) -> io::Result<Option<Bytes>> {
+        Ok(self.with(shard, |tree| tree.get(key))?.map(Bytes::from_owner))
+    }
+
+    fn floor(&self, shard: u16, key: &[u8]) -> io::Result<Option<Pair>> {
+        self.with(shard, |tree| tree.range(..=key).next_back().transpose()).map(|p| p.map(pair))
+    }
+
+    fn above(&self, shard: u16, key: &[u8]) -> io::Result<Option<Pair>> {
+        self.with(shard, |tree| tree.get_gt(key)).map(|p| p.map(pair))
+    }
+
+    fn apply(&self, shard: u16, batch: Batch) -> io::Result<()> {
+        let mut changes = sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(value) => {
+                    debug_assert!(value.len() <= PIECE_BYTES_MAX);
+                    changes.insert(key, value);
+                }
+                None => changes.remove(key),
+            }
+        }
+        self.with(shard, |tree| tree.apply_batch(changes))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let open = self.open.read();
+        let open = open.as_ref().ok_or_else(|| io::Error::other("the state is not open"))?;
+        open.db.flush().map_err(plain)?;
+        open.file.sync_data()
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        let mut open = self.open.write();
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the state is closed"));
+        }
+        // sled holds a lock on its file until the last handle is gone.
+        *open = None;
+        *open = Some(self.open_once()?);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn close(&self) {
+        let mut open = self.open.write();
+        self.closed.store(true, Ordering::SeqCst);
+        *open = None;
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        fs::metadata(self.path.join("db")).map_or(0, |file| file.len())
+    }
+}
