@@ -383,3 +383,6 @@ impl std::fmt::Debug for AnyLink {
 }
 
 const _: () = assert!(size_of::<Link<()>>() <= 80 && limits::LISTENERS_MAX <= 64);
+
+#[cfg(test)]
+mod tests;

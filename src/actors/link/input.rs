@@ -52,6 +52,12 @@ impl Partial {
         self.0.as_ref().map_or(0, |kept| kept.0.len())
     }
 
+    /// Returns how many bytes are reserved.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.0.capacity())
+    }
+
     /// Tells whether nothing is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
