@@ -13,6 +13,8 @@ pub(super) struct Source {
     code: String,
     /// The other half: comments alone.
     comments: String,
+    /// Another file says `#[cfg(test)] mod …;` of it.
+    declared_for_tests: bool,
 }
 
 /// One function with a body.
@@ -30,7 +32,33 @@ impl Source {
 
     pub(super) fn new(path: String, text: String) -> Self {
         let (code, comments) = split(&text);
-        Self { path, text, code, comments }
+        Self { path, text, code, comments, declared_for_tests: false }
+    }
+
+    /// Marks files that others declare for tests alone: memory twins, contract suites, helpers.
+    pub(super) fn mark_tests(sources: &mut [Self]) {
+        let declared: Vec<String> = sources.iter().flat_map(Self::test_modules).collect();
+        for source in sources {
+            let stem = source.path.trim_end_matches(".rs").trim_end_matches("/mod");
+            let is_inside = |module: &String| {
+                stem.strip_prefix(module)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            source.declared_for_tests = declared.iter().any(is_inside);
+        }
+    }
+
+    /// Paths, without `.rs`, of modules that this file declares under `#[cfg(test)]`.
+    fn test_modules(&self) -> Vec<String> {
+        let folder = match self.path.rsplit_once('/') {
+            Some((folder, "mod.rs" | "lib.rs" | "main.rs")) => folder,
+            _ => self.path.trim_end_matches(".rs"),
+        };
+        let after = self.code.split("#[cfg(test)]").skip(1).filter_map(|rest| {
+            let declaration = rest.split([';', '{']).next()?;
+            declaration.rsplit_once("mod ").map(|(_, name)| name.trim())
+        });
+        after.map(|name| format!("{folder}/{name}")).collect()
     }
 
     pub(super) fn is_product(&self) -> bool {
@@ -42,7 +70,7 @@ impl Source {
         self.path.ends_with("/tests.rs")
             || self.path.contains("/tests/")
             || self.path.starts_with("tests/")
-            || self.path.ends_with("/testing.rs")
+            || self.declared_for_tests
     }
 
     pub(super) fn comments(&self) -> String {
