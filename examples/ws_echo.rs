@@ -15,10 +15,13 @@ use std::{collections::HashMap, io, rc::Rc, time::Duration};
 
 use actix_web::App;
 use bytes::BytesMut;
-use hongqiao::front::ws::{
-    frame::{Decoder, Event, Head, Opcode, Rules},
-    port::{self, PortSettings},
-    upgrade::{Endpoint, Endpoints, Upgraded},
+use hongqiao::front::{
+    transport,
+    ws::{
+        frame::{Decoder, Event, Head, Opcode, Rules},
+        port::{self, PortSettings},
+        upgrade::{Endpoint, Endpoints, Upgraded},
+    },
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -34,8 +37,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
-    let listener = std::net::TcpListener::bind(address)?;
-    println!("listening on ws://{}/", listener.local_addr()?);
+    let address = address.parse().map_err(io::Error::other)?;
+    let bound = transport::bind(address, 1).map_err(io::Error::other)?;
+    let listener = bound.listeners.into_iter().next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    println!("listening on ws://{}/", bound.address);
     let endpoint: Rc<dyn Endpoint> = Rc::new(Echo);
     let endpoints: Endpoints = HashMap::from([("/".to_owned(), endpoint)]);
     let (_running, stop) = watch::channel(false);

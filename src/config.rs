@@ -175,9 +175,6 @@ pub struct Http {
     /// From accept, or from the end of the last answer, to a whole request head.
     #[serde(deserialize_with = "units::duration")]
     pub request_timeout: Duration,
-    /// Between pings that the server sends on a quiet WebSocket; zero = none.
-    #[serde(deserialize_with = "units::duration")]
-    pub websocket_ping_interval: Duration,
 }
 
 /// How log lines look.

@@ -10,3 +10,4 @@ pub mod output;
 pub mod socket;
 pub mod upgrade;
 pub mod port;
+pub mod mqtt;

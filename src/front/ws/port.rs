@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - Owns: the accepted sockets until they end or are handed over.
-//! - Takes: a bound listener; every worker has its own (`SO_REUSEPORT`). Gives: `Upgraded` sockets.
+//! - Takes: a bound listener; every worker has its own (`transport::bind`). Gives: `Upgraded` sockets.
 //! - Bound: `PortSettings`; beyond `connections_max` a client gets 503. A client that sends slowly
 //!   has `request_timeout` for its first head; later, one to which nothing was written for
 //!   `silence_max` is cut off.
@@ -103,8 +103,6 @@ where
         };
         match accepted {
             Ok((stream, peer)) => {
-                // Small answers and the frames of a later WebSocket wait for nothing.
-                let _ = stream.set_nodelay(true);
                 let Some(place) = Place::take(&connections, settings.connections_max) else {
                     refuse_full(&stream);
                     continue;

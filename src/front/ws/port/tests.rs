@@ -24,6 +24,7 @@ use tokio_tungstenite::{
 use super::*;
 use crate::{
     actors::socket::Socket,
+    front::transport::{self, TcpSocket},
     front::ws::{
         frame::Rules,
         socket::WsSocket,
@@ -52,12 +53,13 @@ impl Endpoint for Echo {
 
     fn accept(&self, upgraded: Upgraded) {
         assert!(upgraded.peer.is_some());
-        let socket = WsSocket::new(Tcp(upgraded.stream), upgraded.replay, Rc::new(RULES));
+        let socket =
+            WsSocket::new(TcpSocket::new(upgraded.stream), upgraded.replay, Rc::new(RULES));
         actix::spawn(echo(socket));
     }
 }
 
-async fn echo(socket: WsSocket<Tcp>) {
+async fn echo(socket: WsSocket<TcpSocket>) {
     let mut buffer = BytesMut::new();
     loop {
         poll_fn(|cx| socket.poll_read_ready(cx)).await.unwrap();
@@ -84,34 +86,6 @@ async fn echo(socket: WsSocket<Tcp>) {
     socket.close();
 }
 
-struct Tcp(TcpStream);
-
-impl Socket for Tcp {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_read_ready(cx)
-    }
-
-    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.0.try_read_buf(buffer)
-    }
-
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_write_ready(cx)
-    }
-
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(slices)
-    }
-
-    fn close(&self) {
-        let _ = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Write);
-    }
-
-    fn peer(&self) -> Option<SocketAddr> {
-        self.0.peer_addr().ok()
-    }
-}
-
 struct Port {
     address: SocketAddr,
     stop: watch::Sender<bool>,
@@ -121,8 +95,8 @@ struct Port {
 fn start(change: impl FnOnce(&mut PortSettings)) -> Port {
     let mut settings = PortSettings::new(Duration::from_secs(5));
     change(&mut settings);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
+    let bound = transport::bind(SocketAddr::from(([127, 0, 0, 1], 0)), 1).unwrap();
+    let (address, listener) = (bound.address, bound.listeners.into_iter().next().unwrap());
     let endpoint: Rc<dyn Endpoint> = Rc::new(Echo);
     let endpoints = Rc::new(HashMap::from([("/mqtt".to_owned(), endpoint)]));
     let (stop, stopped) = watch::channel(false);

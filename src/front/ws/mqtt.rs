@@ -1,0 +1,70 @@
+//! MQTT over WebSocket: what waits behind the WebSocket paths of a listener.
+//!
+//! - Owns: nothing; what it starts belongs to its worker. Takes: `Upgraded` sockets. Gives: connections.
+//! - Bound: connections as the listener says; frames and messages `FRAME_PACKETS` times its packets.
+//! - Source: MQTT 5.0 §6.
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{
+    frame::Rules,
+    socket::WsSocket,
+    upgrade::{Endpoint, Endpoints, MQTT_SUBPROTOCOLS, Upgraded},
+};
+use crate::{
+    actors::connection::{self, options::ListenerOptions},
+    config::Listener,
+    front::transport::TcpSocket,
+};
+
+/// Packets of full size in one frame. Frames are never gathered here, so this only ends nonsense.
+const FRAME_PACKETS: u64 = 4;
+
+/// Longest frame that is taken however small packets must be.
+const FRAME_BYTES_MIN: u64 = 1024 * 1024;
+
+/// MQTT behind a path of one listener, on one worker.
+pub struct MqttEndpoint {
+    listener: Arc<Listener>,
+    options: Arc<ListenerOptions>,
+    rules: Rc<Rules>,
+}
+
+impl MqttEndpoint {
+    /// Puts an endpoint together; `options` are shared by all workers.
+    #[must_use]
+    pub fn new(listener: Arc<Listener>, options: Arc<ListenerOptions>) -> Self {
+        let packet_bytes_max = u64::from(listener.limits.packet_bytes_max);
+        let bytes_max = (packet_bytes_max * FRAME_PACKETS).max(FRAME_BYTES_MIN);
+        let rules = Rules { frame_bytes_max: bytes_max, message_bytes_max: bytes_max, text: false };
+        Self { listener, options, rules: Rc::new(rules) }
+    }
+}
+
+/// Returns the table of a worker's HTTP port: MQTT behind each WebSocket path of `listener`.
+#[must_use]
+pub fn endpoints(listener: &Arc<Listener>, options: &Arc<ListenerOptions>) -> Endpoints {
+    let endpoint: Rc<dyn Endpoint> =
+        Rc::new(MqttEndpoint::new(Arc::clone(listener), Arc::clone(options)));
+    listener.websocket_paths.iter().map(|path| (path.clone(), Rc::clone(&endpoint))).collect()
+}
+
+impl Endpoint for MqttEndpoint {
+    fn subprotocols(&self) -> &[&'static str] {
+        MQTT_SUBPROTOCOLS
+    }
+
+    fn allows_origin(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        self.listener.allows_origin(origin, host)
+    }
+
+    fn has_room(&self) -> bool {
+        self.options.open_connections() < self.options.connections_max
+    }
+
+    fn accept(&self, upgraded: Upgraded) {
+        let Upgraded { stream, replay, .. } = upgraded;
+        let socket = WsSocket::new(TcpSocket::new(stream), replay, Rc::clone(&self.rules));
+        connection::start(socket, &self.options);
+    }
+}
