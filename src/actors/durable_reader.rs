@@ -34,7 +34,7 @@ use crate::{
     model::{
         id::{Epoch, MessageId, SessionKey},
         message::{Message, Qos},
-        reader::{Acked, Flight, Plan, Progress, Reader, Step},
+        reader::{Acked, Flight, Plan, Reader, Step},
         reason::Reason,
         session::intake::Ticket,
         wire::{Ack, AckKind, Outbound},
@@ -445,18 +445,17 @@ impl DurableReader {
         commands
     }
 
-    /// What the next connection has to resume.
+    /// What the next connection has to resume and the shard does not know yet: ids of QoS 1. Those of
+    /// QoS 2 were committed on the way.
     pub(super) fn leftovers(&self) -> Vec<InflightOut> {
+        let firsts = self.reader.leftovers().filter(|flight| flight.qos == Qos::AtLeastOnce);
         let out = |flight: Flight| InflightOut {
             packet_id: flight.packet_id.get(),
             position: flight.position,
             qos: flight.qos,
-            state: match flight.progress {
-                Progress::Receiving | Progress::Released => OutState::Received,
-                Progress::Committing | Progress::Published | Progress::Done => OutState::Published,
-            },
+            state: OutState::Published,
         };
-        self.reader.leftovers().map(out).collect()
+        firsts.map(out).collect()
     }
 }
 

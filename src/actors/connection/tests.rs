@@ -2,7 +2,12 @@
 //! hub of one thread; the client's side of the codec speaks to them.
 
 mod bench;
+mod remote;
+mod storage;
 mod connect;
 mod publish;
 mod subscribe;
 mod will;
+mod durable;
+mod durable_qos;
+mod durable_will;

@@ -9,39 +9,37 @@ use std::{
 };
 
 use actix::{Actor, Addr, Context, Handler};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
-use super::super::{backend, node::Node, options::ListenerOptions, start};
+use super::{
+    super::{backend, node::Node, options::ListenerOptions, start},
+    remote::Remote,
+    storage::Storage,
+};
 use crate::{
     actors::{
-        appender::{Appender, Propose, SubmitError},
-        facts::{Facts, News},
+        appender::Appender,
+        facts::Facts,
         groups::{DeliverTo, GroupTable, Groups},
         home::{Home, Neighbours},
         hub::{Drain, Hub},
         interest::Interests,
         link::Terms,
-        memory_socket::{MemoryPeer, pair},
+        memory_socket::pair,
         publish::{Publisher, Targets},
-        upkeep::Look,
+        upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
     auth::{Admission, Authenticator, Credentials, Principal, Verdict},
-    front::mqtt::{
-        client::{Client, DecodedFromServer, FromServer},
-        fronts,
-    },
+    front::mqtt::{client::Client, fronts},
     model::{
-        id::{AppId, HashKey},
+        id::{AppId, HashKey, SessionKey},
         message::Qos,
         reason::Reason,
         session::admission::Offer,
         topic::TopicName,
-        wire::{
-            Ack, AckKind, Connack, Connect, DecodeLimits, Delivery, Dialect, Disconnect,
-            SubackCode, SubscriptionOptions, Will,
-        },
+        wire::{Connack, Connect, DecodeLimits, Delivery, Dialect, SubscriptionOptions, Will},
     },
     shard::command::Quota,
 };
@@ -84,18 +82,6 @@ impl Authenticator for Doorkeeper {
     }
 }
 
-struct NoUpkeep;
-
-impl Actor for NoUpkeep {
-    type Context = Context<Self>;
-}
-
-impl Handler<Look> for NoUpkeep {
-    type Result = ();
-
-    fn handle(&mut self, _: Look, _: &mut Self::Context) {}
-}
-
 /// Hands messages of shared groups to links, as the router does.
 struct Dealer;
 
@@ -117,6 +103,7 @@ impl Handler<DeliverTo> for Dealer {
 
 /// The node.
 pub(super) struct Bench {
+    pub(super) storage: Storage,
     pub(super) worker: Rc<Worker>,
     pub(super) hub: Addr<Hub>,
     listener: RefCell<Arc<ListenerOptions>>,
@@ -137,25 +124,18 @@ impl Bench {
             counters: Arc::default(),
         };
         let (worker, router) = Worker::start(config).unwrap();
-        let propose: Propose = Rc::new(|_, _| Box::pin(async { Err(SubmitError::Unavailable) }));
-        let appender = Appender::new(1, propose).start();
+        let facts = Facts::new(1);
+        let storage = Storage::new(&facts);
+        let appender = Appender::new(1, storage.propose()).start();
         let hub = Hub::new(Rc::clone(&worker)).start();
         let group_table = Arc::<GroupTable>::default();
         let groups =
             Groups::new(Arc::clone(&group_table), vec![Dealer.start().recipient()]).start();
-        let neighbours = Neighbours {
-            kick: vec![hub.clone().recipient()],
-            grew: vec![hub.clone().recipient()],
-            submit: appender.clone().recipient(),
-            look: NoUpkeep.start().recipient(),
-        };
-        let news = Arc::<News>::default();
-        let home = Home::new(ShardId(0), (1, 1), [], neighbours, news).start();
         let targets = Targets {
             routers: vec![router.clone()],
             groups: vec![groups.clone()],
             interests: Arc::new(interests),
-            facts: Facts::new(1),
+            facts: Arc::clone(&facts),
             group_table,
             hash_key: HashKey([7; 16]),
             shards: 1,
@@ -163,23 +143,32 @@ impl Bench {
             retained_messages_max: 100,
             retained_bytes_max: 1 << 20,
         };
+        let publisher = Rc::new(Publisher::new(targets, appender.clone()));
+        let upkeep = upkeep(&storage, &publisher, &appender);
+        let neighbours = Neighbours {
+            kick: vec![hub.clone().recipient()],
+            grew: vec![hub.clone().recipient()],
+            submit: appender.clone().recipient(),
+            look: upkeep.clone().recipient(),
+        };
+        let news = facts.news(ShardId(0));
+        let home = Home::new(ShardId(0), (1, 1), [], neighbours, news).start();
+        upkeep.try_send(Meet(home.clone().recipient())).unwrap();
         let node = Node {
             hash_key: HashKey([7; 16]),
             shards: 1,
             authenticator: Arc::new(Doorkeeper),
             claim: vec![home.clone().recipient()],
             release: vec![home.recipient()],
-            appender: appender.clone(),
+            appender,
             router,
             groups: vec![groups],
-            publisher: Rc::new(Publisher::new(targets, appender)),
-            read_page: Box::new(|_, _, _, _, _| {
-                Box::pin(async { Err(backend::PageError::Unavailable) })
-            }),
+            publisher,
+            read_page: storage.read_page(),
             send_retained: Box::new(|_, _| {}),
         };
         backend::install(Box::new(Rc::new(node)));
-        Self { worker, hub, listener: RefCell::new(options(offer, 1_000, 5)) }
+        Self { storage, worker, hub, listener: RefCell::new(options(offer, 1_000, 5)) }
     }
 
     /// Later connections come in through a listener with these numbers.
@@ -191,7 +180,7 @@ impl Bench {
     pub(super) fn open(&self, codec: Client) -> Remote {
         let (socket, peer) = pair(1 << 20);
         start(socket, &self.listener.borrow());
-        Remote { peer, codec, input: BytesMut::new(), last_id: 0 }
+        Remote::new(peer, codec)
     }
 
     /// Opens a socket and connects.
@@ -209,10 +198,45 @@ impl Bench {
         remote
     }
 
+    /// A connected v5 client with a session that lasts; tells whether it was there.
+    pub(super) async fn durable(&self, client_id: &str) -> (Remote, bool) {
+        let (remote, connack) = self.connect(Client::V5, &durable_v5(client_id)).await;
+        assert_eq!(connack.reason, Reason::Success);
+        (remote, connack.session_present)
+    }
+
+    /// Breaks a connection and waits until its session is released.
+    pub(super) async fn cut(&self, remote: Remote) {
+        remote.peer.close();
+        remote.until_closed_quietly().await;
+        settle().await;
+    }
+
+    /// Names a session.
+    pub(super) fn key(&self, client_id: &str) -> SessionKey {
+        HashKey([7; 16]).session(AppId(1), client_id)
+    }
+
     /// Ends all connections as at shutdown.
     pub(super) async fn drain(&self) {
         self.hub.send(Drain { reason: Reason::ServerShuttingDown }).await.unwrap();
     }
+}
+
+fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender>) -> Addr<Upkeep> {
+    let (storage, publisher) = (storage.clone(), Rc::clone(publisher));
+    let neighbours = upkeep::Neighbours {
+        submit: appender.clone().recipient(),
+        is_due: Rc::new(move |now_ms| {
+            let due = storage.is_due(now_ms);
+            Box::pin(async move { due })
+        }),
+        publish: Rc::new(move |will| {
+            let publisher = Rc::clone(&publisher);
+            Box::pin(async move { publisher.publish_one(Arc::new(will)).await.is_ok() })
+        }),
+    };
+    Upkeep::new(ShardId(0), neighbours).start()
 }
 
 pub(super) const QUOTA: Quota = Quota {
@@ -245,6 +269,10 @@ pub(super) fn connect_v5(client_id: &str) -> Connect {
         password: None,
         will: None,
     }
+}
+
+pub(super) fn durable_v5(client_id: &str) -> Connect {
+    Connect { clean_start: false, session_expiry_secs: 1_000, ..connect_v5(client_id) }
 }
 
 pub(super) fn connect_v4(client_id: &str) -> Connect {
@@ -285,191 +313,7 @@ pub(super) fn delivery(topic: &'static str, qos: Qos, payload: &'static [u8]) ->
     }
 }
 
-/// The client's end of a connection.
-pub(super) struct Remote {
-    pub(super) peer: MemoryPeer,
-    codec: Client,
-    input: BytesMut,
-    last_id: u16,
-}
-
-/// What a client sees of a PUBLISH.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Got {
-    pub(super) topic: String,
-    pub(super) payload: Vec<u8>,
-    pub(super) qos: Qos,
-    pub(super) packet_id: Option<NonZeroU16>,
-    pub(super) dup: bool,
-    pub(super) retain: bool,
-    pub(super) subscription_ids: Vec<u32>,
-}
-
-impl Remote {
-    pub(super) fn send(&self, write: impl FnOnce(Client, &mut BytesMut)) {
-        let mut out = BytesMut::new();
-        write(self.codec, &mut out);
-        self.peer.send(&out);
-    }
-
-    fn next_id(&mut self) -> NonZeroU16 {
-        self.last_id += 1;
-        id(self.last_id)
-    }
-
-    /// Sends a PUBLISH; returns its packet id.
-    pub(super) fn publish(&mut self, delivery: &Delivery<'_>) -> Option<NonZeroU16> {
-        let packet_id = (delivery.qos > Qos::AtMostOnce).then(|| self.next_id());
-        self.publish_as(delivery, packet_id);
-        packet_id
-    }
-
-    pub(super) fn publish_as(&self, delivery: &Delivery<'_>, packet_id: Option<NonZeroU16>) {
-        self.send(|codec, out| write_publish(codec, delivery, packet_id, out));
-    }
-
-    pub(super) fn ack(&self, kind: AckKind, packet_id: NonZeroU16, reason: Reason) {
-        self.send(|codec, out| codec.encode_ack(Ack { kind, packet_id, reason }, out));
-    }
-
-    pub(super) async fn subscribe(&mut self, filter: &str, qos: Qos) -> SubackCode {
-        self.subscribe_all(None, &[(filter, options_of(qos))]).await[0]
-    }
-
-    pub(super) async fn subscribe_all(
-        &mut self,
-        subscription_id: Option<u32>,
-        items: &[(&str, SubscriptionOptions)],
-    ) -> Vec<SubackCode> {
-        let packet_id = self.next_id();
-        let subscription_id = subscription_id.and_then(NonZeroU32::new);
-        self.send(|codec, out| {
-            codec.encode_subscribe(packet_id, subscription_id, items.iter().copied(), out);
-        });
-        match self.receive().await {
-            FromServer::Suback { packet_id: echoed, codes } if echoed == packet_id => codes,
-            other => panic!("no SUBACK: {other:?}"),
-        }
-    }
-
-    pub(super) async fn unsubscribe(&mut self, filters: &[&str]) -> Vec<Reason> {
-        let packet_id = self.next_id();
-        self.send(|codec, out| {
-            codec.encode_unsubscribe(packet_id, filters.iter().copied(), out);
-        });
-        match self.receive().await {
-            FromServer::Unsuback { packet_id: echoed, reasons } if echoed == packet_id => reasons,
-            other => panic!("no UNSUBACK: {other:?}"),
-        }
-    }
-
-    pub(super) fn disconnect(&self, reason: Reason, session_expiry_secs: Option<u32>) {
-        let disconnect = Disconnect { reason, session_expiry_secs };
-        self.send(|codec, out| codec.encode_disconnect(&disconnect, out));
-    }
-
-    fn try_receive(&mut self) -> Option<FromServer> {
-        self.input.extend_from_slice(&self.peer.take());
-        let bytes = self.input.clone().freeze();
-        match self.codec.decode(&bytes, &LIMITS).unwrap() {
-            DecodedFromServer::Packet { packet, consumed } => {
-                let _ = self.input.split_to(consumed);
-                Some(packet)
-            }
-            DecodedFromServer::Partial { .. } => None,
-        }
-    }
-
-    /// Waits for one packet.
-    pub(super) async fn receive(&mut self) -> FromServer {
-        self.maybe_receive().await.expect("nothing came in time")
-    }
-
-    async fn maybe_receive(&mut self) -> Option<FromServer> {
-        for turn in 0..400 {
-            if let Some(packet) = self.try_receive() {
-                return Some(packet);
-            }
-            pause(turn).await;
-        }
-        None
-    }
-
-    /// Asks for a pong and expects it before anything else.
-    pub(super) async fn expect_silence(&mut self) {
-        settle().await;
-        self.send(|codec, out| codec.encode_ping(out));
-        assert_eq!(self.receive().await, FromServer::Pong);
-    }
-
-    pub(super) async fn connack(&mut self) -> Connack {
-        match self.receive().await {
-            FromServer::Connack { connack, .. } => *connack,
-            other => panic!("no CONNACK: {other:?}"),
-        }
-    }
-
-    pub(super) async fn got(&mut self) -> Got {
-        match self.receive().await {
-            FromServer::Publish { publish, subscription_ids } => Got {
-                topic: publish.topic.map_or_else(String::new, |name| name.as_str().to_owned()),
-                payload: publish.payload.to_vec(),
-                qos: publish.qos,
-                packet_id: publish.packet_id,
-                dup: publish.dup,
-                retain: publish.retain,
-                subscription_ids: subscription_ids.iter().map(|id| id.get()).collect(),
-            },
-            other => panic!("no PUBLISH: {other:?}"),
-        }
-    }
-
-    pub(super) async fn expect_ack(
-        &mut self,
-        kind: AckKind,
-        packet_id: NonZeroU16,
-        reason: Reason,
-    ) {
-        assert_eq!(self.receive().await, FromServer::Ack(Ack { kind, packet_id, reason }));
-    }
-
-    /// Expects the end: v5 with this DISCONNECT before it.
-    pub(super) async fn expect_end(&mut self, reason: Option<Reason>) {
-        let told = match self.until_closed().await {
-            Some(FromServer::Disconnect(disconnect)) => Some(disconnect.reason),
-            Some(other) => panic!("neither DISCONNECT nor the end: {other:?}"),
-            None => None,
-        };
-        assert_eq!(told, reason);
-    }
-
-    /// Waits for the end of the stream; returns what came before it.
-    pub(super) async fn until_closed(&mut self) -> Option<FromServer> {
-        for turn in 0..400 {
-            if self.peer.is_closed() {
-                return self.try_receive();
-            }
-            pause(turn).await;
-        }
-        panic!("not closed in time; got {:?}", self.try_receive());
-    }
-}
-
-pub(super) fn write_publish(
-    codec: Client,
-    delivery: &Delivery<'_>,
-    packet_id: Option<NonZeroU16>,
-    out: &mut BytesMut,
-) {
-    let start = out.len();
-    let head = codec.encode_publish(delivery, out);
-    if let (Some(at), Some(packet_id)) = (head.packet_id_at, packet_id) {
-        out[start + at..start + at + 2].copy_from_slice(&packet_id.get().to_be_bytes());
-    }
-    out.extend_from_slice(delivery.payload);
-}
-
-async fn pause(turn: u32) {
+pub(super) async fn pause(turn: u32) {
     if turn < 50 {
         tokio::task::yield_now().await;
     } else {

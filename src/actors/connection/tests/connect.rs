@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::bench::{Bench, connect_v4, connect_v5, offer, settle};
 use crate::{
+    actors::appender::SubmitError,
     front::mqtt::client::{Client, FromServer},
     model::{
         message::Qos,
@@ -242,6 +243,7 @@ async fn disconnect_with_expiry_when_it_was_zero_then_protocol_error() {
 #[actix::test]
 async fn durable_connect_when_the_shard_is_away_then_unavailable_and_clean_ones_are_served() {
     let bench = Bench::new();
+    bench.storage.refuse(Some(SubmitError::Unavailable));
     let connect = Connect { session_expiry_secs: 60, ..connect_v5("c") };
     let (_, connack) = bench.connect(Client::V5, &connect).await;
     assert_eq!(connack.reason, Reason::ServerUnavailable);

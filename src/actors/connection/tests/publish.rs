@@ -2,8 +2,12 @@
 
 use std::num::NonZeroU16;
 
-use super::bench::{Bench, connect_v4, connect_v5, delivery, id, offer, settle, write_publish};
+use super::{
+    bench::{Bench, connect_v4, connect_v5, delivery, id, offer, settle},
+    remote::write_publish,
+};
 use crate::{
+    actors::appender::SubmitError,
     front::mqtt::client::{Client, FromServer},
     model::{
         message::Qos,
@@ -151,8 +155,8 @@ async fn publish_above_announced_limits_then_told() {
 
 #[actix::test]
 async fn qos1_refused_by_the_shard_then_v5_is_told_and_v4_closed() {
-    // The bench has no shard, so that retaining fails.
     let bench = Bench::new();
+    bench.storage.refuse(Some(SubmitError::Unavailable));
     let retained = Delivery { retain: true, ..delivery("a", Q1, b"x") };
     let mut remote = bench.client("c").await;
     let packet_id = remote.publish(&retained).unwrap();
@@ -169,6 +173,7 @@ async fn qos1_refused_by_the_shard_then_v5_is_told_and_v4_closed() {
 #[actix::test]
 async fn acks_when_an_earlier_publish_waits_then_in_order_of_receipt() {
     let bench = Bench::new();
+    bench.storage.refuse(Some(SubmitError::Unavailable));
     let mut remote = bench.client("c").await;
     remote.send(|codec, out| {
         let slow = Delivery { retain: true, ..delivery("a", Q1, b"x") };

@@ -126,7 +126,7 @@ async fn subscribe_then_packets_behind_it_wait_and_are_answered_in_order() {
     let (mut remote, _) = bench.connect(Client::V4, &connect_v4("c")).await;
     remote.send(|codec, out| {
         codec.encode_subscribe(super::bench::id(1), None, [("a", options_of(Q0))], out);
-        super::bench::write_publish(codec, &delivery("a", Q0, b"own"), None, out);
+        super::remote::write_publish(codec, &delivery("a", Q0, b"own"), None, out);
         codec.encode_unsubscribe(super::bench::id(2), ["a"], out);
         codec.encode_ping(out);
     });

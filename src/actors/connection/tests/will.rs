@@ -1,6 +1,9 @@
 //! Wills of sessions without storage.
 
-use super::bench::{Bench, Remote, connect_v4, connect_v5, settle, will};
+use super::{
+    bench::{Bench, connect_v4, connect_v5, settle, will},
+    remote::Remote,
+};
 use crate::{
     front::mqtt::client::Client,
     model::{message::Qos, reason::Reason, wire::Connect},
