@@ -55,6 +55,7 @@ impl<M: Machine> Cluster<M> {
     ///
     /// # Errors
     /// Every variant of [`StartError`] names the file and what to do; nothing was changed.
+    #[expect(clippy::needless_pass_by_value, reason = "the options are the node's from here on")]
     pub fn start(options: Options, make: impl Fn(ShardId) -> M + Sync) -> Result<Self, StartError> {
         options.check()?;
         let folder = Folder::open(&options)?;

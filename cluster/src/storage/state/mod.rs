@@ -16,3 +16,5 @@ pub(crate) mod merge;
 pub(crate) mod shard_state;
 pub(crate) mod sled_kv;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
