@@ -101,10 +101,10 @@ impl World {
         }
     }
 
-    fn run(&mut self, step: Step) {
+    fn run(&mut self, step: &Step) {
         self.steps += 1;
         self.state.applied.last = Some(LogId::new(CommittedLeaderId::new(1, 1), self.steps));
-        match step {
+        match *step {
             Step::Put(number, bytes) => self.put(key(number), bytes, false),
             Step::PutNew(bytes) => {
                 self.next += 1;
@@ -172,7 +172,7 @@ proptest! {
         let twin = KvTwin::default();
         let mut world = World::new(Box::new(twin.clone()));
         for step in steps {
-            world.run(step);
+            world.run(&step);
         }
         world.check_all();
         world.write();
@@ -183,7 +183,7 @@ proptest! {
         for key in keys {
             world.delete(&key);
         }
-        world.run(Step::Write);
+        world.run(&Step::Write);
         prop_assert_eq!(twin.len(0), 1, "only the meta record is left");
     }
 }
@@ -198,7 +198,7 @@ proptest! {
         let temp = tempfile::tempdir().unwrap();
         let mut world = World::new(Box::new(SledKv::open(temp.path(), 1, 4 << 20).unwrap()));
         for step in steps {
-            world.run(step);
+            world.run(&step);
         }
         world.check_all();
         let blobs = std::fs::read_dir(temp.path().join("blobs")).map_or(0, Iterator::count);
@@ -211,11 +211,11 @@ fn state_when_a_key_comes_and_goes_between_checkpoints_then_the_store_never_sees
     let twin = KvTwin::default();
     let mut world = World::new(Box::new(twin.clone()));
     for _ in 0..1_000 {
-        world.run(Step::PutNew(200));
-        world.run(Step::DeleteNew(0));
+        world.run(&Step::PutNew(200));
+        world.run(&Step::DeleteNew(0));
     }
     assert_eq!(world.state.active_bytes(), 0);
-    world.run(Step::Write);
+    world.run(&Step::Write);
     assert_eq!(twin.len(0), 1);
 }
 
@@ -225,9 +225,9 @@ fn state_when_positions_grow_then_blocks_are_filled() {
     let mut world = World::new(Box::new(twin.clone()));
     for _ in 0..20 {
         for _ in 0..100 {
-            world.run(Step::PutNew(256));
+            world.run(&Step::PutNew(256));
         }
-        world.run(Step::Write);
+        world.run(&Step::Write);
     }
     // 2,000 pairs of 267 bytes and 7 of frame fit into 143 blocks of 4 KiB at best.
     assert!(twin.len(0) < 160, "{} blocks", twin.len(0));
@@ -237,8 +237,8 @@ fn state_when_positions_grow_then_blocks_are_filled() {
 fn state_when_the_store_fails_for_a_while_then_a_read_waits_and_answers() {
     let twin = KvTwin::default();
     let mut world = World::new(Box::new(twin.clone()));
-    world.run(Step::Put(1, 100));
-    world.run(Step::Write);
+    world.run(&Step::Put(1, 100));
+    world.run(&Step::Write);
     twin.0.fail.store(true, Ordering::SeqCst);
     std::thread::scope(|scope| {
         let read = scope.spawn(|| world.state.get(&key(1)).is_some());
