@@ -1,34 +1,44 @@
 //! Shared subscriptions: one message of a group goes to one of its members.
 //!
-//! - Owns: the groups whose home is this worker, with their connected members on all workers.
-//! - Takes: `Join`, `Leave`, `Dispatch` (a publish matched a group), `Redispatch` (a member left with
-//!   unacknowledged messages). Gives: `DeliverTo` to the router of the member's worker.
-//! - Bound: one entry per member; `limits::GROUPS_MAILBOX_MESSAGES`; a message for a group without
-//!   members is dropped and counted.
+//! - Owns: the groups whose home is this worker, with their members on all workers.
+//! - Takes: `Join`, `Leave`, `SessionsGone`, `Dispatch` (a publish matched a group, or a member left with
+//!   messages that it had not acknowledged).
+//! - Gives: `DeliverTo` to the router of the member's worker; for members with a durable session and
+//!   QoS ≥ 1 an `Enqueue` to the session's own log, flushed before the reply.
+//! - Bound: one entry per member; `limits::GROUPS_MAILBOX_MESSAGES`.
+//! - Choice: connected members in turn; without any, members with a durable session in turn.
 //! - Source: MQTT 5.0 section 4.8.2. Redelivery goes by group, so by filter, never by topic.
 //!
 //! ```text
-//! publish ─(GroupTable snapshot)─► Dispatch ─► home of the group ─► DeliverTo ─► router ─► link
+//! publish ─(GroupTable snapshot)─► Dispatch ─► home of the group ─┬► DeliverTo ─► router ─► link
+//!                                                                └► Enqueue ─► shard (durable)
 //! ```
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc};
 
-use actix::{Actor, AsyncContext as _, Context, Handler, Message, Recipient};
+use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::{
+    appender::{Submit, SubmitError},
+    publish,
+};
 use crate::{
     limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, HashKey},
-        message::Message as Published,
+        id::{AppId, Epoch, HashKey, SessionKey},
+        message::{Message as Published, Qos},
+        reason::Reason,
         route::{FilterTable, Places},
         topic::TopicFilter,
         wire::SubscriptionOptions,
     },
+    shard::command::{Command, Quota},
 };
 
 /// Which group: a keyed hash of (app, share name, filter).
@@ -119,12 +129,20 @@ pub struct Leave {
     /// Which group.
     pub group: GroupKey,
     /// Who.
-    pub connection: ConnectionId,
+    pub who: MemberKey,
+    /// Only the connection of a durable session ended: it stays a member.
+    pub stays: bool,
 }
 
-/// Sent by a publisher's worker: each message goes to one member.
+/// Sent by the upkeep of a shard: these durable sessions have ended.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
+pub struct SessionsGone(pub Vec<SessionKey>);
+
+/// Sent by a publisher's worker: each message goes to one member. Replies when that member, or its
+/// log, has it; a group without members has nobody to wait for.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), Reason>")]
 pub struct Dispatch {
     /// Which group.
     pub group: GroupKey,
@@ -139,17 +157,30 @@ pub struct Dispatch {
 pub struct DeliverTo {
     /// Whose message it is.
     pub group: GroupKey,
-    /// Who gets it.
+    /// On which terms.
     pub member: Member,
+    /// Who gets it.
+    pub connection: ConnectionId,
     /// What.
     pub messages: Vec<Arc<Published>>,
 }
 
-/// One connected member.
+/// Names a member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberKey {
+    /// A session that ends with its connection.
+    Connection(ConnectionId),
+    /// A durable one, connected or not.
+    Session(SessionKey),
+}
+
+/// One member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Which connection.
-    pub connection: ConnectionId,
+    /// Who.
+    pub key: MemberKey,
+    /// Its connection, while there is one.
+    pub connection: Option<ConnectionId>,
     /// Its options for this subscription.
     pub options: SubscriptionOptions,
     /// Its subscription identifier; 0 = none.
@@ -163,34 +194,113 @@ struct Group {
     next: usize,
 }
 
+/// Where messages go from here.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// By worker.
+    pub routers: Vec<Recipient<DeliverTo>>,
+    /// Of this worker.
+    pub submit: Recipient<Submit>,
+    /// How many shards there are.
+    pub shards: u16,
+    /// For `Enqueue`.
+    pub quota: Quota,
+}
+
 /// See the file header.
 pub struct Groups {
     groups: AHashMap<GroupKey, Group>,
     table: Arc<GroupTable>,
-    routers: Vec<Recipient<DeliverTo>>,
+    neighbours: Neighbours,
 }
 
+type Share = (Member, Vec<Arc<Published>>);
+
 impl Groups {
-    /// Creates the groups of one worker; `routers` by worker.
+    /// Creates the groups of one worker.
     #[must_use]
-    pub fn new(table: Arc<GroupTable>, routers: Vec<Recipient<DeliverTo>>) -> Self {
-        Self { groups: AHashMap::new(), table, routers }
+    pub fn new(table: Arc<GroupTable>, neighbours: Neighbours) -> Self {
+        Self { groups: AHashMap::new(), table, neighbours }
     }
+
+    /// Sends a member its share; the future says when it, or its log, has it.
+    fn hand_over(&self, group: GroupKey, (member, messages): Share) -> Vec<Handed> {
+        let durable = |message: &Arc<Published>| message.qos.min(member.options.qos);
+        let (stored, live): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
+            matches!(member.key, MemberKey::Session(_)) && durable(message) > Qos::AtMostOnce
+        });
+        let mut handed = Vec::new();
+        if let (Some(connection), false) = (member.connection, live.is_empty())
+            && let Some(router) = self.neighbours.routers.get(connection.worker())
+        {
+            let sent = router.send(DeliverTo { group, member, connection, messages: live });
+            handed.push(boxed(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
+        }
+        let MemberKey::Session(key) = member.key else { return handed };
+        for message in stored {
+            let command = Command::Enqueue {
+                key,
+                epoch: Epoch::default(),
+                qos: message.qos.min(member.options.qos),
+                messages: vec![as_received(&message, member.options)],
+                subscription_id: member.subscription_id,
+                quota: self.neighbours.quota,
+            };
+            let shard = key.bucket().shard(self.neighbours.shards);
+            let reply = self.neighbours.submit.send(Submit { shard, command });
+            handed.push(boxed(async move {
+                publish::accepted(&reply.await.unwrap_or(Err(SubmitError::Unavailable)))
+            }));
+        }
+        handed
+    }
+
+    fn remove(&mut self, key: GroupKey, who: MemberKey) -> bool {
+        let Some(group) = self.groups.get_mut(&key) else { return false };
+        let before = group.members.len();
+        group.members.retain(|member| member.key != who);
+        let left = group.members.len() < before;
+        if group.members.is_empty() {
+            self.table.change(group.app, &group.filter, |set| set.0.retain(|each| *each != key));
+            self.groups.remove(&key);
+        }
+        left
+    }
+}
+
+type Handed = Pin<Box<dyn Future<Output = Result<(), Reason>>>>;
+
+fn boxed(future: impl Future<Output = Result<(), Reason>> + 'static) -> Handed {
+    Box::pin(future)
+}
+
+/// The copy that goes to a member's log: its retain flag is the one that the member shall see.
+fn as_received(message: &Arc<Published>, options: SubscriptionOptions) -> Arc<Published> {
+    if !message.retain || options.retain_as_published {
+        return Arc::clone(message);
+    }
+    Arc::new(Published { retain: false, ..Published::clone(message) })
 }
 
 impl Group {
     /// Deals messages to members in turn; each member gets its share in order.
-    fn deal(&mut self, messages: Vec<Arc<Published>>) -> Vec<(Member, Vec<Arc<Published>>)> {
-        let mut dealt: Vec<(Member, Vec<_>)> = Vec::new();
-        let members = self.members.len();
-        let first = self.next;
+    fn deal(&mut self, messages: Vec<Arc<Published>>) -> Vec<Share> {
+        let connected = self.members.iter().any(|member| member.connection.is_some());
+        let candidates: Vec<Member> = self
+            .members
+            .iter()
+            .filter(|member| member.connection.is_some() || !connected)
+            .copied()
+            .collect();
+        let mut dealt: Vec<Share> = Vec::new();
         for (nth, message) in messages.into_iter().enumerate() {
-            let Some(member) = self.members.get((first + nth) % members.max(1)) else { break };
-            match dealt.get_mut(nth % members) {
+            let turn = self.next % candidates.len().max(1);
+            let Some(member) = candidates.get(turn) else { break };
+            self.next = turn + 1;
+            match dealt.get_mut(nth % candidates.len()) {
                 Some((_, share)) => share.push(message),
                 None => dealt.push((*member, vec![message])),
             }
-            self.next = (first + nth + 1) % members;
         }
         dealt
     }
@@ -212,7 +322,7 @@ impl Handler<Join> for Groups {
             self.table.change(join.app, &join.filter, |set| set.0.push(join.group));
             Group { app: join.app, filter: join.filter.clone(), members: Vec::new(), next: 0 }
         });
-        let same = |member: &&mut Member| member.connection == join.member.connection;
+        let same = |member: &&mut Member| member.key == join.member.key;
         if let Some(member) = group.members.iter_mut().find(same) {
             *member = join.member;
             return false;
@@ -226,39 +336,40 @@ impl Handler<Leave> for Groups {
     type Result = bool;
 
     fn handle(&mut self, leave: Leave, _ctx: &mut Self::Context) -> Self::Result {
-        let Some(group) = self.groups.get_mut(&leave.group) else { return false };
-        let before = group.members.len();
-        group.members.retain(|member| member.connection != leave.connection);
-        let left = group.members.len() < before;
-        if group.members.is_empty() {
-            let key = leave.group;
-            self.table.change(group.app, &group.filter, |set| set.0.retain(|each| *each != key));
-            self.groups.remove(&key);
+        if !leave.stays {
+            return self.remove(leave.group, leave.who);
         }
-        left
+        let Some(group) = self.groups.get_mut(&leave.group) else { return false };
+        let found = group.members.iter_mut().find(|member| member.key == leave.who);
+        found.is_some_and(|member| member.connection.take().is_some())
+    }
+}
+
+impl Handler<SessionsGone> for Groups {
+    type Result = ();
+
+    fn handle(&mut self, gone: SessionsGone, _ctx: &mut Self::Context) {
+        let keys: Vec<GroupKey> = self.groups.keys().copied().collect();
+        for session in gone.0 {
+            for key in &keys {
+                self.remove(*key, MemberKey::Session(session));
+            }
+        }
     }
 }
 
 impl Handler<Dispatch> for Groups {
-    type Result = ();
+    type Result = ResponseFuture<Result<(), Reason>>;
 
-    fn handle(&mut self, dispatch: Dispatch, ctx: &mut Self::Context) {
+    fn handle(&mut self, dispatch: Dispatch, _ctx: &mut Self::Context) -> Self::Result {
         let Some(group) = self.groups.get_mut(&dispatch.group) else {
             tracing::debug!(messages = dispatch.messages.len(), "shared group has no member");
-            return;
+            return Box::pin(async { Ok(()) });
         };
-        for (member, messages) in group.deal(dispatch.messages) {
-            let Some(router) = self.routers.get(member.connection.worker()) else { continue };
-            let deliver = DeliverTo { group: dispatch.group, member, messages };
-            if let Err(full) = router.try_send(deliver) {
-                // The router is behind; wait with this share rather than lose it.
-                let deliver = full.into_inner();
-                let router = router.clone();
-                ctx.spawn(actix::fut::wrap_future(async move {
-                    let _ = router.send(deliver).await;
-                }));
-            }
-        }
+        let dealt = group.deal(dispatch.messages);
+        let handed: Vec<Handed> =
+            dealt.into_iter().flat_map(|share| self.hand_over(dispatch.group, share)).collect();
+        Box::pin(async move { join_all(handed).await.into_iter().collect() })
     }
 }
 
@@ -270,7 +381,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{message::Qos, topic::TopicName};
+    use crate::{model::topic::TopicName, shard::command::Reply};
 
     type Log = Rc<RefCell<Vec<(u32, u8)>>>;
 
@@ -284,7 +395,7 @@ mod tests {
         type Result = ();
 
         fn handle(&mut self, deliver: DeliverTo, _: &mut Self::Context) {
-            let slot = deliver.member.connection.slot();
+            let slot = deliver.connection.slot();
             let bodies = deliver.messages.iter().map(|message| (slot, message.payload[0]));
             self.0.borrow_mut().extend(bodies);
         }
@@ -308,10 +419,24 @@ mod tests {
         })
     }
 
+    impl Handler<Submit> for Router {
+        type Result = Result<Reply, SubmitError>;
+
+        fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
+            let Command::Enqueue { key, messages, .. } = submit.command else {
+                return Err(SubmitError::Unknown);
+            };
+            let slot = 1_000 + u32::try_from(key.0).unwrap();
+            let bodies = messages.iter().map(|message| (slot, message.payload[0]));
+            self.0.borrow_mut().extend(bodies);
+            Ok(Reply::Done)
+        }
+    }
+
     fn join(slot: u32) -> Join {
         let connection = ConnectionId::new(0, 1, slot);
-        let options = SubscriptionOptions::default();
-        let member = Member { connection, options, subscription_id: 0 };
+        let (key, options) = (MemberKey::Connection(connection), SubscriptionOptions::default());
+        let member = Member { key, connection: Some(connection), options, subscription_id: 0 };
         Join { group: KEY, app: APP, filter: TopicFilter::parse("a/+").unwrap(), member }
     }
 
@@ -319,7 +444,15 @@ mod tests {
         let log = Log::default();
         let router = Router(Rc::clone(&log)).start();
         let table = Arc::<GroupTable>::default();
-        (Groups::new(Arc::clone(&table), vec![router.recipient()]).start(), table, log)
+        let quota = Quota {
+            session_messages_max: 10,
+            session_bytes_max: 10,
+            app_bytes_max: 10,
+            drop_oldest: true,
+        };
+        let routers = vec![router.clone().recipient()];
+        let neighbours = Neighbours { routers, submit: router.recipient(), shards: 1, quota };
+        (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
     }
 
     #[actix::test]
@@ -331,7 +464,7 @@ mod tests {
         assert!(!groups.send(join(2)).await.unwrap());
         for batch in [vec![0, 1, 2, 3], vec![4], vec![5, 6]] {
             let messages = batch.into_iter().map(message).collect();
-            groups.send(Dispatch { group: KEY, messages }).await.unwrap();
+            groups.send(Dispatch { group: KEY, messages }).await.unwrap().unwrap();
         }
         tokio::task::yield_now().await;
         let mut got = log.borrow().clone();
@@ -351,9 +484,29 @@ mod tests {
         groups.send(join(2)).await.unwrap();
         assert_eq!(table.load().places(APP, &topic).iter().collect::<Vec<_>>(), [KEY]);
         for slot in [1, 2] {
-            let leave = Leave { group: KEY, connection: ConnectionId::new(0, 1, slot) };
+            let who = MemberKey::Connection(ConnectionId::new(0, 1, slot));
+            let leave = Leave { group: KEY, who, stays: false };
             assert!(groups.send(leave).await.unwrap());
         }
         assert!(table.load().places(APP, &topic).is_empty());
+    }
+
+    #[actix::test]
+    async fn durable_member_when_away_gets_messages_only_while_nobody_is_connected() {
+        let (groups, _, log) = start();
+        let options = SubscriptionOptions { qos: Qos::AtLeastOnce, ..Default::default() };
+        let key = MemberKey::Session(SessionKey(5));
+        let away = Member { key, connection: None, options, subscription_id: 0 };
+        groups.send(Join { member: away, ..join(0) }).await.unwrap();
+        groups.send(join(1)).await.unwrap();
+        let send = |body| Dispatch { group: KEY, messages: vec![message(body)] };
+        groups.send(send(1)).await.unwrap().unwrap();
+        groups.send(send(2)).await.unwrap().unwrap();
+        let who = MemberKey::Connection(ConnectionId::new(0, 1, 1));
+        groups.send(Leave { group: KEY, who, stays: false }).await.unwrap();
+        groups.send(send(3)).await.unwrap().unwrap();
+        groups.send(SessionsGone(vec![SessionKey(5)])).await.unwrap();
+        groups.send(send(4)).await.unwrap().unwrap();
+        assert_eq!(*log.borrow(), [(1, 1), (1, 2), (1_005, 3)]);
     }
 }

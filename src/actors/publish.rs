@@ -166,7 +166,7 @@ impl Publisher {
                 let Some(home) = homes.get(group.home(homes.len())) else { continue };
                 let sent = home.send(Dispatch { group, messages: vec![Arc::clone(message)] });
                 parts.push(Box::pin(async move {
-                    sent.await.map_err(|_| Reason::ImplementationSpecificError)
+                    sent.await.unwrap_or(Err(Reason::ServerShuttingDown))
                 }));
             }
         }
@@ -216,7 +216,7 @@ fn outcome(qos: Qos, parts: Parts) -> Outcome {
 }
 
 /// Translates a shard's reply to an append or a retain.
-fn accepted(reply: &Result<Reply, SubmitError>) -> Accepted {
+pub(super) fn accepted(reply: &Result<Reply, SubmitError>) -> Accepted {
     match reply {
         Ok(Reply::Appended { refused: true, .. } | Reply::Retained { refused: true, .. }) => {
             Err(Reason::QuotaExceeded)
