@@ -25,6 +25,7 @@ use tokio::sync::oneshot;
 use super::{
     appender::{Submit, SubmitError},
     facts::News,
+    groups::SessionsGone,
     hub::{Kick, SessionsGrew},
     upkeep::Look,
 };
@@ -110,6 +111,8 @@ pub struct Neighbours {
     pub submit: Recipient<Submit>,
     /// Of the same shard.
     pub look: Recipient<Look>,
+    /// By worker.
+    pub groups: Vec<Recipient<SessionsGone>>,
 }
 
 /// What is known of one session.
@@ -118,6 +121,8 @@ struct Entry {
     connection: Option<ConnectionId>,
     /// The shard may hold something of it; said too often costs one commit, too seldom loses.
     durable: bool,
+    /// What the shard holds goes with the connection (session expiry 0).
+    ends_with_connection: bool,
 }
 
 type Answer = oneshot::Sender<Result<Box<Claimed>, ClaimError>>;
@@ -143,7 +148,7 @@ impl Home {
         neighbours: Neighbours,
         news: Arc<News>,
     ) -> Self {
-        let entry = Entry { connection: None, durable: true };
+        let entry = Entry { durable: true, ..Entry::default() };
         let sessions = durable.into_iter().map(|key| (key, entry)).collect();
         let claiming = AHashMap::new();
         Self { shard, node, incarnation, sessions, claiming, neighbours, news }
@@ -219,11 +224,15 @@ impl Home {
         ctx: &mut Context<Self>,
     ) {
         if let Ok(claimed) = &claimed {
-            let durable = claimed.epoch != Epoch::default();
-            let connection = Some(claim.connection);
-            self.sessions.insert(claim.key, Entry { connection, durable });
-            if claim.clean_start {
+            let entry = Entry {
+                connection: Some(claim.connection),
+                durable: claimed.epoch != Epoch::default(),
+                ends_with_connection: claim.expiry_secs == 0,
+            };
+            let old = self.sessions.insert(claim.key, entry);
+            if claim.clean_start && old.is_some_and(|old| old.durable) {
                 self.look();
+                self.say_gone(claim.key);
             }
         }
         let _ = answer.send(claimed);
@@ -235,14 +244,27 @@ impl Home {
         }
     }
 
-    /// Forgets the connection of a session, if it is still this one.
+    /// Forgets the connection of a session, if it is still this one, and the session if it ends.
     fn unregister(&mut self, release: &Release) {
         let Some(entry) = self.sessions.get_mut(&release.key) else { return };
-        if entry.connection == Some(release.connection) {
-            entry.connection = None;
-            if !entry.durable {
-                self.sessions.remove(&release.key);
-            }
+        if entry.connection != Some(release.connection) {
+            return;
+        }
+        entry.connection = None;
+        let ends = release.expiry_secs.map_or(entry.ends_with_connection, |secs| secs == 0);
+        if !entry.durable {
+            self.sessions.remove(&release.key);
+        } else if ends {
+            // The entry stays: until the release is committed the shard holds something.
+            self.say_gone(release.key);
+        }
+    }
+
+    /// Tells the shared groups that a session is no member any more.
+    fn say_gone(&self, key: SessionKey) {
+        for groups in &self.neighbours.groups {
+            // A full mailbox leaves a member without session; its share is refused by the shard.
+            let _ = groups.try_send(SessionsGone(vec![key]));
         }
     }
 

@@ -15,7 +15,7 @@ use actix::{
 };
 use hongqiao_cluster::id::ShardId;
 
-use super::{appender::Submit, home::SessionsEnded};
+use super::{appender::Submit, groups::SessionsGone, home::SessionsEnded};
 use crate::{
     clock, limits,
     model::message::Message as Published,
@@ -35,6 +35,8 @@ pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 pub struct Neighbours {
     /// Of this worker.
     pub submit: Recipient<Submit>,
+    /// By worker.
+    pub groups: Vec<Recipient<SessionsGone>>,
     /// Asks the shard whether anything is due at that time; a read.
     pub is_due: Rc<dyn Fn(u64) -> Local<bool>>,
     /// Publishes a will; `true` once it is stored and delivered.
@@ -91,8 +93,13 @@ async fn round(
     let command = Command::Tick { now_ms, limit: limits::UPKEEP_STEPS };
     let reply = neighbours.submit.send(Submit { shard, command }).await;
     let Ok(Ok(Reply::Ticked { wills, sessions_ended, more })) = reply else { return false };
-    if let (Some(home), false) = (home, sessions_ended.is_empty()) {
-        let _ = home.send(SessionsEnded(sessions_ended)).await;
+    if !sessions_ended.is_empty() {
+        for groups in &neighbours.groups {
+            let _ = groups.send(SessionsGone(sessions_ended.clone())).await;
+        }
+        if let Some(home) = home {
+            let _ = home.send(SessionsEnded(sessions_ended)).await;
+        }
     }
     let mut failed = false;
     for will in wills {

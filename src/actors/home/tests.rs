@@ -120,6 +120,7 @@ fn start() -> (Addr<Home>, Addr<Double>, Arc<News>, Log) {
         grew: vec![double.clone().recipient()],
         submit: double.clone().recipient(),
         look: double.clone().recipient(),
+        groups: Vec::new(),
     };
     let news = Arc::<News>::default();
     let home = Home::new(ShardId(0), (1, 1), [], neighbours, Arc::clone(&news)).start();
