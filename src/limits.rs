@@ -201,3 +201,12 @@ pub const TRIM_INLINE_ITEMS: u32 = 1_024;
 pub const WIDE_LOG_MEMBERS: usize = 64;
 /// When a due will is handed out again if nobody has said that it is published.
 pub const WILL_RETRY: Duration = Duration::from_secs(5);
+
+// ---- retained ----
+
+/// Retained messages that are read from a shard, and wait for a client's window, at a time.
+pub const RETAINED_PAGE_MESSAGES: usize = 128;
+/// With more unsent bytes than this a client gets no further retained message for now.
+pub const RETAINED_OUTBOX_BYTES: usize = 256 * 1024;
+/// How long the sending of retained messages rests when the client is behind.
+pub const RETAINED_PAUSE: Duration = Duration::from_millis(10);

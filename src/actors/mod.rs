@@ -34,6 +34,7 @@ pub mod upkeep;
 pub mod facts;
 pub mod groups;
 pub mod publish;
+pub mod retained;
 pub mod appender;
 pub mod connection;
 mod durable_reader;

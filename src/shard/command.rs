@@ -135,7 +135,8 @@ pub enum Command {
     /// appended before changes nothing and gets the same reply. → [`Reply::Appended`]
     Append { message: Arc<Message>, quota: Quota },
     /// Stores messages for this one session, as if a filter of its own had matched: retained copies at
-    /// subscribe time (`message.retain` is what the receiver sees). `qos` is that of the delivery.
+    /// subscribe time (`message.retain` is what the receiver sees), shares of a shared group. `qos` is
+    /// that of the delivery. Epoch 0: whoever owns the session now.
     /// → [`Reply::Appended`] of the last
     Enqueue {
         key: SessionKey,

@@ -8,6 +8,7 @@
 pub mod command;
 pub mod encoding;
 pub mod machine;
+pub mod client;
 pub mod query;
 pub mod memory_store;
 mod state;

@@ -207,7 +207,10 @@ impl State {
     /// Applies a command of a session, if it carries the session's epoch (FENCED).
     fn apply_fenced(&mut self, entry: &mut Entry<'_>, command: Command) -> Reply {
         let Some((key, epoch)) = owner_of(&command) else { return Reply::Fenced };
-        let Some(at) = self.owned(key, epoch) else { return Reply::Fenced };
+        // A shared group stores for its members without owning their sessions.
+        let unowned = matches!(command, Command::Enqueue { .. }) && epoch == Epoch::default();
+        let found = if unowned { self.by_key.get(&key).copied() } else { self.owned(key, epoch) };
+        let Some(at) = found else { return Reply::Fenced };
         match command {
             Command::Release { expiry_secs, will_dropped, inflight, now_ms, .. } => {
                 let how = release::Release { expiry_secs, will_dropped, inflight, now_ms };

@@ -14,7 +14,7 @@ use super::backend::{Backend, Later, PageError, Subscriber};
 use crate::{
     actors::{
         appender::{Appender, Submit, SubmitError},
-        groups::{GroupKey, Groups, Join, Leave, Member},
+        groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
         home::{Claim, ClaimError, Release},
         publish::{Published, Publisher},
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
@@ -78,7 +78,8 @@ impl Node {
     fn join(&self, who: Subscriber, item: &StoredSubscription, share: &Bytes) -> Later<bool> {
         let (group, home) = self.group(who.app, share, &item.filter);
         let member = Member {
-            connection: who.connection,
+            key: member_key(who),
+            connection: Some(who.connection),
             options: item.options,
             subscription_id: item.subscription_id,
         };
@@ -86,9 +87,16 @@ impl Node {
         Box::pin(async move { joined.await.unwrap_or(false) })
     }
 
-    fn quit(&self, who: Subscriber, share: &Bytes, filter: &TopicFilter) -> Later<bool> {
+    /// Leaves a group; `stays`: only the connection ends, a durable session stays a member.
+    fn quit(
+        &self,
+        who: Subscriber,
+        share: &Bytes,
+        filter: &TopicFilter,
+        stays: bool,
+    ) -> Later<bool> {
         let (group, home) = self.group(who.app, share, filter);
-        let left = home.send(Leave { group, connection: who.connection });
+        let left = home.send(Leave { group, who: member_key(who), stays });
         Box::pin(async move { left.await.unwrap_or(false) })
     }
 
@@ -110,6 +118,14 @@ impl Node {
             Some(self.join(who, item, share))
         });
         merge(joins.collect(), routed)
+    }
+}
+
+fn member_key(who: Subscriber) -> MemberKey {
+    if who.epoch == Epoch::default() {
+        MemberKey::Connection(who.connection)
+    } else {
+        MemberKey::Session(who.session)
     }
 }
 
@@ -233,14 +249,15 @@ impl Backend for Rc<Node> {
         });
         let quits = items.iter().map(|(share, filter)| {
             let share = share.as_ref()?;
-            Some(self.quit(who, share, filter))
+            Some(self.quit(who, share, filter, false))
         });
         merge(quits.collect(), routed)
     }
 
     fn leave(&self, who: Subscriber, shared: Vec<(Bytes, TopicFilter)>) {
+        let stays = matches!(member_key(who), MemberKey::Session(_));
         let left: Vec<_> =
-            shared.iter().map(|(share, filter)| self.quit(who, share, filter)).collect();
+            shared.iter().map(|(share, filter)| self.quit(who, share, filter, stays)).collect();
         actix::spawn(async move {
             join_all(left).await;
         });

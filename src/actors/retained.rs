@@ -1,0 +1,165 @@
+//! Sends the retained messages that a new subscription asks for, page by page.
+//!
+//! - Owns: nothing; one task per subscription while it lasts.
+//! - Takes: a subscription that is live already. Gives: copies with the retain flag to its connection;
+//!   for durable sessions at QoS ≥ 1 copies in the session's own log, so that they survive it.
+//! - Bound: `limits::RETAINED_PAGE_MESSAGES` at a time; the next page waits until the connection has room, so
+//!   a slow client holds up only itself. A copy that is older than what the connection has seen
+//!   live on that topic since it subscribed is skipped.
+//! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
+
+use std::{num::NonZeroU32, rc::Rc, sync::Arc};
+
+use actix::Addr;
+
+use super::{
+    appender::{Appender, Submit},
+    link::{AnyLink, Terms},
+    worker::Worker,
+};
+use crate::{
+    clock, limits,
+    model::{
+        connection_id::ConnectionId,
+        id::{AppId, Epoch, SessionKey},
+        message::{Message, Qos},
+    },
+    shard::{
+        client::ShardClient,
+        command::{Command, Quota, StoredSubscription},
+    },
+};
+
+/// Whose subscription it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Receiver {
+    /// Connection.
+    pub connection: ConnectionId,
+    /// Tenant.
+    pub app: AppId,
+    /// Session.
+    pub session: SessionKey,
+    /// 0 = nothing durable.
+    pub epoch: Epoch,
+}
+
+/// What the task needs of the node.
+#[derive(Clone)]
+pub struct Source {
+    /// Reads.
+    pub shards: ShardClient,
+    /// Of this worker.
+    pub appender: Addr<Appender>,
+    /// For `Enqueue`.
+    pub quota: Quota,
+}
+
+/// Sends everything that `subscription` matches; ends early with the connection.
+pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscription) {
+    let scope = (receiver.app, subscription.filter.clone());
+    for shard in source.shards.retained_shards(scope.0, &scope.1) {
+        let mut after = None;
+        loop {
+            let page = source.shards.retained(
+                shard,
+                scope.clone(),
+                after.take(),
+                limits::RETAINED_PAGE_MESSAGES,
+            );
+            let Ok(page) = page.await else {
+                tracing::warn!(shard = shard.0, "retained messages cannot be read now");
+                break;
+            };
+            if !send_page(&source, receiver, &subscription, page.messages).await {
+                return;
+            }
+            match page.next {
+                Some(topic) => after = Some(topic),
+                None => break,
+            }
+        }
+    }
+}
+
+/// Sends one page; `false` when the connection has ended.
+async fn send_page(
+    source: &Source,
+    receiver: Receiver,
+    subscription: &StoredSubscription,
+    messages: Vec<(crate::model::id::Position, Arc<Message>)>,
+) -> bool {
+    let mut to_log = Vec::new();
+    for (_, message) in messages {
+        let qos = message.qos.min(subscription.options.qos);
+        if receiver.epoch != Epoch::default() && qos > Qos::AtMostOnce {
+            to_log.push((qos, message));
+            continue;
+        }
+        let Some(link) = room(receiver.connection).await else { return false };
+        let id = NonZeroU32::new(subscription.subscription_id);
+        let terms =
+            Terms { qos, dup: false, retain: true, subscription_ids: id.as_slice() };
+        let now_ms = clock::wall_ms();
+        if qos == Qos::AtMostOnce {
+            link.send_message(&message, &terms, None, now_ms);
+        } else {
+            link.send_live(&message, &terms, now_ms);
+        }
+    }
+    enqueue(source, receiver, subscription, to_log).await;
+    Worker::with(|worker| worker.find(receiver.connection).is_some()).unwrap_or(false)
+}
+
+/// Stores copies in the session's log, one command per QoS.
+async fn enqueue(
+    source: &Source,
+    receiver: Receiver,
+    subscription: &StoredSubscription,
+    messages: Vec<(Qos, Arc<Message>)>,
+) {
+    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let of_qos = messages.iter().filter(|(of, _)| *of == qos);
+        let messages: Vec<_> = of_qos.map(|(_, message)| retained_copy(message)).collect();
+        if messages.is_empty() {
+            continue;
+        }
+        let command = Command::Enqueue {
+            key: receiver.session,
+            epoch: receiver.epoch,
+            messages,
+            qos,
+            subscription_id: subscription.subscription_id,
+            quota: source.quota,
+        };
+        let shard = source.shards.session_shard(receiver.session);
+        let reply = source.appender.send(Submit { shard, command }).await;
+        if !matches!(reply, Ok(Ok(_))) {
+            tracing::warn!(session = ?receiver.session, "retained copies could not be stored");
+        }
+    }
+}
+
+/// The copy as the receiver sees it.
+fn retained_copy(message: &Arc<Message>) -> Arc<Message> {
+    if message.retain {
+        return Arc::clone(message);
+    }
+    Arc::new(Message { retain: true, ..Message::clone(message) })
+}
+
+/// Waits until the connection has room for another copy; `None` when it has ended.
+async fn room(connection: ConnectionId) -> Option<Rc<AnyLink>> {
+    loop {
+        let link = Worker::with(|worker| worker.find(connection)).flatten()?;
+        if link.is_closing() {
+            return None;
+        }
+        let (_, waiting) = link.live_deliveries();
+        if link.outbox_bytes() < limits::RETAINED_OUTBOX_BYTES
+            && waiting < limits::RETAINED_PAGE_MESSAGES
+        {
+            return Some(link);
+        }
+        tokio::time::sleep(limits::RETAINED_PAUSE).await;
+    }
+}

@@ -1,0 +1,139 @@
+//! The typed face of the shards for actors and HTTP: reads of state, and single proposals.
+//!
+//! - Owns: nothing but the handle.
+//! - Takes: keys and places. Gives: pages and records; answers are computed on the cluster's own threads,
+//!   never on an arbiter.
+//! - Bound: what the caller asks for, per page; the cluster bounds the reads under way.
+
+use bytes::Bytes;
+use hongqiao_cluster::{
+    ClusterHandle, ProposeError, ReadError,
+    id::{Bucket, ShardId},
+};
+
+use super::{
+    command::{self, Command, Page, Reply, RetainedPage},
+    machine::ShardMachine,
+    query,
+};
+use crate::{
+    clock,
+    model::{
+        id::{AppId, Epoch, HashKey, Position, SessionKey},
+        topic::{TopicFilter, TopicName},
+    },
+};
+
+/// Reads of all shards of the node. Cheap to clone.
+#[derive(Clone)]
+pub struct ShardClient {
+    cluster: ClusterHandle<ShardMachine>,
+    hash_key: HashKey,
+}
+
+impl ShardClient {
+    /// Wraps the handle of a running cluster member.
+    #[must_use]
+    pub fn new(cluster: ClusterHandle<ShardMachine>) -> Self {
+        let hash_key = HashKey(cluster.hash_key());
+        Self { cluster, hash_key }
+    }
+
+    /// Returns the handle.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterHandle<ShardMachine> {
+        &self.cluster
+    }
+
+    /// Returns the secret that keys name hashes.
+    #[must_use]
+    pub fn hash_key(&self) -> HashKey {
+        self.hash_key
+    }
+
+    /// Returns the shard of a session.
+    #[must_use]
+    pub fn session_shard(&self, key: SessionKey) -> ShardId {
+        key.bucket().shard(self.cluster.shards())
+    }
+
+    /// Returns every shard.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.cluster.shards()).map(ShardId)
+    }
+
+    /// Reads on in the queue of a durable session; see [`query::page`].
+    ///
+    /// # Errors
+    /// The inner one when the epoch is not the session's; the outer one when the shard cannot be read.
+    pub async fn page(
+        &self,
+        key: SessionKey,
+        epoch: Epoch,
+        after: Position,
+        limits: query::PageLimits,
+    ) -> Result<Result<Page, query::Fenced>, ReadError> {
+        let now_ms = clock::wall_ms();
+        let shard = self.session_shard(key);
+        self.cluster
+            .read(shard, move |machine, store| {
+                query::page(machine, store, (key, epoch), after, limits, now_ms)
+            })
+            .await
+    }
+
+    /// Reads retained messages of the topics that `filter` matches, from all shards it may concern.
+    ///
+    /// # Errors
+    /// The shard cannot be read now.
+    pub async fn retained(
+        &self,
+        shard: ShardId,
+        (app, filter): (AppId, TopicFilter),
+        after: Option<TopicName>,
+        limit: usize,
+    ) -> Result<RetainedPage, ReadError> {
+        let now_ms = clock::wall_ms();
+        let ask = move |_: &ShardMachine, store: &dyn hongqiao_cluster::Store| {
+            query::retained(store, app, &filter, after.as_ref(), limit, now_ms)
+        };
+        self.cluster.read(shard, ask).await
+    }
+
+    /// Returns the shards that may hold retained messages for `filter`: one for an exact filter.
+    #[must_use]
+    pub fn retained_shards(&self, app: AppId, filter: &TopicFilter) -> Vec<ShardId> {
+        if filter.has_wildcard() {
+            return self.shards().collect();
+        }
+        let hash = self.hash_key.topic(app, filter.as_str());
+        vec![Bucket::of(hash).shard(self.cluster.shards())]
+    }
+
+    /// Proposes one command and waits for its reply; for the server's own rare changes. Connections use
+    /// their worker's appender.
+    ///
+    /// # Errors
+    /// [`ProposeError`].
+    pub async fn propose(&self, shard: ShardId, command: Command) -> Result<Reply, ProposeError> {
+        let batch = command::encode_batch(&[command]);
+        let replies = self.cluster.propose(shard, batch).await?;
+        let replies = command::decode_replies(&replies).map_err(|_| ProposeError::Unknown)?;
+        replies.into_iter().next().ok_or(ProposeError::Unknown)
+    }
+
+    /// Returns the shard of a user.
+    #[must_use]
+    pub fn user_shard(&self, app: AppId, user: &str) -> ShardId {
+        Bucket::of(self.hash_key.user(app, user)).shard(self.cluster.shards())
+    }
+}
+
+/// Encoded batches go to a shard through here; see `actors::appender`.
+impl ShardClient {
+    /// Proposes an encoded batch; enqueued by the call itself.
+    #[must_use]
+    pub fn propose_batch(&self, shard: ShardId, batch: Bytes) -> hongqiao_cluster::Proposed {
+        self.cluster.propose(shard, batch)
+    }
+}
