@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 
 use super::{
     appender::{Submit, SubmitError},
-    publish,
+    publish::{self, AppQuotas},
 };
 use crate::{
     limits,
@@ -38,7 +38,7 @@ use crate::{
         topic::TopicFilter,
         wire::SubscriptionOptions,
     },
-    shard::command::{Command, Quota},
+    shard::command::Command,
 };
 
 /// Which group: a keyed hash of (app, share name, filter).
@@ -204,7 +204,7 @@ pub struct Neighbours {
     /// How many shards there are.
     pub shards: u16,
     /// For `Enqueue`.
-    pub quota: Quota,
+    pub quotas: Arc<AppQuotas>,
 }
 
 /// See the file header.
@@ -244,7 +244,7 @@ impl Groups {
                 qos: message.qos.min(member.options.qos),
                 messages: vec![as_received(&message, member.options)],
                 subscription_id: member.subscription_id,
-                quota: self.neighbours.quota,
+                quota: self.neighbours.quotas.of(message.app).quota,
             };
             let shard = key.bucket().shard(self.neighbours.shards);
             let reply = self.neighbours.submit.send(Submit { shard, command });
@@ -381,7 +381,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{model::topic::TopicName, shard::command::Reply};
+    use crate::{
+        actors::publish::AppQuota,
+        model::topic::TopicName,
+        shard::command::{Quota, Reply},
+    };
 
     type Log = Rc<RefCell<Vec<(u32, u8)>>>;
 
@@ -451,7 +455,9 @@ mod tests {
             drop_oldest: true,
         };
         let routers = vec![router.clone().recipient()];
-        let neighbours = Neighbours { routers, submit: router.recipient(), shards: 1, quota };
+        let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
+        let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
+        let neighbours = Neighbours { routers, submit: router.recipient(), shards: 1, quotas };
         (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
     }
 

@@ -17,6 +17,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use actix::Addr;
+use ahash::AHashMap;
 use futures_util::future::join_all;
 use hongqiao_cluster::id::{Bucket, ShardId};
 use smallvec::SmallVec;
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     model::{
-        id::HashKey,
+        id::{AppId, HashKey},
         message::{Message, Qos},
         reason::Reason,
     },
@@ -69,7 +70,7 @@ pub struct Targets {
     /// By worker.
     pub groups: Vec<Addr<Groups>>,
     /// Which worker has subscribers for a topic.
-    pub interests: Arc<Interests>,
+    pub interests: Interests,
     /// Which shards have durable ones.
     pub facts: Arc<Facts>,
     /// Which shared groups match.
@@ -78,12 +79,36 @@ pub struct Targets {
     pub hash_key: HashKey,
     /// How many shards there are.
     pub shards: u16,
-    /// For `Append`.
+    /// What apps may store.
+    pub quotas: Arc<AppQuotas>,
+}
+
+/// What one app may store, in one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppQuota {
+    /// For `Append` and `Enqueue`.
     pub quota: Quota,
-    /// For `Retain`: most retained messages of one app in one shard.
+    /// For `Retain`: most retained messages.
     pub retained_messages_max: u64,
     /// For `Retain`: most bytes of them.
     pub retained_bytes_max: u64,
+}
+
+/// What all apps may store.
+#[derive(Clone, Debug)]
+pub struct AppQuotas {
+    /// Every app that is not in the table.
+    pub common: AppQuota,
+    /// Apps for which the configuration says something else.
+    pub special: AHashMap<AppId, AppQuota>,
+}
+
+impl AppQuotas {
+    /// Returns the quota of an app.
+    #[must_use]
+    pub fn of(&self, app: AppId) -> &AppQuota {
+        self.special.get(&app).unwrap_or(&self.common)
+    }
 }
 
 /// The publishing side of one worker.
@@ -134,9 +159,10 @@ impl Publisher {
         let targets = &self.targets;
         let routes = targets.facts.routes.load();
         for (message, parts) in messages.iter().zip(parts) {
+            let app = targets.quotas.of(message.app);
             if message.qos > Qos::AtMostOnce {
                 for shard in routes.places(message.app, &message.topic).iter() {
-                    let (message, quota) = (Arc::clone(message), targets.quota);
+                    let (message, quota) = (Arc::clone(message), app.quota);
                     parts.push(self.submit(shard, Command::Append { message, quota }));
                 }
             }
@@ -144,8 +170,8 @@ impl Publisher {
                 let hash = targets.hash_key.topic(message.app, message.topic.as_str());
                 let command = Command::Retain {
                     message: Arc::clone(message),
-                    messages_max: targets.retained_messages_max,
-                    bytes_max: targets.retained_bytes_max,
+                    messages_max: app.retained_messages_max,
+                    bytes_max: app.retained_bytes_max,
                 };
                 parts.push(self.submit(Bucket::of(hash).shard(targets.shards), command));
             }

@@ -15,6 +15,7 @@ use actix::Addr;
 use super::{
     appender::{Appender, Submit},
     link::{AnyLink, Terms},
+    publish::AppQuotas,
     worker::Worker,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     },
     shard::{
         client::ShardClient,
-        command::{Command, Quota, StoredSubscription},
+        command::{Command, StoredSubscription},
     },
 };
 
@@ -51,7 +52,7 @@ pub struct Source {
     /// Of this worker.
     pub appender: Addr<Appender>,
     /// For `Enqueue`.
-    pub quota: Quota,
+    pub quotas: Arc<AppQuotas>,
 }
 
 /// Sends everything that `subscription` matches; ends early with the connection.
@@ -129,7 +130,7 @@ async fn enqueue(
             messages,
             qos,
             subscription_id: subscription.subscription_id,
-            quota: source.quota,
+            quota: source.quotas.of(receiver.app).quota,
         };
         let shard = source.shards.session_shard(receiver.session);
         let reply = source.appender.send(Submit { shard, command }).await;

@@ -19,6 +19,7 @@
 
 mod serve;
 mod walks;
+mod shared;
 #[cfg(test)]
 mod tests;
 

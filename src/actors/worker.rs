@@ -15,15 +15,14 @@ use std::{
     task::Waker,
 };
 
-use actix::{Addr, Recipient};
+use actix::Addr;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
 use super::{
-    appender::Submit,
     counters::Counters,
     flusher,
-    home::{Claim, Release},
+    groups::Groups,
     interest::Interests,
     link::{AnyLink, Link},
     outbox::Outbox,
@@ -42,19 +41,6 @@ use crate::{
 };
 
 pub use config::{LinkLimits, WorkerConfig};
-
-/// Where the other actors are; set once, when all of them run.
-#[derive(Clone)]
-pub struct Ports {
-    /// Routers of all workers, by worker.
-    pub routers: Vec<Addr<TopicRouter>>,
-    /// This worker's appender.
-    pub appender: Recipient<Submit>,
-    /// Homes, by shard.
-    pub claim: Vec<Recipient<Claim>>,
-    /// Homes, by shard.
-    pub release: Vec<Recipient<Release>>,
-}
 
 /// Subscriptions that the router must forget.
 #[derive(Debug)]
@@ -82,7 +68,7 @@ pub struct Worker {
     pub(super) flusher: Cell<Option<Waker>>,
     ended: RefCell<Vec<Ended>>,
     router: Cell<Option<Waker>>,
-    ports: OnceCell<Ports>,
+    groups: OnceCell<Vec<Addr<Groups>>>,
 }
 
 thread_local! {
@@ -125,7 +111,7 @@ impl Worker {
             flusher: Cell::new(None),
             ended: RefCell::default(),
             router: Cell::new(None),
-            ports: OnceCell::new(),
+            groups: OnceCell::new(),
             config,
         });
         WORKER.with(|cell| cell.set(Rc::clone(&worker))).map_err(|_| AlreadyStarted)?;
@@ -138,15 +124,15 @@ impl Worker {
         WORKER.try_with(|cell| cell.get().map(f)).ok().flatten()
     }
 
-    /// Tells this worker where the others are; the first call counts.
-    pub fn wire(&self, ports: Ports) {
-        let _ = self.ports.set(ports);
+    /// Tells where the shared groups are; set once, when all workers run.
+    pub fn set_groups(&self, groups: Vec<Addr<Groups>>) {
+        let _ = self.groups.set(groups);
     }
 
-    /// Returns where the other actors are, once they run.
+    /// Returns the shared groups of all workers, by worker; none before all of them run.
     #[must_use]
-    pub fn ports(&self) -> Option<&Ports> {
-        self.ports.get()
+    pub fn groups(&self) -> &[Addr<Groups>] {
+        self.groups.get().map_or(&[], Vec::as_slice)
     }
 
     /// Returns which worker this is.

@@ -6,10 +6,10 @@
 use hongqiao_cluster::machine::Store;
 
 use super::{
-    command::Holder,
+    command::{Holder, StoredSubscription},
     key,
     machine::ShardMachine,
-    record::{AppRecord, Record as _, SessionRecord, UserRecord},
+    record::{AppRecord, Record as _, SessionRecord, SubscriptionRecord, UserRecord},
 };
 use crate::model::id::{AppId, SessionKey};
 
@@ -71,6 +71,58 @@ pub fn sessions_durable(
             Some(SessionView { key, app, client_id, holder, depth })
         })
         .collect()
+}
+
+/// Members of shared groups, as the groups' homes need them at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedMembers {
+    /// Shared subscriptions of durable sessions.
+    pub members: Vec<(SessionKey, AppId, StoredSubscription)>,
+    /// Session to go on after; `None`: that was all.
+    pub next: Option<SessionKey>,
+}
+
+/// Lists the shared subscriptions of at most `limit` durable sessions after `after`.
+#[must_use]
+pub fn shared_members(
+    machine: &ShardMachine,
+    store: &dyn Store,
+    after: Option<SessionKey>,
+    limit: usize,
+) -> SharedMembers {
+    let sessions = sessions_durable(machine, store, after, limit);
+    let next = sessions.last().map(|session| session.key).filter(|_| sessions.len() == limit);
+    let mut members = Vec::new();
+    for session in sessions {
+        let subscriptions = subscriptions_of(store, session.key);
+        let shared = subscriptions.into_iter().filter(|item| item.share.is_some());
+        members.extend(shared.map(|item| (session.key, session.app, item)));
+    }
+    SharedMembers { members, next }
+}
+
+/// Reads all subscriptions of a session.
+fn subscriptions_of(store: &dyn Store, session: SessionKey) -> Vec<StoredSubscription> {
+    const RECORDS_PER_SCAN: usize = 1_024;
+    let mut from = key::of_session(session, key::SUBSCRIPTION, &[]);
+    let to = key::of_session(session, key::SUBSCRIPTION + 1, &[]);
+    let mut items = Vec::new();
+    loop {
+        let found = store.scan(&from, &to, RECORDS_PER_SCAN);
+        items.extend(found.iter().filter_map(|(_, value)| {
+            let record = SubscriptionRecord::from_bytes(value)?;
+            Some(StoredSubscription {
+                filter: record.filter,
+                share: record.share,
+                options: record.options,
+                subscription_id: record.subscription_id,
+            })
+        }));
+        match found.last() {
+            Some((last, _)) if found.len() == RECORDS_PER_SCAN => from = key::after(last),
+            _ => return items,
+        }
+    }
 }
 
 /// Returns what waits for a session; `None` if there is no such durable session.

@@ -1,0 +1,349 @@
+//! Starts the worker threads and their actors, in three rounds, because they know each other.
+//!
+//! - Owns: the arbiters. Takes: the durable side and the configuration. Gives: addresses to the
+//!   listeners and to the control plane.
+//! - Rounds: routers, hubs and appenders; then groups; then homes and upkeeps, and the connections'
+//!   backend.
+
+use std::{rc::Rc, sync::Arc};
+
+use actix::{Actor as _, Addr, Arbiter, Recipient};
+use anyhow::Context as _;
+use hongqiao_cluster::id::ShardId;
+use tokio::sync::oneshot;
+
+use crate::{
+    actors::{
+        appender::{Appender, SubmitError},
+        connection::{
+            backend::{self, PageError},
+            node::Node,
+        },
+        counters::Counters,
+        facts::Facts,
+        groups::{self, GroupKey, GroupTable, Groups, Join, Member, MemberKey},
+        home::{self, Claim, Home, Release},
+        hub::Hub,
+        interest::Interests,
+        publish::{AppQuotas, Publisher, Targets},
+        retained,
+        topic_router::TopicRouter,
+        upkeep::{self, Meet, Upkeep},
+        worker::{LinkLimits, Worker, WorkerConfig},
+    },
+    auth::Authenticator,
+    front::mqtt,
+    model::id::SessionKey,
+    shard::{client::ShardClient, query},
+};
+use hongqiao_cluster::ProposeError;
+
+/// Sessions or members that are read from a shard at once while starting.
+const LOAD_PAGE: usize = 1_024;
+
+/// What all workers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) shards: ShardClient,
+    pub(super) facts: Arc<Facts>,
+    pub(super) quotas: Arc<AppQuotas>,
+    pub(super) authenticator: Arc<dyn Authenticator>,
+    /// By listener.
+    pub(super) limits: Vec<LinkLimits>,
+}
+
+/// The running workers.
+pub(super) struct Workers {
+    pub(super) arbiters: Vec<Arbiter>,
+    pub(super) hubs: Vec<Addr<Hub>>,
+    pub(super) counters: Vec<Arc<Counters>>,
+}
+
+/// The actors of the first round.
+struct First {
+    router: Addr<TopicRouter>,
+    hub: Addr<Hub>,
+    appender: Addr<Appender>,
+}
+
+/// The homes of one worker.
+struct Homes {
+    claim: Vec<(ShardId, Recipient<Claim>)>,
+    release: Vec<(ShardId, Recipient<Release>)>,
+}
+
+/// Runs `make` on an arbiter and waits for what it returns.
+pub(super) async fn on<T: Send + 'static>(
+    arbiter: &Arbiter,
+    make: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let (tx, rx) = oneshot::channel();
+    arbiter.spawn_fn(move || {
+        let _ = tx.send(make());
+    });
+    rx.await.context("a worker thread ended while starting")
+}
+
+impl Workers {
+    /// Starts `count` workers.
+    pub(super) async fn start(count: usize, shared: &Shared) -> anyhow::Result<Self> {
+        let arbiters: Vec<_> = (0..count).map(|_| Arbiter::new()).collect();
+        let counters: Vec<_> = (0..count).map(|_| Arc::<Counters>::default()).collect();
+        let interests = Interests::new(count);
+        let mut first = Vec::new();
+        for (index, arbiter) in arbiters.iter().enumerate() {
+            let config = WorkerConfig {
+                index: u8::try_from(index).context("workers.threads")?,
+                fronts: mqtt::fronts(),
+                limits: shared.limits.clone(),
+                interests: interests.clone(),
+                counters: Arc::clone(&counters[index]),
+            };
+            let shards = shared.shards.clone();
+            first.push(on(arbiter, move || start_first(config, shards)).await??);
+        }
+        let table = Arc::<GroupTable>::default();
+        let groups = start_groups(&arbiters, &first, &table, shared).await?;
+        let targets = Targets {
+            routers: first.iter().map(|first| first.router.clone()).collect(),
+            groups: groups.clone(),
+            interests,
+            facts: Arc::clone(&shared.facts),
+            group_table: table,
+            hash_key: shared.shards.hash_key(),
+            shards: shared.shards.cluster().shards(),
+            quotas: Arc::clone(&shared.quotas),
+        };
+        let homes = start_homes(&arbiters, &first, &targets, shared).await?;
+        join_durable_members(&groups, shared).await?;
+        for (arbiter, first) in arbiters.iter().zip(&first) {
+            let (targets, shared) = (targets.clone(), shared.clone());
+            let (router, appender) = (first.router.clone(), first.appender.clone());
+            let (claim, release) = (homes.claim.clone(), homes.release.clone());
+            let install = move || {
+                let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
+                let node = connection_node(&targets, &shared, (router, appender), publisher);
+                let node = Node { claim: by_shard(claim), release: by_shard(release), ..node };
+                backend::install(Box::new(Rc::new(node)));
+                Worker::with(|worker| worker.set_groups(targets.groups));
+            };
+            on(arbiter, install).await?;
+        }
+        let hubs = first.into_iter().map(|first| first.hub).collect();
+        Ok(Self { arbiters, hubs, counters })
+    }
+}
+
+fn by_shard<T>(mut list: Vec<(ShardId, T)>) -> Vec<T> {
+    list.sort_by_key(|(shard, _)| *shard);
+    list.into_iter().map(|(_, each)| each).collect()
+}
+
+fn start_first(config: WorkerConfig, shards: ShardClient) -> anyhow::Result<First> {
+    let (worker, router) = Worker::start(config)?;
+    let hub = Hub::new(worker).start();
+    let count = shards.cluster().shards();
+    let propose = Rc::new(move |shard, batch| {
+        let proposed = shards.propose_batch(shard, batch);
+        Box::pin(async move { proposed.await.map_err(submit_error) }) as _
+    });
+    let appender = Appender::new(count, propose).start();
+    Ok(First { router, hub, appender })
+}
+
+fn submit_error(error: ProposeError) -> SubmitError {
+    match error {
+        ProposeError::Overloaded => SubmitError::Overloaded,
+        ProposeError::DiskFull => SubmitError::DiskFull,
+        ProposeError::Unavailable => SubmitError::Unavailable,
+        ProposeError::Unknown => SubmitError::Unknown,
+    }
+}
+
+async fn start_groups(
+    arbiters: &[Arbiter],
+    first: &[First],
+    table: &Arc<GroupTable>,
+    shared: &Shared,
+) -> anyhow::Result<Vec<Addr<Groups>>> {
+    let mut groups = Vec::new();
+    for (arbiter, own) in arbiters.iter().zip(first) {
+        let neighbours = groups::Neighbours {
+            routers: first.iter().map(|first| first.router.clone().recipient()).collect(),
+            submit: own.appender.clone().recipient(),
+            shards: shared.shards.cluster().shards(),
+            quotas: Arc::clone(&shared.quotas),
+        };
+        let table = Arc::clone(table);
+        groups.push(on(arbiter, move || Groups::new(table, neighbours).start()).await?);
+    }
+    Ok(groups)
+}
+
+/// Starts the home and the upkeep of every shard; shards are dealt to the workers in turn.
+async fn start_homes(
+    arbiters: &[Arbiter],
+    first: &[First],
+    targets: &Targets,
+    shared: &Shared,
+) -> anyhow::Result<Homes> {
+    let mut homes = Homes { claim: Vec::new(), release: Vec::new() };
+    let hubs: Vec<_> = first.iter().map(|first| first.hub.clone()).collect();
+    for shard in shared.shards.shards() {
+        let at = usize::from(shard.0) % arbiters.len();
+        let durable = durable_sessions(&shared.shards, shard).await?;
+        let (shared, targets, hubs) = (shared.clone(), targets.clone(), hubs.clone());
+        let appender = first[at].appender.clone();
+        let start = move || start_home(shard, durable, &shared, &targets, &hubs, &appender);
+        let home = on(&arbiters[at], start).await?;
+        homes.claim.push((shard, home.clone().recipient()));
+        homes.release.push((shard, home.recipient()));
+    }
+    Ok(homes)
+}
+
+fn start_home(
+    shard: ShardId,
+    durable: Vec<SessionKey>,
+    shared: &Shared,
+    targets: &Targets,
+    hubs: &[Addr<Hub>],
+    appender: &Addr<Appender>,
+) -> Addr<Home> {
+    let groups: Vec<_> = targets.groups.iter().map(|each| each.clone().recipient()).collect();
+    let upkeep = upkeep_neighbours(shard, shared, targets, appender, groups.clone());
+    let upkeep = Upkeep::new(shard, upkeep).start();
+    let neighbours = home::Neighbours {
+        kick: hubs.iter().map(|hub| hub.clone().recipient()).collect(),
+        grew: hubs.iter().map(|hub| hub.clone().recipient()).collect(),
+        submit: appender.clone().recipient(),
+        look: upkeep.clone().recipient(),
+        groups,
+    };
+    let cluster = shared.shards.cluster();
+    let who = (cluster.node().0, cluster.incarnation());
+    let home = Home::new(shard, who, durable, neighbours, shared.facts.news(shard)).start();
+    let meet = upkeep.send(Meet(home.clone().recipient()));
+    actix_rt::spawn(meet);
+    home
+}
+
+fn upkeep_neighbours(
+    shard: ShardId,
+    shared: &Shared,
+    targets: &Targets,
+    appender: &Addr<Appender>,
+    groups: Vec<Recipient<groups::SessionsGone>>,
+) -> upkeep::Neighbours {
+    let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
+    let shards = shared.shards.clone();
+    upkeep::Neighbours {
+        submit: appender.clone().recipient(),
+        groups,
+        is_due: Rc::new(move |now_ms| {
+            let cluster = shards.cluster().clone();
+            Box::pin(async move {
+                let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| {
+                    query::is_due(machine, store, now_ms)
+                };
+                cluster.read(shard, ask).await.unwrap_or(false)
+            })
+        }),
+        publish: Rc::new(move |message| {
+            let publisher = Rc::clone(&publisher);
+            Box::pin(async move { publisher.publish_one(Arc::new(message)).await.is_ok() })
+        }),
+    }
+}
+
+async fn durable_sessions(
+    shards: &ShardClient,
+    shard: ShardId,
+) -> anyhow::Result<Vec<SessionKey>> {
+    let mut keys: Vec<SessionKey> = Vec::new();
+    loop {
+        let after = keys.last().copied();
+        let page = shards.cluster().read(shard, move |machine, store| {
+            query::sessions_durable(machine, store, after, LOAD_PAGE)
+        });
+        let page = page.await?;
+        let is_last = page.len() < LOAD_PAGE;
+        keys.extend(page.into_iter().map(|session| session.key));
+        if is_last {
+            return Ok(keys);
+        }
+    }
+}
+
+/// Durable sessions stay members of their shared groups while the node is down.
+async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyhow::Result<()> {
+    let hash_key = shared.shards.hash_key();
+    for shard in shared.shards.shards() {
+        let mut after = None;
+        loop {
+            let page = shared.shards.cluster().read(shard, move |machine, store| {
+                query::shared_members(machine, store, after, LOAD_PAGE)
+            });
+            let page = page.await?;
+            for (session, app, item) in page.members {
+                let Some(share) = &item.share else { continue };
+                let group = GroupKey::new(&hash_key, app, share, &item.filter);
+                let member = Member {
+                    key: MemberKey::Session(session),
+                    connection: None,
+                    options: item.options,
+                    subscription_id: item.subscription_id,
+                };
+                let join = Join { group, app, filter: item.filter, member };
+                groups[group.home(groups.len())].send(join).await?;
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The backend of one worker's connections, without the homes.
+fn connection_node(
+    targets: &Targets,
+    shared: &Shared,
+    (router, appender): (Addr<TopicRouter>, Addr<Appender>),
+    publisher: Rc<Publisher>,
+) -> Node {
+    let pages = shared.shards.clone();
+    let source = retained::Source {
+        shards: shared.shards.clone(),
+        appender: appender.clone(),
+        quotas: Arc::clone(&shared.quotas),
+    };
+    Node {
+        hash_key: targets.hash_key,
+        shards: targets.shards,
+        authenticator: Arc::clone(&shared.authenticator),
+        claim: Vec::new(),
+        release: Vec::new(),
+        appender,
+        router,
+        groups: targets.groups.clone(),
+        publisher,
+        read_page: Box::new(move |session, epoch, after, messages, bytes| {
+            let shards = pages.clone();
+            let limits = query::PageLimits { messages, bytes };
+            Box::pin(async move {
+                match shards.page(session, epoch, after, limits).await {
+                    Ok(Ok(page)) => Ok(page),
+                    Ok(Err(query::Fenced)) => Err(PageError::Fenced),
+                    Err(_) => Err(PageError::Unavailable),
+                }
+            })
+        }),
+        send_retained: Box::new(move |who, subscription| {
+            let backend::Subscriber { connection, app, session, epoch } = who;
+            let receiver = retained::Receiver { connection, app, session, epoch };
+            actix_rt::spawn(retained::send(source.clone(), receiver, subscription));
+        }),
+    }
+}
