@@ -210,3 +210,8 @@ pub const RETAINED_PAGE_MESSAGES: usize = 128;
 pub const RETAINED_OUTBOX_BYTES: usize = 256 * 1024;
 /// How long the sending of retained messages rests when the client is behind.
 pub const RETAINED_PAUSE: Duration = Duration::from_millis(10);
+
+// ---- connection ----
+
+/// Longest client id in bytes; what the wire can carry is far more than anybody needs.
+pub const CLIENT_ID_BYTES_MAX: u16 = 1_024;

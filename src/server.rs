@@ -2,13 +2,170 @@
 //!
 //! - Owns: everything that runs. Takes: a validated [`Config`]. Gives: nothing back until stopped.
 //! - Bound: `shutdown.drain_timeout` from SIGTERM to the return.
+//!
+//! ```text
+//! start: shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
+//! stop:  listeners ─► clients are told, sessions released ─► workers ─► shards (last checkpoint)
+//! ```
 
-use crate::config::Config;
+mod boot;
+mod apps;
+mod workers;
+mod listeners;
+mod api;
+
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Context as _;
+use futures_util::future::join_all;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use self::{
+    apps::Apps,
+    workers::{Shared, Workers},
+};
+use crate::{
+    actors::{
+        facts::Facts,
+        hub::Drain,
+        publish::{AppQuota, AppQuotas},
+    },
+    auth::{PasswordUsers, Verifier},
+    banner,
+    config::{Config, Drop, Quotas},
+    data_folder::DataFolder,
+    front::ws::port::PortSettings,
+    http::{AdminToken, HttpState},
+    model::reason::Reason,
+    shard::{client::ShardClient, command::Quota},
+};
 
 /// Runs one node until it is told to stop.
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    anyhow::bail!("this build has no node yet; {} listeners configured", config.listeners.len())
+    let facts = Facts::new(config.storage.shards);
+    let cluster = boot::start(config, &facts)?;
+    let shards = ShardClient::new(cluster.handle());
+    let ran = actix::System::new().block_on(serve(config, shards, facts));
+    cluster.shutdown();
+    ran
+}
+
+async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyhow::Result<()> {
+    let apps = Apps::load(shards.clone()).await?;
+    boot::create_apps(config, &apps).await?;
+    let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
+    boot::release_old_sessions(&shards).await?;
+    let threads = worker_threads(config);
+    let prepared = listeners::bind(config, &apps, threads)?;
+    let shared = Shared {
+        shards: shards.clone(),
+        facts: Arc::clone(&facts),
+        quotas: Arc::new(quotas(config, &apps, shards.cluster().shards())),
+        authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
+        limits: listeners::link_limits(config),
+    };
+    let workers = Workers::start(threads, &shared).await?;
+    let (stopping, admin_token) = (Arc::new(AtomicBool::new(false)), AdminToken::generate());
+    let api = api::Api {
+        shards,
+        apps,
+        counters: workers.counters.clone(),
+        facts,
+        stopping: Arc::clone(&stopping),
+        backing_up: Arc::default(),
+    };
+    let http_state = HttpState {
+        node: Arc::new(api),
+        admin_token: admin_token.clone(),
+        body_bytes_max: config.http.body_bytes_max,
+    };
+    let listening = listeners::listening(&prepared);
+    let (stop, stopped) = watch::channel(false);
+    let settings = PortSettings::new(config.http.request_timeout);
+    listeners::accept(prepared, &workers.arbiters, &http_state, settings, &stopped).await?;
+    let folder = DataFolder::new(&config.storage.data_dir);
+    folder.announce(&listening, admin_token.secret())?;
+    say(&banner::text(config, &listening, demo_password.as_deref()));
+    wait_for_signal().await?;
+    tracing::info!("stopping: no new connections, clients are told");
+    stopping.store(true, Ordering::Relaxed);
+    let _ = stop.send(true);
+    drain(config, &workers).await;
+    folder.withdraw();
+    for arbiter in &workers.arbiters {
+        arbiter.stop();
+    }
+    Ok(())
+}
+
+/// Prints for people. A closed standard output is no reason to stop.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Waits for SIGTERM or SIGINT.
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Tells all clients and waits until their sessions are released.
+async fn drain(config: &Config, workers: &Workers) {
+    let drains =
+        workers.hubs.iter().map(|hub| hub.send(Drain { reason: Reason::ServerShuttingDown }));
+    let drained = tokio::time::timeout(config.shutdown.drain_timeout, join_all(drains)).await;
+    if drained.is_err() {
+        tracing::warn!(
+            "some clients did not end in time; their sessions are released at the next start"
+        );
+    }
+}
+
+fn worker_threads(config: &Config) -> usize {
+    match config.workers.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+/// Splits what an app may store over the shards, so that their sum stays within it.
+fn quotas(config: &Config, apps: &Apps, shards: u16) -> AppQuotas {
+    let common = app_quota(&config.quotas, shards);
+    let special = config
+        .apps
+        .keys()
+        .filter_map(|name| Some((apps.get(name)?, app_quota(&config.quotas_of(name), shards))));
+    AppQuotas { common, special: special.collect() }
+}
+
+fn app_quota(quotas: &Quotas, shards: u16) -> AppQuota {
+    let shards = u64::from(shards);
+    AppQuota {
+        quota: Quota {
+            session_messages_max: quotas.session_messages_max,
+            session_bytes_max: quotas.session_bytes_max,
+            app_bytes_max: quotas.app_bytes_max.div_ceil(shards),
+            drop_oldest: quotas.drop == Drop::Oldest,
+        },
+        retained_messages_max: quotas.retained_messages_max.div_ceil(shards),
+        retained_bytes_max: quotas.retained_bytes_max.div_ceil(shards),
+    }
 }

@@ -98,8 +98,7 @@ async fn send_page(
         }
         let Some(link) = room(receiver.connection).await else { return false };
         let id = NonZeroU32::new(subscription.subscription_id);
-        let terms =
-            Terms { qos, dup: false, retain: true, subscription_ids: id.as_slice() };
+        let terms = Terms { qos, dup: false, retain: true, subscription_ids: id.as_slice() };
         let now_ms = clock::wall_ms();
         if qos == Qos::AtMostOnce {
             link.send_message(&message, &terms, None, now_ms);

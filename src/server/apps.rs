@@ -81,7 +81,8 @@ impl UserStore for Apps {
         let (shards, user) = (self.shards.clone(), name.user().to_owned());
         Box::pin(async move {
             let shard = shards.user_shard(app, &user);
-            let found = shards.cluster().read(shard, move |_, store| query::user(store, app, &user));
+            let found =
+                shards.cluster().read(shard, move |_, store| query::user(store, app, &user));
             let hash = found.await.map_err(|_| StoreUnavailable)?;
             Ok(hash.map(|password_hash| UserRecord { app, password_hash }))
         })

@@ -25,10 +25,7 @@ use crate::{
 };
 
 /// Opens the data folder and starts all shards; facts go to `facts`.
-pub(super) fn start(
-    config: &Config,
-    facts: &Arc<Facts>,
-) -> anyhow::Result<Cluster<ShardMachine>> {
+pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Cluster<ShardMachine>> {
     let storage = &config.storage;
     let mut options = Options::new(&storage.data_dir);
     options.shards = storage.shards;

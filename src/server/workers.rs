@@ -256,10 +256,7 @@ fn upkeep_neighbours(
     }
 }
 
-async fn durable_sessions(
-    shards: &ShardClient,
-    shard: ShardId,
-) -> anyhow::Result<Vec<SessionKey>> {
+async fn durable_sessions(shards: &ShardClient, shard: ShardId) -> anyhow::Result<Vec<SessionKey>> {
     let mut keys: Vec<SessionKey> = Vec::new();
     loop {
         let after = keys.last().copied();

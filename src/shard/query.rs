@@ -50,6 +50,12 @@ pub struct Totals {
     pub sessions: u64,
     /// Logs of filters and of single sessions.
     pub logs: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Messages in the logs; one that is in the logs of two filters counts twice.
+    pub log_messages: u64,
+    /// Bytes of their bodies, each counted once.
+    pub log_bytes: u64,
 }
 
 /// Lists durable sessions in the order of their keys, after `after`, at most `limit`.
@@ -135,7 +141,19 @@ pub fn queue_depth(machine: &ShardMachine, key: SessionKey) -> Option<QueueDepth
 #[must_use]
 pub fn totals(machine: &ShardMachine) -> Totals {
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
-    Totals { sessions: count(machine.state.sessions.len()), logs: count(machine.state.logs.len()) }
+    let usage = machine.state.usage.values();
+    Totals {
+        sessions: count(machine.state.sessions.len()),
+        logs: count(machine.state.logs.len()),
+        retained_messages: usage.clone().map(|usage| usage.retained.messages).sum(),
+        log_messages: machine
+            .state
+            .logs
+            .iter()
+            .map(|(_, log)| log.state.total.messages.saturating_sub(log.state.trimmed.messages))
+            .sum(),
+        log_bytes: usage.map(|usage| usage.log_bytes).sum(),
+    }
 }
 
 /// Tells whether a `Tick` at `now_ms` would find anything to do.

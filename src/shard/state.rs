@@ -127,7 +127,7 @@ pub(super) struct State {
     trie: FilterTrie,
     /// Logs with something to trim, by their number in the store.
     pub(super) trims: BTreeMap<u64, usize>,
-    usage: BTreeMap<AppId, UsageRecord>,
+    pub(super) usage: BTreeMap<AppId, UsageRecord>,
     recent: Recent,
     numbers: NumbersRecord,
     pending: Pending,

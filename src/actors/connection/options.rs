@@ -61,6 +61,12 @@ impl ListenerOptions {
         }
     }
 
+    /// Says where the limits of its links stand in `WorkerConfig::limits`.
+    #[must_use]
+    pub fn at(self, index: u8) -> Self {
+        Self { index, ..self }
+    }
+
     /// Returns how many connections are open.
     #[must_use]
     pub fn open_connections(&self) -> u32 {

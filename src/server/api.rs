@@ -1,0 +1,139 @@
+//! What the control plane may ask, answered by the running node.
+//!
+//! - Owns: handles only. Takes: requests of `http`. Gives: counts and the outcome of changes.
+//! - Bound: one backup at a time.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use futures_util::future::BoxFuture;
+use hongqiao_cluster::{DiskState, ProposeError, Stats, stats::FLUSH_BUCKETS_US};
+
+use super::apps::Apps;
+use crate::{
+    actors::{counters::Counters, facts::Facts},
+    auth::UserName,
+    http::{AdminError, NodeApi},
+    metrics::{Latencies, ProcessUsage, Snapshot},
+    shard::{client::ShardClient, query},
+};
+
+/// The node as the control plane sees it.
+pub(super) struct Api {
+    pub(super) shards: ShardClient,
+    pub(super) apps: Apps,
+    pub(super) counters: Vec<Arc<Counters>>,
+    pub(super) facts: Arc<Facts>,
+    pub(super) stopping: Arc<AtomicBool>,
+    pub(super) backing_up: Arc<AtomicBool>,
+}
+
+impl NodeApi for Api {
+    fn ready(&self) -> Result<(), String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err("the node is stopping".to_owned());
+        }
+        let cluster = self.shards.cluster();
+        if !cluster.is_ready() {
+            return Err("a shard cannot serve".to_owned());
+        }
+        match cluster.disk_state() {
+            DiskState::Ready => Ok(()),
+            state => Err(format!("the disk takes no writes: {state:?}")),
+        }
+    }
+
+    fn snapshot(&self) -> BoxFuture<'static, Snapshot> {
+        let mut snapshot = Snapshot { process: ProcessUsage::read(), ..Snapshot::default() };
+        for counters in &self.counters {
+            add_counters(&mut snapshot, counters);
+        }
+        snapshot.dropped.push(("queue_full", self.facts.dropped_messages()));
+        add_stats(&mut snapshot, &self.shards.cluster().stats());
+        let shards = self.shards.clone();
+        Box::pin(async move {
+            for shard in shards.shards() {
+                let totals = shards.cluster().read(shard, |machine, _| query::totals(machine));
+                let Ok(totals) = totals.await else { continue };
+                snapshot.sessions += totals.sessions;
+                snapshot.retained_messages += totals.retained_messages;
+                snapshot.queue_messages += totals.log_messages;
+                snapshot.queue_bytes += totals.log_bytes;
+            }
+            snapshot
+        })
+    }
+
+    fn put_user(
+        &self,
+        name: UserName,
+        password_hash: String,
+    ) -> BoxFuture<'static, Result<(), AdminError>> {
+        let apps = self.apps.clone();
+        Box::pin(async move {
+            apps.put_user(&name, password_hash).await.map_err(|error| match error {
+                ProposeError::Unknown => AdminError::Unknown,
+                refused => AdminError::Unavailable(refused.to_string()),
+            })
+        })
+    }
+
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<(), AdminError>> {
+        let (cluster, busy) = (self.shards.cluster().clone(), Arc::clone(&self.backing_up));
+        Box::pin(async move {
+            if busy.swap(true, Ordering::AcqRel) {
+                return Err(AdminError::Busy);
+            }
+            let written = cluster.backup(&folder).await;
+            busy.store(false, Ordering::Release);
+            written.map_err(|error| AdminError::Refused(error.to_string()))
+        })
+    }
+}
+
+const DROP_CAUSE_NAMES: [&str; 5] = ["slow", "too_large", "expired", "overload", "overflow"];
+
+fn add_counters(snapshot: &mut Snapshot, counters: &Counters) {
+    snapshot.connections += counters.connections.get();
+    snapshot.connections_opened += counters.connections_opened.get();
+    snapshot.bytes_in += counters.bytes_in.get();
+    snapshot.bytes_out += counters.bytes_out.get();
+    snapshot.socket_writes += counters.writes.get();
+    snapshot.panics += counters.panics.get();
+    snapshot.subscriptions += counters.subscriptions.get();
+    for qos in 0..3 {
+        snapshot.messages_in[qos] += counters.messages_in[qos].get();
+        snapshot.messages_out[qos] += counters.messages_out[qos].get();
+    }
+    for (name, counter) in DROP_CAUSE_NAMES.iter().zip(&counters.dropped) {
+        match snapshot.dropped.iter_mut().find(|(cause, _)| cause == name) {
+            Some((_, count)) => *count += counter.get(),
+            None => snapshot.dropped.push((name, counter.get())),
+        }
+    }
+}
+
+/// Gives the figures of the cluster's log and state.
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating point")]
+fn add_stats(snapshot: &mut Snapshot, stats: &Stats) {
+    let secs = |us: u64| us as f64 / 1e6;
+    let bounds = FLUSH_BUCKETS_US.iter().map(|us| secs(*us)).chain([f64::INFINITY]);
+    snapshot.flush = Latencies {
+        buckets: bounds.zip(stats.flush_buckets).collect(),
+        sum_secs: secs(stats.flush_us),
+    };
+    snapshot.commands_waiting = stats.proposals_waiting;
+    snapshot.log_written_bytes = stats.log_written_bytes;
+    snapshot.log_bytes = stats.log_bytes;
+    snapshot.table_bytes = stats.table_bytes;
+    snapshot.state_bytes = stats.state_bytes;
+    snapshot.checkpoints = stats.checkpoints;
+    snapshot.checkpoint_secs = secs(stats.checkpoint_us);
+    snapshot.disk_retries = stats.disk_retries;
+    snapshot.disk_writable = stats.disk == DiskState::Ready;
+}
