@@ -5,3 +5,4 @@ mod sessions;
 mod queues;
 mod quotas;
 mod retained;
+mod against_model;

@@ -158,7 +158,8 @@ impl Reading<'_> {
             }
         }
         let qos = delivery.qos?.min(message.qos);
-        if session.quiet > 0 {
+        // A copy for this session alone answers one subscription, whatever else matches.
+        if session.quiet > 0 && item.private.is_none() {
             self.add_quiet(&mut delivery, &message, position, is_own);
         }
         Some(Queued {

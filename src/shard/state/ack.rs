@@ -52,8 +52,9 @@ impl State {
             moved.extend(self.set_cursor(entry, at, to));
             self.reopen(entry, at);
             // A range that was closed just now may begin right here.
-            to = past_skips(&self.sessions[at], to);
-            if to == self.sessions[at].cursor {
+            let session = &self.sessions[at];
+            to = past_skips(session, session.cursor);
+            if to == session.cursor {
                 break;
             }
         }

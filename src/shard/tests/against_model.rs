@@ -1,0 +1,547 @@
+//! Random commands against a plain model: a list of messages, and per session a list of subscriptions.
+//!
+//! - Checked after each entry: what each session would be delivered, with ids and QoS, and how much waits.
+//! - Crash: at random points all memory is dropped and loaded from the store.
+//! - Determinism: a second shard gets the same entries and never crashes; replies and stores stay equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::support::*;
+use crate::{
+    model::{
+        id::{Epoch, MessageId, Position, SessionKey},
+        message::{Message, Qos},
+        wire::SubscriptionOptions,
+    },
+    shard::{
+        command::{Command, Quota, Reply, StoredSubscription},
+        query,
+    },
+};
+
+const SESSIONS: u128 = 3;
+const QUEUE_MAX: usize = 8;
+const END: Position = Position { entry: u64::MAX, offset: 0 };
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<NewMessage>),
+    Enqueue {
+        session: u128,
+        topic: &'static str,
+    },
+    Subscribe {
+        session: u128,
+        filter: &'static str,
+        qos: Qos,
+        id: u32,
+        no_local: bool,
+    },
+    Unsubscribe {
+        session: u128,
+        filter: &'static str,
+    },
+    /// Acknowledges the first `count` of what waits, and of the rest each whose bit is set.
+    Acknowledge {
+        session: u128,
+        count: usize,
+        beyond: u8,
+    },
+    Claim {
+        session: u128,
+        clean: bool,
+    },
+    Tick,
+    Crash,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NewMessage {
+    topic: &'static str,
+    qos: Qos,
+    publisher: Option<u128>,
+    id: Option<u128>,
+    expired: bool,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    position: Position,
+    message: Message,
+    /// For this session alone.
+    private: Option<u128>,
+    /// Logs that do not take it: only its publisher reads them, without his own messages.
+    left_out: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Subscription {
+    filter: StoredSubscription,
+    from: Position,
+    to: Position,
+    /// When the session first had it, with whatever options.
+    since: Position,
+    /// Of those with QoS 1 or 2: which log it reads.
+    log: u32,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Reader {
+    epoch: Epoch,
+    /// Those in force and, with an end, those that only drain.
+    subscriptions: Vec<Subscription>,
+    cursor: Position,
+    beyond: BTreeSet<Position>,
+    skipped: BTreeSet<Position>,
+    full_since: Option<Position>,
+}
+
+struct Model {
+    held: Vec<Held>,
+    readers: BTreeMap<u128, Reader>,
+    ids: BTreeMap<u128, Position>,
+    drop_oldest: bool,
+    logs: u32,
+}
+
+impl Reader {
+    /// Returns by how many logs a message waits here, as the quota counts.
+    fn items(&self, key: u128, held: &Held) -> usize {
+        let of_log = |sub: &&Subscription| {
+            sub.filter.options.qos > Qos::AtMostOnce
+                && sub.from <= held.position
+                && held.position < sub.to
+                && sub.filter.filter.matches(&held.message.topic)
+                && !held.left_out.contains(&sub.log)
+        };
+        match held.private {
+            Some(owner) => usize::from(owner == key),
+            None => self.subscriptions.iter().filter(of_log).count(),
+        }
+    }
+
+    fn depth(&self, key: u128, held: &[Held]) -> usize {
+        let waits = held
+            .iter()
+            .filter(|held| held.position > self.cursor && !self.skipped.contains(&held.position));
+        waits.map(|held| self.items(key, held)).sum()
+    }
+
+    /// Returns position, QoS and ids of every delivery.
+    fn deliveries(&self, key: u128, held: &[Held]) -> Vec<(Position, Qos, Vec<u32>)> {
+        held.iter().filter_map(|held| self.deliver(key, held)).collect()
+    }
+
+    fn deliver(&self, key: u128, held: &Held) -> Option<(Position, Qos, Vec<u32>)> {
+        let position = held.position;
+        if position <= self.cursor
+            || self.beyond.contains(&position)
+            || self.skipped.contains(&position)
+            || held.message.is_expired(NOW)
+        {
+            return None;
+        }
+        if let Some(owner) = held.private {
+            let qos = held.message.qos.min(Qos::AtLeastOnce);
+            return (owner == key).then_some((position, qos, vec![77]));
+        }
+        let own = held.message.publisher == Some(SessionKey(key));
+        let matching: Vec<&Subscription> = self
+            .subscriptions
+            .iter()
+            .filter(|sub| {
+                sub.from <= position
+                    && position < sub.to
+                    && sub.filter.filter.matches(&held.message.topic)
+                    && !(own && sub.filter.options.no_local)
+                    && !held.left_out.contains(&sub.log)
+            })
+            .collect();
+        let qos = matching.iter().map(|sub| sub.filter.options.qos).max()?;
+        if qos == Qos::AtMostOnce {
+            return None;
+        }
+        let mut ids: Vec<u32> = matching.iter().map(|sub| sub.filter.subscription_id).collect();
+        ids.retain(|id| *id != 0);
+        ids.sort_unstable();
+        ids.dedup();
+        Some((position, qos.min(held.message.qos), ids))
+    }
+
+    fn reopen(&mut self, key: u128, held: &[Held]) {
+        let depth = self.depth(key, held);
+        if depth < QUEUE_MAX {
+            self.full_since = None;
+        }
+    }
+
+    /// Forgets subscriptions that take nothing new and have nothing left.
+    fn forget_drained(&mut self, held: &[Held]) {
+        let cursor = self.cursor;
+        let waits = |sub: &Subscription| {
+            held.iter().any(|held| {
+                held.private.is_none()
+                    && held.position > cursor
+                    && sub.from <= held.position
+                    && held.position < sub.to
+                    && sub.filter.filter.matches(&held.message.topic)
+                    && !held.left_out.contains(&sub.log)
+            })
+        };
+        self.subscriptions.retain(|sub| sub.to == END || waits(sub));
+    }
+}
+
+impl Model {
+    fn append(&mut self, position: Position, message: Message) {
+        if let Some(MessageId(id)) = message.id {
+            if self.ids.contains_key(&id) {
+                return;
+            }
+            let held = self.to_hold(position, message.clone(), None);
+            if self.readers.iter().any(|(key, reader)| reader.items(*key, &held) > 0) {
+                self.ids.insert(id, position);
+            }
+        }
+        let held = self.to_hold(position, message, None);
+        self.hold(held);
+    }
+
+    fn to_hold(&self, position: Position, message: Message, private: Option<u128>) -> Held {
+        let mut logs: BTreeMap<u32, Vec<(u128, bool)>> = BTreeMap::new();
+        for (key, reader) in &self.readers {
+            for sub in &reader.subscriptions {
+                // QoS 0 reads none.
+                if sub.filter.options.qos > Qos::AtMostOnce {
+                    logs.entry(sub.log).or_default().push((*key, sub.filter.options.no_local));
+                }
+            }
+        }
+        let own = message.publisher.map(|key| (key.0, true));
+        logs.retain(|_, members| members.len() == 1 && own == members.first().copied());
+        Held { position, message, private, left_out: logs.into_keys().collect() }
+    }
+
+    /// Returns the log that a new reader of `filter` joins.
+    fn log_of(&mut self, filter: &StoredSubscription) -> u32 {
+        let mut all = self.readers.values().flat_map(|reader| &reader.subscriptions);
+        let found = all.find(|sub| {
+            sub.to == END
+                && sub.filter.options.qos > Qos::AtMostOnce
+                && sub.filter.filter == filter.filter
+        });
+        found.map(|sub| sub.log).unwrap_or_else(|| {
+            self.logs += 1;
+            self.logs
+        })
+    }
+
+    fn hold(&mut self, held: Held) {
+        for (key, reader) in &mut self.readers {
+            let items = reader.items(*key, &held);
+            if items == 0 || self.drop_oldest {
+                continue;
+            }
+            let full = reader.depth(*key, &self.held) + items > QUEUE_MAX;
+            if reader.full_since.is_some() || full {
+                reader.full_since.get_or_insert(held.position);
+                reader.skipped.insert(held.position);
+            }
+        }
+        self.held.push(held);
+    }
+
+    /// Drops the oldest of every session that is too full, at the end of an entry.
+    fn settle(&mut self) {
+        for (key, reader) in &mut self.readers {
+            let behind: Vec<Position> = self
+                .held
+                .iter()
+                .filter(|held| reader.items(*key, held) > 0)
+                .map(|held| held.position)
+                .filter(|position| *position > reader.cursor)
+                .collect();
+            for position in behind {
+                if !self.drop_oldest || reader.depth(*key, &self.held) <= QUEUE_MAX {
+                    break;
+                }
+                reader.cursor = position;
+            }
+            let cursor = reader.cursor;
+            reader.beyond.retain(|position| *position > cursor);
+            reader.forget_drained(&self.held);
+        }
+    }
+}
+
+/// The two shards and the model, step by step.
+struct Run {
+    shard: Shard,
+    twin: Shard,
+    model: Model,
+}
+
+impl Run {
+    fn new(drop_oldest: bool) -> Self {
+        let readers = BTreeMap::new();
+        let model = Model { held: Vec::new(), readers, ids: BTreeMap::new(), drop_oldest, logs: 0 };
+        let mut run = Self { shard: Shard::new(), twin: Shard::new(), model };
+        for session in 0..SESSIONS {
+            run.step(&Step::Claim { session, clean: true });
+        }
+        run
+    }
+
+    fn apply(&mut self, commands: &[Command]) -> Vec<Reply> {
+        let replies = self.shard.apply(commands);
+        assert_eq!(self.twin.apply(commands), replies);
+        replies
+    }
+
+    fn quota(&self) -> Quota {
+        let session_messages_max = u64::try_from(QUEUE_MAX).unwrap();
+        Quota { session_messages_max, drop_oldest: self.model.drop_oldest, ..QUOTA }
+    }
+
+    fn epoch(&self, session: u128) -> Epoch {
+        self.model.readers[&session].epoch
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Append(messages) => self.append(messages),
+            Step::Enqueue { session, topic } => self.enqueue(*session, topic),
+            Step::Subscribe { session, filter, qos, id, no_local } => {
+                let options =
+                    SubscriptionOptions { qos: *qos, no_local: *no_local, ..Default::default() };
+                let subscription_id = *id;
+                let item =
+                    StoredSubscription { options, subscription_id, ..subscription(filter, *qos) };
+                self.subscribe(*session, item);
+            }
+            Step::Unsubscribe { session, filter } => self.unsubscribe(*session, filter),
+            Step::Acknowledge { session, count, beyond } => {
+                self.acknowledge(*session, *count, *beyond);
+            }
+            Step::Claim { session, clean } => self.claim(*session, *clean),
+            Step::Tick => {
+                self.apply(&[Command::Tick { now_ms: NOW, limit: 3 }]);
+            }
+            Step::Crash => self.shard.reload(),
+        }
+    }
+
+    fn append(&mut self, messages: &[NewMessage]) {
+        let messages: Vec<Message> = messages.iter().map(NewMessage::message).collect();
+        let quota = self.quota();
+        let commands: Vec<Command> =
+            messages.iter().map(|message| append(message.clone(), quota)).collect();
+        let replies = self.apply(&commands);
+        for (offset, (message, reply)) in (0u32..).zip(messages.into_iter().zip(replies)) {
+            let position = Position { entry: self.shard.index, offset };
+            let known = message.id.and_then(|id| self.model.ids.get(&id.0).copied());
+            let Reply::Appended { position: told, .. } = reply else { panic!("no append") };
+            assert_eq!(told, known.unwrap_or(position));
+            self.model.append(position, message);
+        }
+        self.model.settle();
+    }
+
+    fn enqueue(&mut self, session: u128, topic: &str) {
+        let message = message(topic, "kept");
+        let (key, epoch) = (SessionKey(session), self.epoch(session));
+        let messages = vec![std::sync::Arc::new(message.clone())];
+        let (qos, subscription_id, quota) = (Qos::AtLeastOnce, 77, self.quota());
+        self.apply(&[Command::Enqueue { key, epoch, messages, qos, subscription_id, quota }]);
+        let position = Position { entry: self.shard.index, offset: 0 };
+        let held = self.model.to_hold(position, message, Some(session));
+        self.model.hold(held);
+        self.model.settle();
+    }
+
+    fn subscribe(&mut self, session: u128, item: StoredSubscription) {
+        let (key, epoch) = (SessionKey(session), self.epoch(session));
+        let items = vec![item.clone()];
+        let replies = self.apply(&[Command::Subscribe { key, epoch, items, filters_max: 99 }]);
+        let here = Position { entry: self.shard.index, offset: 0 };
+        let loud = |item: &StoredSubscription| item.options.qos > Qos::AtMostOnce;
+        let log = if loud(&item) { self.model.log_of(&item) } else { 0 };
+        let Some(reader) = self.model.readers.get_mut(&session) else { return };
+        let full_since = reader.full_since.unwrap_or(END);
+        let in_force = |sub: &&mut Subscription| sub.to == END && sub.filter.filter == item.filter;
+        let old = reader.subscriptions.iter_mut().find(in_force);
+        assert_eq!(replies[0], Reply::Subscribed(vec![Ok(old.is_none())]));
+        let (mut from, mut since) = (here, here);
+        match old {
+            Some(old) if loud(&old.filter) == loud(&item) => {
+                old.filter = item;
+                return;
+            }
+            // The QoS 0 subscription is gone, and its id with it.
+            Some(old) if loud(&item) => {
+                since = old.since;
+                old.to = old.from;
+            }
+            Some(old) => {
+                (from, since) = (old.since, old.since);
+                old.to = here.min(full_since);
+            }
+            None => {}
+        }
+        reader.subscriptions.push(Subscription { filter: item, from, to: END, since, log });
+        reader.forget_drained(&self.model.held);
+    }
+
+    fn unsubscribe(&mut self, session: u128, filter: &str) {
+        let epoch = self.epoch(session);
+        let reply = self.shard.unsubscribe(session, epoch, filter);
+        assert_eq!(self.twin.unsubscribe(session, epoch, filter), reply);
+        let Some(reader) = self.model.readers.get_mut(&session) else { return };
+        let before = reader.subscriptions.len();
+        reader.subscriptions.retain(|sub| sub.to != END || sub.filter.filter.as_str() != filter);
+        assert_eq!(reply, Reply::Unsubscribed(vec![before > reader.subscriptions.len()]));
+        reader.reopen(session, &self.model.held);
+    }
+
+    fn acknowledge(&mut self, session: u128, count: usize, beyond: u8) {
+        let (key, epoch) = (SessionKey(session), self.epoch(session));
+        let Some(reader) = self.model.readers.get_mut(&session) else { return };
+        let waiting = reader.deliveries(session, &self.model.held);
+        let cursor = match count.min(waiting.len()) {
+            0 => reader.cursor,
+            count => waiting[count - 1].0,
+        };
+        let bits = waiting.iter().enumerate().filter(|(at, _)| beyond >> (at % 8) & 1 == 1);
+        let beyond: Vec<Position> =
+            bits.map(|(_, (position, ..))| *position).filter(|at| *at > cursor).collect();
+        reader.cursor = cursor;
+        reader.beyond.extend(&beyond);
+        reader.beyond.retain(|position| *position > cursor);
+        if count > 0 && !waiting.is_empty() {
+            reader.reopen(session, &self.model.held);
+        }
+        reader.forget_drained(&self.model.held);
+        self.apply(&[Command::Acknowledge { key, epoch, cursor, beyond }]);
+    }
+
+    fn claim(&mut self, session: u128, clean: bool) {
+        let mut command = claim(session);
+        if let Command::Claim { clean_start, .. } = &mut command {
+            *clean_start = clean;
+        }
+        let Reply::Claimed(claimed) = self.apply(&[command]).remove(0) else { panic!("no claim") };
+        let reader = self.model.readers.entry(session).or_default();
+        if clean {
+            *reader = Reader::default();
+            self.model.held.retain(|held| held.private != Some(session));
+        }
+        reader.epoch = claimed.epoch;
+        assert_eq!(claimed.session_present, !clean);
+        let in_force = reader.subscriptions.iter().filter(|sub| sub.to == END).count();
+        assert_eq!(claimed.subscriptions.len(), in_force);
+    }
+
+    fn check(&self) {
+        assert_eq!(self.shard.store, self.twin.store, "stores differ");
+        for (key, reader) in &self.model.readers {
+            let have = self.shard.page(*key, reader.epoch, Position::START, 1_000).messages;
+            let have: Vec<_> = have
+                .into_iter()
+                .map(|queued| (queued.position, queued.qos, queued.subscription_ids))
+                .collect();
+            assert_eq!(have, reader.deliveries(*key, &self.model.held), "session {key}");
+            let depth = query::queue_depth(&self.shard.machine, SessionKey(*key)).unwrap();
+            let want = reader.depth(*key, &self.model.held);
+            assert_eq!(depth.messages, u64::try_from(want).unwrap(), "depth of session {key}");
+        }
+    }
+
+    /// Everything is acknowledged: nothing of any message may be left.
+    fn finish(&mut self) {
+        for key in 0..SESSIONS {
+            let cursor = Position { entry: self.shard.index, offset: u32::MAX };
+            let (key, epoch) = (SessionKey(key), self.epoch(key));
+            self.apply(&[Command::Acknowledge { key, epoch, cursor, beyond: vec![] }]);
+            assert_eq!(query::queue_depth(&self.shard.machine, key), Some(Default::default()));
+        }
+        assert_eq!(self.shard.message_pairs(), 0, "something is left");
+    }
+}
+
+impl NewMessage {
+    fn message(&self) -> Message {
+        Message {
+            qos: self.qos,
+            publisher: self.publisher.map(SessionKey),
+            id: self.id.map(MessageId),
+            expires_at_ms: self.expired.then_some(NOW),
+            ..message(self.topic, &"x".repeat(self.bytes))
+        }
+    }
+}
+
+fn a_qos() -> impl Strategy<Value = Qos> {
+    prop::sample::select(vec![Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce])
+}
+
+fn a_topic() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b", "a/b", "c"])
+}
+
+fn a_message() -> impl Strategy<Value = NewMessage> {
+    let id = prop_oneof![3 => Just(None), 1 => (0..20u128).prop_map(Some)];
+    let publisher = prop_oneof![2 => Just(None), 1 => (0..SESSIONS).prop_map(Some)];
+    let bytes = prop_oneof![8 => 1..50usize, 1 => 3_000..5_000usize];
+    let expired = prop::bool::weighted(0.1);
+    (a_topic(), a_qos(), publisher, id, expired, bytes).prop_map(
+        |(topic, qos, publisher, id, expired, bytes)| NewMessage {
+            topic,
+            qos,
+            publisher,
+            id,
+            expired,
+            bytes,
+        },
+    )
+}
+
+fn a_step() -> impl Strategy<Value = Step> {
+    let filter = prop::sample::select(vec!["a", "#", "a/+", "b", "+"]);
+    let session = 0..SESSIONS;
+    prop_oneof![
+        8 => prop::collection::vec(a_message(), 1..6).prop_map(Step::Append),
+        1 => (session.clone(), a_topic())
+            .prop_map(|(session, topic)| Step::Enqueue { session, topic }),
+        4 => (session.clone(), filter.clone(), a_qos(), 0..4u32, any::<bool>()).prop_map(
+            |(session, filter, qos, id, no_local)| Step::Subscribe {
+                session, filter, qos, id, no_local
+            }
+        ),
+        2 => (session.clone(), filter)
+            .prop_map(|(session, filter)| Step::Unsubscribe { session, filter }),
+        4 => (session.clone(), 0..6usize, any::<u8>())
+            .prop_map(|(session, count, beyond)| Step::Acknowledge { session, count, beyond }),
+        1 => (session, prop::bool::weighted(0.3))
+            .prop_map(|(session, clean)| Step::Claim { session, clean }),
+        1 => Just(Step::Tick),
+        1 => Just(Step::Crash),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn shard_after_any_commands_and_crashes_then_delivers_what_the_model_does(
+        drop_oldest in any::<bool>(),
+        steps in prop::collection::vec(a_step(), 1..60),
+    ) {
+        let mut run = Run::new(drop_oldest);
+        for step in &steps {
+            run.step(step);
+            run.check();
+        }
+        run.finish();
+    }
+}
