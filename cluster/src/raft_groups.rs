@@ -5,6 +5,9 @@
 //! - Groups with one voter need no clock: no heartbeat, no election by time-out, no idle work.
 //! - Source: openraft 0.9.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     sync::{

@@ -1,0 +1,231 @@
+//! Whole groups on twins: loss of power at any moment, a disk that is full, a store that fails.
+//!
+//! - Owns: twins and a runtime. Takes: nothing. Gives: failures that name the promise they break.
+//! - Bound: tests only. Promises: NO-LOSS, HEAL, BOUNDED.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{runtime::Runtime, sync::oneshot};
+
+use super::{Groups, Parts};
+use crate::{
+    clock,
+    error::ProposeError,
+    machine::{Machine, Store, StoreMut},
+    options::{Durability, Options},
+    raft_group::types::Caller,
+    storage::{
+        disk::Disk,
+        health::{DiskState, Health},
+        log::Log,
+        twin::{DiskTwin, KvTwin},
+    },
+};
+
+/// Gives each command the next number and keeps it under it; numbers come from the store alone.
+struct Numbers;
+
+fn number(key: &[u8]) -> u64 {
+    u64::from_be_bytes(key[1..].try_into().unwrap())
+}
+
+impl Machine for Numbers {
+    fn load(&mut self, _store: &dyn Store) {}
+
+    fn apply(&mut self, _index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes {
+        // Not idempotent: replaying a command that is in the state already would count it twice.
+        let next = store.last(b"n", b"o").map_or(0, |(key, _)| number(&key) + 1);
+        store.put([b"n", &next.to_be_bytes()[..]].concat(), command.clone());
+        Bytes::copy_from_slice(&next.to_be_bytes())
+    }
+}
+
+struct Node {
+    runtime: Runtime,
+    groups: Groups<Numbers>,
+    checkpointer: Option<JoinHandle<()>>,
+    flusher: Option<JoinHandle<()>>,
+}
+
+fn options() -> Options {
+    Options {
+        shards: 2,
+        checkpoint_interval: Duration::from_millis(5),
+        checkpoint_bytes: 1 << 16,
+        disk_reserve_bytes: 1_000,
+        ..Options::new("twin")
+    }
+}
+
+impl Node {
+    fn start(disk: &DiskTwin, kv: &KvTwin, options: &Options) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let health = Arc::new(Health::default());
+        let (log, flusher) = Log::open(disk.clone(), 2, Durability::Disk, health.clone()).unwrap();
+        let parts = Parts { disk, kv: Box::new(kv.clone()), log, health };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_time()
+            .build()
+            .unwrap();
+        let groups = runtime.block_on(Groups::start(parts, options, &|_| Numbers)).unwrap();
+        let purge = groups.purge_after_checkpoints(runtime.handle().clone());
+        let worker = groups.checkpointer.clone();
+        let checkpointer = std::thread::spawn(move || worker.run(&(Box::new(purge) as _)));
+        Self { runtime, groups, checkpointer: Some(checkpointer), flusher: Some(flusher) }
+    }
+
+    fn propose_later(
+        &self,
+        shard: usize,
+        command: Bytes,
+    ) -> oneshot::Receiver<Result<Bytes, ProposeError>> {
+        let (reply, told) = oneshot::channel();
+        let permit = self.groups.permits.take(command.len()).unwrap();
+        let caller = Caller { reply, _permit: permit };
+        assert!(self.groups.groups[shard].queue.push(command, caller).is_ok());
+        told
+    }
+
+    fn propose(&self, shard: usize, command: &[u8]) -> Result<u64, ProposeError> {
+        let told = self.propose_later(shard, Bytes::copy_from_slice(command));
+        let reply = self.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_secs(20), told).await.unwrap().unwrap()
+        })?;
+        Ok(u64::from_be_bytes(reply[..].try_into().unwrap()))
+    }
+
+    fn kept(&self, shard: usize) -> Vec<(u64, Bytes)> {
+        let found = self.groups.groups[shard].shard.store.state.lock().scan(b"n", b"o", usize::MAX);
+        found.into_iter().map(|(key, value)| (number(&key), value)).collect()
+    }
+
+    fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+        let deadline = clock::now() + Duration::from_secs(20);
+        while !is_so(self) {
+            assert!(clock::now() < deadline, "still not so: {what}");
+            self.runtime.block_on(async { tokio::time::sleep(Duration::from_millis(2)).await });
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.groups.stop());
+        self.groups.checkpointer.stop();
+        self.checkpointer.take().unwrap().join().unwrap();
+        self.groups.log.stop();
+        self.flusher.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn groups_when_power_is_lost_at_any_moment_then_what_was_acknowledged_is_there_once() {
+    let options = options();
+    let (mut disk, mut kv) = (DiskTwin::new(), KvTwin::default());
+    let mut acknowledged = [0_u64; 2];
+    for life in 0..12_u64 {
+        let node = Node::start(&disk, &kv, &options);
+        for shard in 0..2 {
+            let kept = node.kept(shard);
+            // One more than acknowledged may be there: its reply was on the way.
+            assert!(kept.len() as u64 >= acknowledged[shard], "life {life}, shard {shard}");
+            assert!(kept.iter().enumerate().all(|(at, (number, _))| at as u64 == *number));
+            acknowledged[shard] = kept.len() as u64;
+        }
+        for round in 0..30 + life * 7 {
+            let shard = usize::from(round % 3 == 0);
+            let reply = node.propose(shard, &vec![7; 2_000]).unwrap();
+            assert_eq!(reply, acknowledged[shard]);
+            acknowledged[shard] += 1;
+        }
+        // More is on its way when the power goes; a part of it is acknowledged just before.
+        let mut told: Vec<_> =
+            (0..40).map(|_| node.propose_later(0, Bytes::from(vec![8; 3_000]))).collect();
+        for told in told.drain(..usize::try_from(life).unwrap() * 3) {
+            node.runtime.block_on(told).unwrap().unwrap();
+            acknowledged[0] += 1;
+        }
+        // In this order: what a checkpoint has taken over, the log may forget right after.
+        let lost_log = disk.after_power_loss();
+        let lost_kv = kv.after_power_loss();
+        drop(node);
+        (disk, kv) = (lost_log, lost_kv);
+    }
+}
+
+#[test]
+fn groups_when_free_space_falls_below_the_reserve_then_refused_until_it_is_back() {
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options());
+    assert_eq!(node.propose(0, b"a"), Ok(0));
+    disk.0.free_bytes.store(999, Ordering::SeqCst);
+    node.wait("full", |node| node.groups.health.state() == DiskState::Full);
+    assert_eq!(node.propose(0, b"b"), Err(ProposeError::DiskFull));
+    disk.0.free_bytes.store(1 << 30, Ordering::SeqCst);
+    node.wait("ready", |node| node.groups.health.state() == DiskState::Ready);
+    assert_eq!(node.propose(0, b"c"), Ok(1));
+    assert_eq!(node.kept(0).len(), 2, "what was refused was not written");
+}
+
+#[test]
+fn groups_when_the_log_cannot_be_written_then_waiting_is_refused_and_groups_live_on() {
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options());
+    assert_eq!(node.propose(0, b"a"), Ok(0));
+    disk.0.fail_writes.store(true, Ordering::SeqCst);
+    // Two entries are on their way into the log; what comes behind them has not been written.
+    let on_their_way: Vec<_> = (0..2)
+        .map(|at| {
+            let told = node.propose_later(0, Bytes::from_static(b"b"));
+            node.wait("taken", |_| disk.0.calls.lock().len() > at);
+            told
+        })
+        .collect();
+    node.wait("failing", |node| node.groups.health.state() != DiskState::Ready);
+    assert_eq!(node.propose(1, b"c"), Err(ProposeError::DiskFull));
+    disk.0.fail_writes.store(false, Ordering::SeqCst);
+    node.wait("ready", |node| node.groups.health.state() == DiskState::Ready);
+    for told in on_their_way {
+        // Written in the end, or refused before: never lost after a reply.
+        let reply = node.runtime.block_on(told).unwrap();
+        assert!(matches!(reply, Ok(_) | Err(ProposeError::DiskFull)));
+    }
+    let before = node.kept(0).len() as u64;
+    assert_eq!(node.propose(0, b"d"), Ok(before));
+}
+
+#[test]
+fn groups_when_the_store_fails_then_tables_stay_bounded_and_everything_is_there_after() {
+    let options = options();
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options);
+    for _ in 0..20 {
+        node.propose(0, &[1; 1_000]).unwrap();
+    }
+    node.wait("a checkpoint", |node| !node.groups.groups[0].shard.store.state.lock().is_dirty());
+    kv.0.fail.store(true, Ordering::SeqCst);
+    let told: Vec<_> =
+        (0..400).map(|_| node.propose_later(0, Bytes::from(vec![2; 1_000]))).collect();
+    node.wait("failing", |node| node.groups.health.state() != DiskState::Ready);
+    assert!(node.groups.fill.bytes() < options.checkpoint_bytes * 2 + (2 << 20));
+    kv.0.fail.store(false, Ordering::SeqCst);
+    let mut written = 20;
+    for told in told {
+        match node.runtime.block_on(told).unwrap() {
+            Ok(_) => written += 1,
+            Err(why) => assert_eq!(why, ProposeError::DiskFull),
+        }
+    }
+    node.wait("ready", |node| node.groups.health.state() == DiskState::Ready);
+    node.wait("a checkpoint", |node| !node.groups.groups[0].shard.store.state.lock().is_dirty());
+    assert_eq!(node.kept(0).len(), written);
+    drop(node);
+    let again = Node::start(&disk, &kv, &options);
+    assert_eq!(again.kept(0).len(), written);
+}
