@@ -8,7 +8,8 @@ use std::{
     time::Duration,
 };
 
-use actix::{Actor, Addr, Context, Handler};
+use actix::{Actor as _, Addr};
+use ahash::AHashMap;
 use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
@@ -21,13 +22,12 @@ use crate::{
     actors::{
         appender::Appender,
         facts::Facts,
-        groups::{DeliverTo, GroupTable, Groups},
+        groups::{self, GroupTable, Groups},
         home::{Home, Neighbours},
         hub::{Drain, Hub},
         interest::Interests,
-        link::Terms,
         memory_socket::pair,
-        publish::{Publisher, Targets},
+        publish::{AppQuota, AppQuotas, Publisher, Targets},
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
@@ -82,25 +82,6 @@ impl Authenticator for Doorkeeper {
     }
 }
 
-/// Hands messages of shared groups to links, as the router does.
-struct Dealer;
-
-impl Actor for Dealer {
-    type Context = Context<Self>;
-}
-
-impl Handler<DeliverTo> for Dealer {
-    type Result = ();
-
-    fn handle(&mut self, deliver: DeliverTo, _: &mut Self::Context) {
-        let found = Worker::with(|worker| worker.find(deliver.member.connection)).flatten();
-        for (link, message) in found.iter().cycle().zip(&deliver.messages) {
-            let qos = message.qos.min(deliver.member.options.qos);
-            link.send_live(message, &Terms { qos, ..Terms::default() }, 0);
-        }
-    }
-}
-
 /// The node.
 pub(super) struct Bench {
     pub(super) storage: Storage,
@@ -129,19 +110,26 @@ impl Bench {
         let appender = Appender::new(1, storage.propose()).start();
         let hub = Hub::new(Rc::clone(&worker)).start();
         let group_table = Arc::<GroupTable>::default();
-        let groups =
-            Groups::new(Arc::clone(&group_table), vec![Dealer.start().recipient()]).start();
+        let common =
+            AppQuota { quota: QUOTA, retained_messages_max: 100, retained_bytes_max: 1 << 20 };
+        let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
+        let neighbours = groups::Neighbours {
+            routers: vec![router.clone().recipient()],
+            submit: appender.clone().recipient(),
+            shards: 1,
+            quotas: Arc::clone(&quotas),
+        };
+        let groups = Groups::new(Arc::clone(&group_table), neighbours).start();
+        worker.set_groups(vec![groups.clone()]);
         let targets = Targets {
             routers: vec![router.clone()],
             groups: vec![groups.clone()],
-            interests: Arc::new(interests),
+            interests,
             facts: Arc::clone(&facts),
             group_table,
             hash_key: HashKey([7; 16]),
             shards: 1,
-            quota: QUOTA,
-            retained_messages_max: 100,
-            retained_bytes_max: 1 << 20,
+            quotas,
         };
         let publisher = Rc::new(Publisher::new(targets, appender.clone()));
         let upkeep = upkeep(&storage, &publisher, &appender);
@@ -150,6 +138,7 @@ impl Bench {
             grew: vec![hub.clone().recipient()],
             submit: appender.clone().recipient(),
             look: upkeep.clone().recipient(),
+            groups: vec![groups.clone().recipient()],
         };
         let news = facts.news(ShardId(0));
         let home = Home::new(ShardId(0), (1, 1), [], neighbours, news).start();
@@ -227,6 +216,7 @@ fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender
     let (storage, publisher) = (storage.clone(), Rc::clone(publisher));
     let neighbours = upkeep::Neighbours {
         submit: appender.clone().recipient(),
+        groups: Vec::new(),
         is_due: Rc::new(move |now_ms| {
             let due = storage.is_due(now_ms);
             Box::pin(async move { due })
