@@ -14,7 +14,7 @@
 //!
 //! | part | bytes |
 //! |---|---|
-//! | fields of the actor | 96 |
+//! | fields of the actor | 112 |
 //! | client id on the heap | its length |
 //! | intake, reader, futures, rarely needed things | 8 each while there are none |
 
@@ -37,6 +37,7 @@ use super::{
     context::{ConnectionContext, LeanActor},
     durable_reader::{Desk, DurableReader, Trouble},
     link::{AnyLink, Partial, Read},
+    publish::Part,
     socket::Socket,
     worker::Worker,
 };
@@ -60,6 +61,7 @@ pub(super) use work::{Event, Timer, Works};
 pub fn start<S: Socket>(socket: S, listener: &Arc<ListenerOptions>) {
     let Some(place) = listener.take_place() else {
         tracing::debug!(listener = %listener.name, "connection limit reached, socket closed");
+        Worker::with(|worker| worker.counters().connections_refused.add(1));
         return;
     };
     let Some(backend) = backend::backend() else { return };
@@ -86,8 +88,6 @@ enum Phase {
 
 /// Facts of one bit.
 mod flag {
-    /// The client takes reason strings on every packet.
-    pub(super) const PROBLEM_INFORMATION: u8 = 1 << 0;
     /// CONNECT asked for a session expiry other than 0.
     pub(super) const EXPIRY_ASKED: u8 = 1 << 1;
     /// A claim is under way or was granted: the home has to be told of the end.
@@ -98,8 +98,6 @@ mod flag {
     pub(super) const CONTROL: u8 = 1 << 4;
     /// Decoding stands still, and keep alive with it.
     pub(super) const HELD: u8 = 1 << 5;
-    /// Routers still take the last batch: nothing is published.
-    pub(super) const TAKING: u8 = 1 << 6;
 }
 
 /// What few connections need at a time.
@@ -128,13 +126,16 @@ pub struct Connection {
     intake: Option<Box<Intake>>,
     durable: Option<Box<DurableReader>>,
     works: Works,
+    /// Completes when the routers have the last batch; nothing is published before. Not among
+    /// `works`, because each publish of a quiet client would make and drop them.
+    taken: Option<Part>,
     rare: Option<Box<Rare>>,
     app: AppId,
     phase: Phase,
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 96);
+const _: () = assert!(size_of::<Connection>() <= 112);
 
 /// Why decoding stopped.
 type Stop = (Reason, &'static str);
@@ -150,6 +151,7 @@ impl Connection {
             intake: None,
             durable: None,
             works: Works::default(),
+            taken: None,
             rare: None,
             app: AppId(0),
             phase: Phase::New,
@@ -231,10 +233,6 @@ impl Connection {
             Event::Authenticated(principal) => self.on_principal(principal),
             Event::Claimed(claimed) => self.on_claimed(claimed),
             Event::Released => self.phase = Phase::Ended,
-            Event::Taken => {
-                self.assign(flag::TAKING, false);
-                self.publish_begun();
-            }
             _ if self.phase >= Phase::Ending => {}
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),
@@ -255,8 +253,16 @@ impl Connection {
 
     /// Handles all that has finished.
     fn poll_works(&mut self, cx: &mut Context<'_>) {
-        while let Some(event) = self.works.poll_event(cx) {
-            self.on_event(event);
+        loop {
+            while let Some(event) = self.works.poll_event(cx) {
+                self.on_event(event);
+            }
+            let Some(taken) = &mut self.taken else { return };
+            if taken.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            self.taken = None;
+            self.publish_begun();
         }
     }
 
@@ -264,7 +270,7 @@ impl Connection {
     fn may_decode(&self) -> bool {
         match self.phase {
             Phase::New => true,
-            Phase::Open => !self.has(flag::CONTROL | flag::TAKING) && !self.is_stalled(),
+            Phase::Open => !self.has(flag::CONTROL) && self.taken.is_none() && !self.is_stalled(),
             Phase::Connecting | Phase::Ending | Phase::Ended => false,
         }
     }
@@ -347,45 +353,46 @@ impl Connection {
     /// Handles all whole packets of `bytes`; publishes go out together.
     fn decode(&mut self, mut bytes: Bytes) {
         let mut batch = Batch::default();
-        let stopped = loop {
-            if !self.may_decode() {
-                break Ok(());
-            }
-            if bytes.is_empty() {
-                break Ok(());
-            }
-            let Some(decoded) = Worker::with(|worker| {
-                worker.front(self.link.dialect()).decode(&bytes, &self.listener.decode)
-            }) else {
-                return;
-            };
-            match decoded {
+        let before = bytes.len();
+        let stopped = self.decode_all(&mut bytes, &mut batch);
+        if bytes.len() < before {
+            self.link.packet_received();
+        }
+        self.publish_batch(&mut batch);
+        self.count_publishes(&batch);
+        match stopped {
+            Err(stop) if self.phase == Phase::New => self.refuse(stop),
+            Err(stop) => self.end(Some(stop), Ending::default()),
+            Ok(missing) if self.may_decode() => self.partial.keep(bytes, missing),
+            Ok(_) if self.phase < Phase::Ending => self.hold(bytes),
+            Ok(_) => {}
+        }
+    }
+
+    /// Decodes until nothing whole is left or decoding must wait; returns how many bytes are missing.
+    fn decode_all(&mut self, bytes: &mut Bytes, batch: &mut Batch) -> Result<usize, Stop> {
+        let mut dialect = self.link.dialect();
+        let Some(mut front) = Worker::with(|worker| worker.front(dialect)) else { return Ok(0) };
+        while !bytes.is_empty() && self.may_decode() {
+            match front.decode(bytes, &self.listener.decode) {
                 Ok(Decoded::Packet { inbound, consumed }) => {
                     bytes.advance(consumed);
-                    self.link.packet_received();
-                    if let Err(stop) = self.on_inbound(inbound, &mut batch) {
-                        break Err(stop);
+                    self.on_inbound(inbound, batch)?;
+                    if dialect != self.link.dialect() {
+                        dialect = self.link.dialect();
+                        front = Worker::with(|worker| worker.front(dialect)).unwrap_or(front);
                     }
                 }
-                Ok(Decoded::Partial { missing_bytes_min }) => {
-                    self.partial.keep(std::mem::take(&mut bytes), missing_bytes_min);
-                    break Ok(());
-                }
+                Ok(Decoded::Partial { missing_bytes_min }) => return Ok(missing_bytes_min),
                 Err(error) => {
                     if self.phase == Phase::New {
                         self.link.set_dialect(error.dialect);
                     }
-                    break Err((error.reason, error.detail));
+                    return Err((error.reason, error.detail));
                 }
             }
-        };
-        self.publish_batch(&mut batch);
-        match stopped {
-            Err(stop) if self.phase == Phase::New => self.refuse(stop),
-            Err(stop) => self.end(Some(stop), Ending::default()),
-            Ok(()) if self.phase < Phase::Ending && !self.may_decode() => self.hold(bytes),
-            Ok(()) => {}
         }
+        Ok(0)
     }
 
     fn on_inbound(&mut self, inbound: Inbound, batch: &mut Batch) -> Result<(), Stop> {
@@ -435,7 +442,7 @@ impl LeanActor for Connection {
             }
         }
         // What was acknowledged is with the routers before the actor goes.
-        if self.phase == Phase::Ended && !self.has(flag::TAKING) {
+        if self.phase == Phase::Ended && self.taken.is_none() {
             actix::ActorContext::stop(ctx);
         }
     }

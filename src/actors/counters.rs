@@ -56,6 +56,8 @@ pub struct Counters {
     pub connections: Counter,
     /// Connections opened since the start.
     pub connections_opened: Counter,
+    /// Sockets closed unread, because their listener had its limit.
+    pub connections_refused: Counter,
     /// PUBLISH packets received, by QoS.
     pub messages_in: [Counter; 3],
     /// PUBLISH packets handed to sockets, by QoS.

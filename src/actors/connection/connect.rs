@@ -45,7 +45,6 @@ impl Connection {
             Ok(terms) => terms,
             Err(reason) => return self.refuse((reason, "CONNECT is not acceptable")),
         };
-        self.assign(flag::PROBLEM_INFORMATION, connect.request_problem_information);
         self.assign(flag::EXPIRY_ASKED, terms.expiry_asked);
         let credentials =
             Credentials { user_name: connect.user_name.take(), password: connect.password.take() };

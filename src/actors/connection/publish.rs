@@ -33,7 +33,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Stop, flag, work::Submitted};
+use super::{Connection, Event, Phase, Stop, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -48,6 +48,8 @@ pub(super) struct Batch {
     firsts: u16,
     /// Wall clock of the first; 0 before it.
     now_ms: u64,
+    /// PUBLISH packets of the read, by QoS.
+    received: [u64; 3],
 }
 
 impl Connection {
@@ -58,6 +60,18 @@ impl Connection {
     /// Unfinished QoS 1 and 2 publishes that the client may have: v5 by what CONNACK said.
     fn unfinished_max(&self) -> u16 {
         if self.is_v5() { self.listener.offer.receive_maximum.get() } else { u16::MAX }
+    }
+
+    /// Adds what one read gave to the worker's numbers.
+    pub(super) fn count_publishes(&self, batch: &Batch) {
+        if batch.received == [0; 3] {
+            return;
+        }
+        Worker::with(|worker| {
+            for (counter, count) in worker.counters().messages_in.iter().zip(batch.received) {
+                counter.add(count);
+            }
+        });
     }
 
     /// Tells whether so much is unfinished that reading has to stop.
@@ -77,7 +91,7 @@ impl Connection {
         self.check(&publish)?;
         let (mut message, packet_id) = self.message(publish, batch)?;
         let qos = message.qos;
-        Worker::with(|worker| worker.counters().messages_in[qos as usize].add(1));
+        batch.received[qos as usize] += 1;
         match (qos, packet_id) {
             (Qos::AtLeastOnce, Some(packet_id)) => {
                 let open = self.open_first(packet_id, batch)?;
@@ -100,7 +114,9 @@ impl Connection {
         }
         batch.acks.push(packet_id.and_then(|id| Some((ack_kind(qos)?, id))));
         batch.messages.push(Arc::new(message));
-        if batch.messages.len() >= limits::PUBLISH_BATCH_MAX {
+        let v4_full = !self.is_v5() && usize::from(batch.firsts) >= limits::V4_UNFINISHED_MAX;
+        if v4_full || batch.messages.len() >= limits::PUBLISH_BATCH_MAX {
+            // Nothing more is decoded until the routers have it.
             self.publish_batch(batch);
         }
         Ok(())
@@ -165,9 +181,6 @@ impl Connection {
             self.settle(ticket, Err(Reason::PacketIdInUse));
             return Ok(false);
         }
-        if !self.is_v5() && usize::from(batch.firsts) >= limits::V4_UNFINISHED_MAX {
-            self.publish_batch(batch);
-        }
         batch.firsts += 1;
         Ok(true)
     }
@@ -230,7 +243,7 @@ impl Connection {
 
     /// Publishes what has its packet id written, in the order of receipt.
     pub(super) fn publish_begun(&mut self) {
-        if self.has(flag::TAKING) {
+        if self.taken.is_some() || self.phase != Phase::Open {
             return;
         }
         let Some(durable) = &mut self.durable else { return };
@@ -250,12 +263,9 @@ impl Connection {
     /// Hands messages over; nothing more is decoded until the routers have them.
     fn publish(&mut self, messages: &[Arc<Message>]) -> Vec<Outcome> {
         let Published { outcomes, taken } = self.backend.publish(messages);
-        if let Some(taken) = taken {
-            self.flags |= flag::TAKING;
-            self.works.push(async move {
-                let _ = taken.await;
-                Event::Taken
-            });
+        debug_assert!(self.taken.is_none(), "the batch before is with the routers");
+        if taken.is_some() {
+            self.taken = taken;
         }
         outcomes
     }

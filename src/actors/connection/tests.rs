@@ -11,3 +11,4 @@ mod will;
 mod durable;
 mod durable_qos;
 mod durable_will;
+mod abuse;

@@ -37,8 +37,6 @@ pub(in crate::actors) enum Event {
     Installed,
     /// A publish is taken care of.
     Published(Ticket, Result<(), Reason>),
-    /// Every router has its copies of the last batch.
-    Taken,
     /// QoS 2 in: the packet id of the publish with this number is written.
     Begun(u64, Submitted),
     /// QoS 2 in: the end of a packet id is written.

@@ -11,6 +11,8 @@
 
 use std::{collections::VecDeque, num::NonZeroU16};
 
+use bytes::Bytes;
+
 use super::super::{
     message::Qos,
     reason::Reason,
@@ -67,7 +69,8 @@ impl Intake {
         Self { incoming, ..Self::default() }
     }
 
-    /// Finds the topic of a publish and keeps its alias.
+    /// Finds the topic of a publish and keeps its alias. The name is copied: a slice would hold the
+    /// read buffer that it came in for as long as the connection lives.
     ///
     /// # Errors
     /// `TopicAliasInvalid` beyond `alias_maximum`; `ProtocolError` for an alias never set.
@@ -86,7 +89,8 @@ impl Intake {
                 if self.aliases.len() <= place {
                     self.aliases.resize(place + 1, None);
                 }
-                self.aliases[place] = Some(name.clone());
+                let copy = Bytes::copy_from_slice(name.as_bytes());
+                self.aliases[place] = TopicName::from_utf8_bytes(copy).ok();
                 Ok(name)
             }
             None => self.aliases.get(place).cloned().flatten().ok_or(Reason::ProtocolError),

@@ -119,7 +119,7 @@ impl Remote {
         self.maybe_receive().await.expect("nothing came in time")
     }
 
-    async fn maybe_receive(&mut self) -> Option<FromServer> {
+    pub(super) async fn maybe_receive(&mut self) -> Option<FromServer> {
         for turn in 0..400 {
             if let Some(packet) = self.try_receive() {
                 return Some(packet);

@@ -1,6 +1,6 @@
 //! The real shard machine on a store in memory, behind the real appender; may be told to fail.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use hongqiao_cluster::{id::ShardId, machine::Machine as _};
 
@@ -26,6 +26,7 @@ struct Inner {
     index: u64,
     refusal: Option<SubmitError>,
     commands: Vec<&'static str>,
+    hangs: bool,
 }
 
 /// One shard.
@@ -38,13 +39,19 @@ impl Storage {
         let mut machine = ShardMachine::new(Arc::new(move |fact| facts.take(ShardId(0), fact)));
         let store = MemoryStore::default();
         machine.load(&store);
-        let inner = Inner { machine, store, index: 0, refusal: None, commands: Vec::new() };
+        let inner =
+            Inner { machine, store, index: 0, refusal: None, commands: Vec::new(), hangs: false };
         Self(Rc::new(RefCell::new(inner)))
     }
 
     /// From now on every command is refused, or none.
     pub(super) fn refuse(&self, refusal: Option<SubmitError>) {
         self.0.borrow_mut().refusal = refusal;
+    }
+
+    /// From now on no command is answered, or all are again.
+    pub(super) fn hang(&self, hangs: bool) {
+        self.0.borrow_mut().hangs = hangs;
     }
 
     /// Names of the session commands that were applied since the last call, without background work.
@@ -74,6 +81,9 @@ impl Storage {
             Box::pin(async move {
                 // A commit takes a while, so that what must wait for it can be seen to wait.
                 tokio::task::yield_now().await;
+                while storage.0.borrow().hangs {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
                 let mut inner = storage.0.borrow_mut();
                 if let Some(refusal) = inner.refusal {
                     return Err(refusal);
