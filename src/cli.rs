@@ -8,6 +8,7 @@
 mod config_args;
 mod admin_client;
 mod serve;
+pub mod bench;
 mod check_config;
 mod user;
 mod backup;
@@ -41,6 +42,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Arguments),
     CheckConfig(check_config::Arguments),
+    Bench(bench::BenchArgs),
     User(user::Arguments),
     Backup(backup::BackupArguments),
     Restore(backup::RestoreArguments),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Serve(arguments) => serve::run(arguments),
         Command::CheckConfig(arguments) => check_config::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
         Command::User(arguments) => user::run(arguments),
         Command::Backup(arguments) => backup::backup(arguments),
         Command::Restore(arguments) => backup::restore(arguments),

@@ -10,12 +10,14 @@
 
 mod encode;
 mod decode;
+mod skim;
 
 use std::num::{NonZeroU16, NonZeroU32};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
+pub use self::skim::Skimmed;
 use super::{check_publish_or_ack, field, first};
 use crate::model::{
     reason::Reason,
