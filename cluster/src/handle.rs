@@ -177,7 +177,9 @@ impl<M: Machine> ClusterHandle<M> {
     /// Returns whether every shard can be proposed to and read here.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.shared.groups.groups.iter().all(|group| group.ready.load(Ordering::Relaxed))
+        let ready =
+            |group: &Arc<Group<M>>| group.ready.load(Ordering::Relaxed) && group.queue.is_open();
+        self.shared.groups.groups.iter().all(ready)
     }
 
     /// Returns whether the disk takes writes.

@@ -99,6 +99,13 @@ impl<M: Machine> Cluster<M> {
             .name("checkpointer".into())
             .spawn(move || worker.run(&(purge as _)))
             .map_err(io("start a thread for", &options.data_dir))?;
+        tracing::info!(
+            node = options.node.0,
+            incarnation = folder.incarnation,
+            shards = options.shards,
+            durability = ?options.durability,
+            "shards lead"
+        );
         let shared = Shared::new(groups, runtime.handle().clone(), options, &folder);
         let running = Running { runtime, flusher, checkpointer, _folder: folder };
         Ok(Self { handle: ClusterHandle::new(shared), running: Some(running) })
@@ -112,7 +119,7 @@ impl<M: Machine> Cluster<M> {
 
     /// Refuses new proposals, answers the old ones, writes a last checkpoint and ends all threads.
     ///
-    /// Blocks the calling thread; call it outside any tokio runtime, or on a blocking thread.
+    /// Blocks the calling thread for as long as that takes, and for about 20 seconds if the disk fails.
     pub fn shutdown(mut self) {
         self.stop();
     }
@@ -132,7 +139,14 @@ impl<M: Machine> Cluster<M> {
         let _ = running.checkpointer.join();
         groups.log.stop();
         let _ = running.flusher.join();
-        running.runtime.shutdown_timeout(RUNTIME_TIMEOUT);
+        // On a thread of its own: tokio refuses to wait on a thread that drives tasks.
+        let runtime = running.runtime;
+        let ended = std::thread::Builder::new()
+            .name("cluster-end".into())
+            .spawn(move || runtime.shutdown_timeout(RUNTIME_TIMEOUT));
+        if let Ok(ended) = ended {
+            let _ = ended.join();
+        }
         // Handles may outlive the node; the folder must not stay locked by them.
         groups.base.kv.close();
     }

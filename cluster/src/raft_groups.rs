@@ -49,6 +49,9 @@ use crate::{
 /// A group elects itself and replays its log within this time, or the node does not start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Groups end within this time, or are left behind.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One group as the handle sees it.
 pub(crate) struct Group<M> {
     pub(crate) shard: Arc<Shard<M>>,
@@ -139,7 +142,14 @@ impl<M: Machine> Groups<M> {
         while self.permits.taken().0 > 0 && crate::clock::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        join_all(self.groups.iter().map(|group| group.raft.shutdown())).await;
+        if self.permits.taken().0 > 0 {
+            // The disk does not take them: groups end only once the flusher has given up.
+            self.log.stop();
+        }
+        let ended = join_all(self.groups.iter().map(|group| group.raft.shutdown()));
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("groups did not end in time");
+        }
     }
 }
 

@@ -63,6 +63,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Returns whether commands are still taken; not after the group has ended.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.waiting.lock().closed
+    }
+
     fn refuse(&self, why: ProposeError) {
         let commands = std::mem::take(&mut self.waiting.lock().commands);
         for (_, caller) in commands {

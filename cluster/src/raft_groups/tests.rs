@@ -131,12 +131,12 @@ fn groups_when_power_is_lost_at_any_moment_then_what_was_acknowledged_is_there_o
     let mut acknowledged = [0_u64; 2];
     for life in 0..12_u64 {
         let node = Node::start(&disk, &kv, &options);
-        for shard in 0..2 {
+        for (shard, acknowledged) in acknowledged.iter_mut().enumerate() {
             let kept = node.kept(shard);
             // One more than acknowledged may be there: its reply was on the way.
-            assert!(kept.len() as u64 >= acknowledged[shard], "life {life}, shard {shard}");
+            assert!(kept.len() as u64 >= *acknowledged, "life {life}, shard {shard}");
             assert!(kept.iter().enumerate().all(|(at, (number, _))| at as u64 == *number));
-            acknowledged[shard] = kept.len() as u64;
+            *acknowledged = kept.len() as u64;
         }
         for round in 0..30 + life * 7 {
             let shard = usize::from(round % 3 == 0);
@@ -228,4 +228,22 @@ fn groups_when_the_store_fails_then_tables_stay_bounded_and_everything_is_there_
     drop(node);
     let again = Node::start(&disk, &kv, &options);
     assert_eq!(again.kept(0).len(), written);
+}
+
+#[test]
+fn groups_when_stopped_while_the_disk_fails_then_they_end_and_callers_are_told() {
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options());
+    node.propose(0, b"a").unwrap();
+    disk.0.fail_writes.store(true, Ordering::SeqCst);
+    kv.0.fail.store(true, Ordering::SeqCst);
+    let told = node.propose_later(0, Bytes::from_static(b"b"));
+    node.wait("failing", |node| node.groups.health.state() != DiskState::Ready);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let started = clock::now();
+    drop(node);
+    assert!(started.elapsed() < Duration::from_secs(20));
+    // An answer, or a closed channel, which the handle reports as an unknown outcome.
+    let told = runtime.block_on(told);
+    assert!(!matches!(told, Ok(Ok(_))), "nothing was written");
 }

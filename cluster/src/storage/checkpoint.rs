@@ -79,7 +79,10 @@ impl Fill {
             self.active.fetch_sub(before - after, Ordering::Relaxed);
         } else {
             let was = self.active.fetch_add(after - before, Ordering::Relaxed);
-            if was < self.kick_bytes && was + (after - before) >= self.kick_bytes {
+            let all = was < self.kick_bytes && was + (after - before) >= self.kick_bytes;
+            // One shard's batch holds up its reads while it is applied: it must not be all of that.
+            let one_max = self.kick_bytes / 4;
+            if all || (before < one_max && after >= one_max) {
                 self.kick.lock().due = true;
                 self.wake.notify_one();
             }

@@ -66,6 +66,11 @@ impl Folder {
         let file = path.join("FORMAT");
         let format = match read(&file)? {
             Some(format) => migrate(&path, format, migrations)?,
+            None if path.join("state").exists() || path.join("log").exists() => {
+                // New secrets would make the old data unreachable.
+                let reason = "it is missing, but the folder holds data";
+                return Err(StartError::FormatDamaged { path: file, reason });
+            }
             None => {
                 let secret = io("read random bytes from", Path::new("/dev/urandom"));
                 let [cluster, hash_key] = secrets().map_err(secret)?;
@@ -257,6 +262,9 @@ mod tests {
         assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "shards", .. })));
         let other = Options { node: NodeId(2), ..options.clone() };
         assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "node", .. })));
+        fs::create_dir(temp.path().join("state")).unwrap();
+        fs::remove_file(temp.path().join("FORMAT")).unwrap();
+        assert!(matches!(Folder::open(&options), Err(StartError::FormatDamaged { .. })));
         fs::write(temp.path().join("FORMAT"), "format = 99\n").unwrap();
         let newer = Folder::open(&options);
         assert!(matches!(newer, Err(StartError::FormatNewer { found: 99, known: 1, .. })));

@@ -102,3 +102,8 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
     panic!("still not so: {what}");
 }
+
+/// Counts the notes that the store has.
+pub fn count(store: &dyn Store) -> u64 {
+    store.scan(b"n", b"o", usize::MAX).len() as u64
+}

@@ -66,6 +66,7 @@ impl Writer {
             self.log.health.note_flush(started.elapsed(), batch.batch.len() as u64);
             let entries = batch.appended.len() as u64;
             self.log.health.entries.fetch_add(entries, Ordering::Relaxed);
+            self.log.recycle(std::mem::take(&mut batch.batch));
             for done in batch.done {
                 done(outcome.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
             }

@@ -31,6 +31,9 @@ use crate::{
     raft_group::types::{Entry, LogId, Vote},
 };
 
+/// Memory kept between batches.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
 /// Called once, when what was submitted is durable, or never will be.
 pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -53,6 +56,8 @@ struct Pending {
     /// The last index of each append in the batch.
     appended: Vec<(u16, u64)>,
     purged: Vec<(u16, u64)>,
+    /// The last batch's memory, for the next one.
+    spare: Vec<u8>,
     /// A vote is synced even where entries need not be.
     sync: bool,
     /// Somebody waits; without it the batch can wait for the next one.
@@ -153,6 +158,7 @@ impl Log {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         let mut pending = self.pending.lock();
         if pending.batch.is_empty() {
+            pending.batch = std::mem::take(&mut pending.spare);
             pending.batch.resize(frame::HEAD_BYTES, 0);
         }
         pending
@@ -205,8 +211,18 @@ impl Log {
             self.wake.wait(&mut pending);
         }
         let stopped = pending.stopped;
-        let batch = std::mem::replace(&mut *pending, Pending { stopped, ..Pending::default() });
+        let spare = std::mem::take(&mut pending.spare);
+        let next = Pending { stopped, spare, ..Pending::default() };
+        let batch = std::mem::replace(&mut *pending, next);
         (!batch.batch.is_empty()).then_some(batch)
+    }
+
+    /// Takes back a written batch's memory, unless it is much.
+    fn recycle(&self, mut batch: Vec<u8>) {
+        if batch.capacity() <= SPARE_BYTES_MAX {
+            batch.clear();
+            self.pending.lock().spare = batch;
+        }
     }
 
     /// Waits before another try; gives `true` once the log is stopped.
