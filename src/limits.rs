@@ -114,7 +114,7 @@ pub const READ_BYTES_MIN: usize = 16 * 1024;
 /// A packet that is not whole yet never reserves more than this ahead of what has arrived.
 pub const PARTIAL_RESERVE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of empty outboxes that a thread keeps for the next use.
-pub const POOLED_OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const POOLED_OUTBOX_BYTES_MAX: usize = 1024 * 1024;
 /// An outbox whose own buffer grew beyond this gives it back before it is kept.
 pub const POOLED_BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// Links that the flusher writes before other tasks of its thread have their turn.
