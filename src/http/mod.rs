@@ -55,7 +55,7 @@ impl std::fmt::Debug for HttpState {
 /// # use actix_service::map_config;
 /// # use actix_web::dev::AppConfig;
 /// # fn state() -> hongqiao::http::HttpState { todo!() }
-/// let factory = map_config(hongqiao::http::app(state()), |_| AppConfig::default());
+/// let factory = map_config(hongqiao::http::app(state()), |(): ()| AppConfig::default());
 /// ```
 pub fn app(
     state: HttpState,

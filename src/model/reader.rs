@@ -327,7 +327,7 @@ impl Reader {
     }
 
     /// Takes what the log should know: the cursor, and what is acknowledged beyond it. Answer with
-    /// [`Reader::acknowledged`] if it could not be written.
+    /// [`Reader::not_acknowledged`] if it could not be written.
     pub fn acknowledge(&mut self) -> Option<(Position, Vec<Position>)> {
         if self.cursor == self.reported && self.beyond_untold == 0 {
             return None;

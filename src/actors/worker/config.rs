@@ -15,7 +15,7 @@ use crate::{
 pub struct WorkerConfig {
     /// Which worker; the high byte of its connection ids.
     pub index: u8,
-    /// The encodings, by [`Dialect`].
+    /// The encodings, by [`Dialect`](crate::model::wire::Dialect).
     pub fronts: [&'static dyn Front; DIALECTS],
     /// Limits of links, by listener; at most `limits::LISTENERS_MAX`. A link knows its place here.
     pub limits: Vec<LinkLimits>,
