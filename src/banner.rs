@@ -21,7 +21,9 @@ pub const DEMO_APP: &str = "demo#demo";
 #[must_use]
 pub fn text(config: &Config, listening: &Listening, demo_password: Option<&str>) -> String {
     let mut text = format!("Hongqiao {} is running\n\n", env!("CARGO_PKG_VERSION"));
-    for (name, listener) in config.listeners_enabled() {
+    let mut listeners: Vec<_> = config.listeners_enabled().collect();
+    listeners.sort_by_key(|(_, listener)| listener.kind != ListenerKind::Mqtt);
+    for (name, listener) in listeners {
         for address in listening.get(name).into_iter().flatten() {
             match listener.kind {
                 ListenerKind::Mqtt => line(&mut text, "MQTT", &address.to_string()),

@@ -15,4 +15,5 @@ mod support;
 mod mqtt;
 mod clients;
 mod cli;
+mod operation;
 mod tidy;
