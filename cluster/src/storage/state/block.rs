@@ -88,6 +88,22 @@ pub(crate) fn decode(block: &Bytes) -> Vec<StoredPair> {
     pairs
 }
 
+/// Decodes at most `limit` pairs whose key is not below `from`.
+pub(crate) fn decode_from(block: &Bytes, from: &[u8], limit: usize) -> Vec<StoredPair> {
+    let mut pairs = Vec::new();
+    let mut key = Vec::new();
+    walk(block, |prefix, rest, value| {
+        key.clear();
+        key.extend_from_slice(prefix);
+        key.extend_from_slice(rest);
+        if key.as_slice() >= from {
+            pairs.push((Bytes::copy_from_slice(&key), value));
+        }
+        pairs.len() < limit
+    });
+    pairs
+}
+
 /// Finds one key without decoding the others.
 pub(crate) fn find(block: &Bytes, key: &[u8]) -> Option<Stored> {
     let mut found = None;

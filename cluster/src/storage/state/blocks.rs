@@ -94,17 +94,23 @@ impl Blocks<'_> {
         Ok(value.into())
     }
 
-    /// Returns the pairs from `from` to the end of the block that may hold it, or of the first later
-    /// one that has any; and where the next block begins.
-    pub(crate) fn run(&self, from: &[u8]) -> io::Result<(Vec<StoredPair>, Option<Bytes>)> {
+    /// Returns at most `limit` pairs from `from` to the end of the block that may hold it, or of the
+    /// first later one that has any; and where the pairs behind them begin.
+    pub(crate) fn run(
+        &self,
+        from: &[u8],
+        limit: usize,
+    ) -> io::Result<(Vec<StoredPair>, Option<Bytes>)> {
         let mut block = match self.holding(from)? {
             Some(block) => Some(block),
             None => self.after(from)?,
         };
         while let Some(at) = block {
+            let mut pairs = block::decode_from(&at.bytes, from, limit.saturating_add(1));
+            if pairs.len() > limit {
+                return Ok((pairs.drain(..limit).collect(), pairs.pop().map(|(key, _)| key)));
+            }
             let next = self.after(&at.fence)?;
-            let mut pairs = block::decode(&at.bytes);
-            pairs.retain(|(key, _)| key.as_ref() >= from);
             if !pairs.is_empty() {
                 return Ok((pairs, next.map(|next| next.fence)));
             }

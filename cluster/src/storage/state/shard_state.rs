@@ -254,7 +254,8 @@ impl ShardState {
         let page = (limit - found.len()).saturating_add(PAGE);
         // Blocks do not change between finding them and reading their pieces.
         let _gate = self.gate.read();
-        let (mut stored, next) = self.base.ask(|kv| Blocks { kv, shard: self.shard }.run(from));
+        let (mut stored, next) =
+            self.base.ask(|kv| Blocks { kv, shard: self.shard }.run(from, page));
         let end = next.filter(|next| next.as_ref() < to);
         let end = end.unwrap_or_else(|| Bytes::copy_from_slice(to));
         // A table that was cut short says nothing of the keys behind the cut.
