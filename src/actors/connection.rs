@@ -98,6 +98,8 @@ mod flag {
     pub(super) const CONTROL: u8 = 1 << 4;
     /// Decoding stands still, and keep alive with it.
     pub(super) const HELD: u8 = 1 << 5;
+    /// The timer of a stall runs.
+    pub(super) const STALL_TIMER: u8 = 1 << 6;
 }
 
 /// What few connections need at a time.
@@ -112,7 +114,7 @@ struct Rare {
     shared: Vec<(Bytes, TopicFilter)>,
     /// How the connection ended.
     ending: Ending,
-    /// Counts how often decoding stood still for unfinished publishes.
+    /// Number of the last time that decoding stood still for unfinished publishes.
     stalls: u16,
 }
 
@@ -135,7 +137,12 @@ pub struct Connection {
     flags: u8,
 }
 
-const _: () = assert!(size_of::<Connection>() <= 112);
+const _: () = {
+    assert!(size_of::<Connection>() <= 112);
+    assert!(size_of::<ConnectionContext<Connection>>() <= 32);
+    assert!(size_of::<Intake>() <= 96 && size_of::<Rare>() <= 192);
+    assert!(size_of::<DurableReader>() <= 384);
+};
 
 /// Why decoding stopped.
 type Stop = (Reason, &'static str);
@@ -309,7 +316,15 @@ impl Connection {
         if self.is_stalled() {
             let rare = self.rare();
             rare.stalls = rare.stalls.wrapping_add(1);
-            let stall = rare.stalls;
+            self.time_stall();
+        }
+    }
+
+    /// Starts the timer of the present stall, unless that of an earlier one still runs.
+    fn time_stall(&mut self) {
+        if !self.has(flag::STALL_TIMER) {
+            self.assign(flag::STALL_TIMER, true);
+            let stall = self.rare().stalls;
             self.works.push_timer(limits::STALL_WAIT, Timer::Stalled(stall));
         }
     }
@@ -318,7 +333,6 @@ impl Connection {
         self.assign(flag::HELD, false);
         self.link.pause_keep_alive(false);
         let Some(rare) = &mut self.rare else { return };
-        rare.stalls = rare.stalls.wrapping_add(1);
         let input = std::mem::take(&mut rare.input);
         if !input.is_empty() {
             self.decode(input);
@@ -327,11 +341,15 @@ impl Connection {
     }
 
     fn on_stalled(&mut self, stall: u16) {
-        let stalled = self.has(flag::HELD) && self.rare().stalls == stall;
-        if stalled {
-            let stop = (Reason::QuotaExceeded, "too many unfinished publishes");
-            self.end(Some(stop), Ending::default());
+        self.assign(flag::STALL_TIMER, false);
+        if !self.has(flag::HELD) || !self.is_stalled() {
+            return;
         }
+        if self.rare().stalls == stall {
+            let stop = (Reason::QuotaExceeded, "too many unfinished publishes");
+            return self.end(Some(stop), Ending::default());
+        }
+        self.time_stall();
     }
 
     /// Frees what is not needed any more.
@@ -342,8 +360,9 @@ impl Connection {
                 && rare.will.is_none()
                 && rare.shared.is_empty()
         };
+        // The number of the last stall has to last as long as its timer.
         if self.phase == Phase::Open
-            && !self.has(flag::HELD)
+            && !self.has(flag::HELD | flag::STALL_TIMER)
             && self.rare.as_deref().is_some_and(idle)
         {
             self.rare = None;

@@ -77,7 +77,8 @@ impl Connection {
         self.works.push(async move {
             Event::Controlled(Box::new(match added.await {
                 Ok(added) => subscribed(packet_id, codes, asked, added),
-                Err(trouble) => Controlled::Trouble(trouble),
+                Err(Trouble::Fenced) => Controlled::Trouble(Trouble::Fenced),
+                Err(trouble) => refused(packet_id, codes, trouble),
             }))
         });
         Ok(())
@@ -123,11 +124,13 @@ impl Connection {
         }
         self.flags |= flag::CONTROL;
         let removed = self.remove(asked.clone());
-        let packet_id = unsubscribe.packet_id;
+        let (packet_id, v5) = (unsubscribe.packet_id, self.is_v5());
         self.works.push(async move {
             Event::Controlled(Box::new(match removed.await {
                 Ok(removed) => unsubscribed(packet_id, reasons, asked, removed),
-                Err(trouble) => Controlled::Trouble(trouble),
+                // UNSUBACK of 3.1.1 cannot say no.
+                Err(trouble) if trouble == Trouble::Fenced || !v5 => Controlled::Trouble(trouble),
+                Err(_) => not_unsubscribed(packet_id, reasons),
             }))
         });
     }
@@ -210,6 +213,25 @@ fn subscribed(
         }
     }
     Controlled::Subscribed { packet_id, codes, added }
+}
+
+/// The shard cannot write now: nothing is in force, the client may try again.
+fn refused(packet_id: NonZeroU16, mut codes: Vec<SubackCode>, trouble: Trouble) -> Controlled {
+    let reason = match trouble {
+        Trouble::Full => Reason::QuotaExceeded,
+        Trouble::Fenced | Trouble::Unavailable | Trouble::Failed => Reason::UnspecifiedError,
+    };
+    for code in codes.iter_mut().filter(|code| matches!(code, SubackCode::Granted(_))) {
+        *code = SubackCode::Refused(reason);
+    }
+    Controlled::Subscribed { packet_id, codes, added: Vec::new() }
+}
+
+fn not_unsubscribed(packet_id: NonZeroU16, mut reasons: Vec<Reason>) -> Controlled {
+    for reason in reasons.iter_mut().filter(|reason| **reason == Reason::Success) {
+        *reason = Reason::UnspecifiedError;
+    }
+    Controlled::Unsubscribed { packet_id, reasons, removed: Vec::new() }
 }
 
 fn unsubscribed(

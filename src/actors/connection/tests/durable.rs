@@ -326,11 +326,10 @@ async fn disk_full_then_durable_publish_is_refused_and_live_traffic_goes_on() {
     live.take().await;
     sender.publish(&delivery("a", Q0, b"live"));
     assert_eq!(receiver.take().await.payload, b"live");
-    receiver.send(|codec, out| {
-        codec.encode_subscribe(id(1), None, [("b", options_of(Q1))], out);
-    });
-    receiver.expect_end(Some(Reason::QuotaExceeded)).await;
+    assert_eq!(receiver.subscribe("c", Q1).await, SubackCode::Refused(Reason::QuotaExceeded));
+    assert_eq!(receiver.unsubscribe(&["a"]).await, [Reason::UnspecifiedError]);
     bench.storage.refuse(None);
+    assert_eq!(receiver.subscribe("c", Q1).await, SubackCode::Granted(Q1));
     let packet_id = sender.publish(&delivery("a", Q1, b"x")).unwrap();
     sender.expect_ack(AckKind::Puback, packet_id, Reason::Success).await;
 }
