@@ -18,6 +18,7 @@ mod deliver;
 mod extra;
 mod input;
 mod output;
+pub(in crate::actors) mod live;
 mod filters;
 mod signals;
 
@@ -42,8 +43,9 @@ use crate::{
 pub use deliver::EncodedRun;
 use extra::Extra;
 pub use input::{Partial, Read};
+pub use live::LiveAck;
 pub(super) use output::delivery;
-pub use output::{LiveAck, Sent, Terms};
+pub use output::{Sent, Terms};
 pub use signals::Signals;
 
 /// A link whose kind of socket is not known.

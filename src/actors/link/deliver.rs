@@ -142,7 +142,7 @@ impl Link<dyn Socket> {
             if !live.pending.is_empty() || live.window.room() < run.frames.len() {
                 return false;
             }
-            ids.extend(run.frames.iter().filter_map(|_| live.window.begin(run.qos, ())));
+            ids.extend(run.frames.iter().filter_map(|_| live.window.begin(run.qos, 0)));
             true
         });
         if !begun {
@@ -169,14 +169,14 @@ impl Link<dyn Socket> {
         }
         let room = self.has_room(worker, frame.bytes());
         let id = self.with_live(|live| {
-            if room && live.pending.is_empty() { live.window.begin(run.qos, ()) } else { None }
+            if room && live.pending.is_empty() { live.window.begin(run.qos, 0) } else { None }
         });
         let head = &run.chunk[frame.start as usize..frame.end as usize];
         let packet_id_at = frame.packet_id_at - frame.start;
         let Some(id) = id else {
             let payload = frame.payload.as_ref().map_or(&[][..], |payload| &payload[..]);
             let bytes = [head, payload].concat().into_boxed_slice();
-            self.wait_in_pending(worker, Frame { bytes, packet_id_at, qos: run.qos });
+            self.wait_in_pending(worker, Frame { bytes, packet_id_at, qos: run.qos, share: 0 });
             return;
         };
         self.with_outbox(worker, |outbox| {

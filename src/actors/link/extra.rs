@@ -4,12 +4,13 @@
 //! - Bound: receive maximum; pending limits; aliases of the configured number.
 //! - Source: MQTT 5.0 sections 3.3.2.3.4 (alias) and 4.9 (flow control).
 
-use std::num::NonZeroU16;
+use std::{collections::BTreeMap, num::NonZeroU16};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
+use super::live::Share;
 use crate::model::{
     message::Qos,
     window::{Pending, Window},
@@ -21,13 +22,19 @@ pub(super) struct Frame {
     pub(super) bytes: Box<[u8]>,
     pub(super) packet_id_at: u32,
     pub(super) qos: Qos,
+    /// Number of its share, 0 = none.
+    pub(super) share: u32,
 }
 
 /// Unfinished deliveries of a session without storage.
 #[derive(Debug)]
 pub(super) struct Live {
-    pub(super) window: Window<()>,
+    /// With the numbers of shares.
+    pub(super) window: Window<u32>,
     pub(super) pending: Pending<Frame>,
+    /// What goes back to shared groups if the connection ends first, in the order of sending.
+    pub(super) shares: BTreeMap<u32, Share>,
+    pub(super) last_share: u32,
 }
 
 /// The rarely needed part of a link.

@@ -15,11 +15,7 @@ use std::{
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-use super::{
-    Link,
-    extra::{Alias, Extra, Frame, Live},
-    flag,
-};
+use super::{Link, extra::Alias, flag};
 use crate::{
     actors::{
         counters::DropCause,
@@ -30,9 +26,7 @@ use crate::{
     limits,
     model::{
         message::{Message, Qos},
-        reason::Reason,
-        window::{Acknowledged, Pending, Window},
-        wire::{Ack, AckKind, Delivery, Dialect, Outbound},
+        wire::{Delivery, Dialect, Outbound},
     },
 };
 
@@ -60,17 +54,6 @@ pub enum Sent {
     Dropped(DropCause),
     /// The link ends.
     Closing,
-}
-
-/// What an acknowledgement of a live delivery asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LiveAck {
-    /// Nothing more.
-    Done,
-    /// Send this.
-    Reply(Ack),
-    /// End the connection with this reason.
-    Violation(Reason),
 }
 
 /// Where the bytes of a message do not go.
@@ -107,33 +90,6 @@ impl Link<dyn Socket> {
             .unwrap_or(Sent::Closing)
     }
 
-    /// Queues a message for a session without storage; the link gives it a packet id, or has it wait.
-    pub fn send_live(&self, message: &Message, terms: &Terms<'_>, now_ms: u64) -> Sent {
-        Worker::with(|worker| self.queue_live(worker, message, terms, now_ms))
-            .unwrap_or(Sent::Closing)
-    }
-
-    /// Takes an acknowledgement of a live delivery (sessions without storage).
-    pub fn on_ack(&self, ack: &Ack) -> LiveAck {
-        let told = self.with_extra(|extra| {
-            let live = extra.live.as_mut();
-            live.map_or(not_in_use(ack), |live| live.window.acknowledge(ack))
-        });
-        let pubrel = |reason| Ack { kind: AckKind::Pubrel, packet_id: ack.packet_id, reason };
-        match told {
-            Acknowledged::Finished(()) => {
-                Worker::with(|worker| self.release_pending(worker));
-                LiveAck::Done
-            }
-            Acknowledged::Release(()) | Acknowledged::ReleaseAgain => {
-                LiveAck::Reply(pubrel(Reason::Success))
-            }
-            Acknowledged::ReleaseUnknown => LiveAck::Reply(pubrel(Reason::PacketIdNotFound)),
-            Acknowledged::Unknown => LiveAck::Done,
-            Acknowledged::Violation => LiveAck::Violation(Reason::ProtocolError),
-        }
-    }
-
     /// Returns the bytes that wait to be written.
     #[must_use]
     pub fn outbox_bytes(&self) -> usize {
@@ -141,15 +97,6 @@ impl Link<dyn Socket> {
         let bytes = outbox.as_ref().map_or(0, |outbox| outbox.bytes());
         self.outbox.set(outbox);
         bytes
-    }
-
-    /// Returns unfinished and waiting live deliveries.
-    #[must_use]
-    pub fn live_deliveries(&self) -> (usize, usize) {
-        self.with_extra(|extra| {
-            let live = extra.live.as_ref();
-            live.map_or((0, 0), |live| (live.window.len(), live.pending.len()))
-        })
     }
 
     /// Tells whether the outbox holds its limit of bytes.
@@ -210,11 +157,6 @@ impl Link<dyn Socket> {
         }
     }
 
-    /// Forgets deliveries that were not queued for the socket.
-    pub(super) fn drop_deliveries(&self) {
-        self.with_extra(|extra| extra.live = None);
-    }
-
     fn write(&self, worker: &Worker) {
         while let Some(mut outbox) = self.outbox.take() {
             let written = {
@@ -268,7 +210,7 @@ impl Link<dyn Socket> {
         self.release_pending(worker);
     }
 
-    fn queue_message(
+    pub(super) fn queue_message(
         &self,
         worker: &Worker,
         message: &Message,
@@ -304,84 +246,6 @@ impl Link<dyn Socket> {
         }
     }
 
-    pub(in crate::actors) fn queue_live(
-        &self,
-        worker: &Worker,
-        message: &Message,
-        terms: &Terms<'_>,
-        now_ms: u64,
-    ) -> Sent {
-        if terms.qos == Qos::AtMostOnce {
-            return self.queue_message(worker, message, terms, None, now_ms);
-        }
-        if self.has(flag::CLOSING) {
-            return Sent::Closing;
-        }
-        if message.is_expired(now_ms) {
-            return dropped(worker, DropCause::Expired, 1);
-        }
-        let room = self.has_room(worker, frame_bytes(message));
-        let id = self.with_live(|live| {
-            if room && live.pending.is_empty() { live.window.begin(terms.qos, ()) } else { None }
-        });
-        let Some(id) = id else {
-            return match self.frame(worker, message, terms, now_ms) {
-                Some(frame) => self.wait_in_pending(worker, frame),
-                None => dropped(worker, DropCause::TooLarge, 1),
-            };
-        };
-        let sent = self.queue_message(worker, message, terms, Some(id), now_ms);
-        if sent != Sent::Queued {
-            self.with_live(|live| live.window.cancel(id));
-        }
-        sent
-    }
-
-    /// Has an encoded frame wait; over the limits the connection is told to end.
-    pub(super) fn wait_in_pending(&self, worker: &Worker, frame: Frame) -> Sent {
-        let limits = self.limits(worker);
-        let bytes = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
-        let (messages_max, bytes_max) = (limits.pending_messages_max, limits.pending_bytes_max);
-        let pushed =
-            self.with_live(|live| live.pending.push(frame, bytes, messages_max, bytes_max));
-        if pushed.is_err() {
-            self.signal(flag::OVERFLOWED);
-            return dropped(worker, DropCause::Overflow, 1);
-        }
-        Sent::Waiting
-    }
-
-    /// Moves waiting frames into the outbox, as far as window and outbox allow.
-    fn release_pending(&self, worker: &Worker) {
-        if self.has(flag::CLOSING) {
-            return;
-        }
-        loop {
-            let next = self.peek_pending();
-            if !next.is_some_and(|bytes| self.has_room(worker, bytes)) {
-                return;
-            }
-            let Some((id, frame)) = self.with_live(take_pending) else { return };
-            self.with_outbox(worker, |outbox| {
-                outbox.write_own(1, |own| {
-                    let start = own.len();
-                    own.extend_from_slice(&frame.bytes);
-                    patch(own, start + frame.packet_id_at as usize, id);
-                });
-            });
-            worker.counters().deliver_messages(frame.qos, 1);
-        }
-    }
-
-    /// Returns the bytes of the oldest waiting frame.
-    fn peek_pending(&self) -> Option<usize> {
-        let extra = self.extra.take()?;
-        let live = extra.live.as_ref();
-        let bytes = live.and_then(|live| live.pending.front()).map(|frame| frame.bytes.len());
-        self.extra.set(Some(extra));
-        bytes
-    }
-
     pub(super) fn has_room(&self, worker: &Worker, bytes: usize) -> bool {
         let limits = self.limits(worker);
         let outbox = self.outbox.take();
@@ -390,36 +254,6 @@ impl Link<dyn Socket> {
         });
         self.outbox.set(outbox);
         room
-    }
-
-    pub(super) fn with_live<T>(&self, f: impl FnOnce(&mut Live) -> T) -> T {
-        let receive_maximum = self.receive_maximum();
-        self.with_extra(|extra: &mut Extra| {
-            f(extra.live.get_or_insert_with(|| Live {
-                window: Window::new(receive_maximum, 0),
-                pending: Pending::default(),
-            }))
-        })
-    }
-
-    /// Encodes a frame that will wait: its own bytes, without alias (later ones may overtake it).
-    fn frame(
-        &self,
-        worker: &Worker,
-        message: &Message,
-        terms: &Terms<'_>,
-        now_ms: u64,
-    ) -> Option<Frame> {
-        let mut bytes = BytesMut::with_capacity(frame_bytes(message));
-        let delivery = delivery(message, terms, None, now_ms);
-        let head = worker.front(self.dialect()).encode_delivery_head(&delivery, &mut bytes);
-        bytes.extend_from_slice(&message.payload);
-        let fits = bytes.len() <= self.packet_bytes_max.get() as usize;
-        fits.then(|| Frame {
-            packet_id_at: u32::try_from(head.packet_id_at.unwrap_or(0)).unwrap_or(0),
-            bytes: Vec::from(bytes).into_boxed_slice(),
-            qos: terms.qos,
-        })
     }
 
     #[expect(clippy::too_many_arguments, reason = "private; all are parts of one packet")]
@@ -479,18 +313,8 @@ pub(super) fn dropped(worker: &Worker, cause: DropCause, messages: u64) -> Sent 
 }
 
 /// About how many bytes the packet will have; a little more than it really has.
-fn frame_bytes(message: &Message) -> usize {
+pub(super) fn frame_bytes(message: &Message) -> usize {
     message.topic.as_bytes().len() + message.properties.len() + message.payload.len() + 24
-}
-
-fn take_pending(live: &mut Live) -> Option<(NonZeroU16, Frame)> {
-    let qos = live.pending.front()?.qos;
-    let id = live.window.begin(qos, ())?;
-    Some((id, live.pending.pop()?))
-}
-
-fn not_in_use(ack: &Ack) -> Acknowledged<()> {
-    if ack.kind == AckKind::Pubrec { Acknowledged::ReleaseUnknown } else { Acknowledged::Unknown }
 }
 
 /// Names the parts of a PUBLISH; `alias` says whether the name goes along.

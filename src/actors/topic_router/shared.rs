@@ -3,7 +3,7 @@
 //! - Takes: `DeliverTo` of the group's home. Gives: frames to the member's link, or the share back to
 //!   the home when the member is gone.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 use actix::{Context, Handler};
 
@@ -11,7 +11,7 @@ use super::TopicRouter;
 use crate::{
     actors::{
         groups::{DeliverTo, Dispatch},
-        link::Terms,
+        link::{Terms, live::Share},
     },
     clock,
 };
@@ -37,7 +37,8 @@ impl Handler<DeliverTo> for TopicRouter {
                 retain: message.retain && member.options.retain_as_published,
                 subscription_ids: id.as_slice(),
             };
-            link.send_live(&message, &terms, now_ms);
+            let share = Share { group, message: Arc::clone(&message) };
+            link.queue_share(&self.worker, &message, &terms, Some(share), now_ms);
         }
     }
 }
