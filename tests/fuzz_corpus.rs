@@ -4,6 +4,8 @@
 
 #[path = "fuzz/bodies/mqtt.rs"]
 mod mqtt;
+#[path = "fuzz/bodies/ws.rs"]
+mod ws;
 
 use std::{fs, path::PathBuf};
 
@@ -45,4 +47,9 @@ fn seeds_of_the_client_decoders_when_replayed_then_promises_hold() {
     for (target, client) in [("mqtt_client_v4", Client::V4), ("mqtt_client_v5", Client::V5)] {
         replay(target, |bytes| mqtt::client(client, bytes));
     }
+}
+
+#[test]
+fn seeds_of_the_frame_decoder_when_replayed_then_promises_hold() {
+    replay("ws_frames", ws::frames);
 }

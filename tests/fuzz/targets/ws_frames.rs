@@ -1,0 +1,7 @@
+//! Fuzzes the decoder of WebSocket frames; see `bodies/ws.rs`.
+#![no_main]
+
+#[path = "../bodies/ws.rs"]
+mod ws;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ws::frames(data));
