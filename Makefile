@@ -87,6 +87,10 @@ deny: ## Checks licences, sources and duplicates of dependencies
 	@$(CARGO) deny --all-features check advisories || { \
 		echo "the advisories were not checked or one applies; see above" >&2; exit 1; }
 
+.PHONY: ws-conformance
+ws-conformance: ## Runs all Autobahn cases but compression against examples/ws_echo.rs
+	tests/clients/ws/run.sh
+
 .PHONY: interop
 interop: ## Runs the Eclipse paho interoperability suite (SUITE=DIR, a copy you bring)
 	@test -n "$(SUITE)" || { echo "set SUITE=DIR to a copy of the Eclipse paho.mqtt.testing repository" >&2; exit 1; }

@@ -4,8 +4,8 @@
 #   tests/clients/ws/run.sh          every case but compression, which this server does not offer
 #   tests/clients/ws/run.sh short    the same without the cases on throughput (9.*)
 #
-# Needs cargo, python3 with venv, and at the first run the Python package index: the fuzzing client is the
-# package `kosoku`, which drives Autobahn's own case files. Reports: target/ws-conformance/index.html.
+# The fuzzing client is the package `kosoku`, which drives Autobahn's own case files; `make tools` installs
+# it. Reports: target/ws-conformance/SCOPE/index.html.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
@@ -16,20 +16,8 @@ case $scope in
     *) echo "usage: $0 [all|short]" >&2; exit 2 ;;
 esac
 
-tools=.tools/kosoku
-if ! [ -x "$tools/bin/kosoku" ]; then
-    command -v python3 >/dev/null || { echo "python3 (3.10 or later) is needed" >&2; exit 1; }
-    # Built aside and moved, so that a run that is cut off leaves nothing half done.
-    building=$(mktemp -d .tools-kosoku.XXXXXX)
-    trap 'rm -rf "$building"' EXIT
-    python3 -m venv "$building/venv"
-    "$building/venv/bin/pip" install --quiet --disable-pip-version-check \
-        --only-binary :all: -r tests/clients/ws/requirements.txt
-    mkdir -p .tools
-    rm -rf "$tools"
-    mv "$building/venv" "$tools"
-    rm -rf "$building"
-fi
+client=.venv/bin/kosoku
+[ -x "$client" ] || { echo "$client is missing; get it with: make tools" >&2; exit 1; }
 
 cargo=${CARGO:-cargo}
 out=target/ws-conformance/$scope
@@ -39,7 +27,7 @@ mkdir -p "$out"
 # `cargo run` becomes the program, so this is the number of the program itself.
 "$cargo" run --quiet --example ws_echo -- 127.0.0.1:0 >"$out/echo.log" 2>&1 &
 echo_pid=$!
-trap 'kill "$echo_pid" 2>/dev/null || true; rm -rf "${building:-}"' EXIT
+trap 'kill "$echo_pid" 2>/dev/null || true' EXIT
 
 address=
 for _ in $(seq 100); do
@@ -50,9 +38,7 @@ for _ in $(seq 100); do
 done
 [ -n "$address" ] || { echo "the echo program did not start:" >&2; cat "$out/echo.log" >&2; exit 1; }
 
-# The moved environment is called through its interpreter: its scripts name the folder it was built in.
-"$tools/bin/python" -c 'from kosoku._cli import main; main()' \
-    -m fuzzingclient "$address" "${excluded[@]}" -p 4 -o "$out" | tee "$out/summary.log"
+"$client" -m fuzzingclient "$address" "${excluded[@]}" -p 4 -o "$out" | tee "$out/summary.log"
 
 # A run that finds no cases must not pass.
 passed=$(sed -n 's/ cases passed$//p' "$out/summary.log")
