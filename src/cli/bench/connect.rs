@@ -16,6 +16,9 @@ use super::{
 };
 use crate::model::message::Qos;
 
+/// Cycles of one client that may fail in a row.
+const CHURN_FAILURES_MAX: u32 = 20;
+
 /// Opens connections and closes them again.
 pub(super) fn run_connect(args: &ConnectArgs) -> anyhow::Result<()> {
     let common = &args.common;
@@ -104,6 +107,7 @@ pub(super) fn run_churn(args: &ChurnArgs) -> anyhow::Result<()> {
     let mut report = Report::new("churn", &format!("churn {clients} clients"), common);
     report.parameter("clients", clients);
     report.rate("cycles", span.counts.ready, span.seconds);
+    report.count("failed", span.counts.refused);
     report.usage("cycles", span.counts.ready, &span);
     report.latency("connect", &latencies.answer);
     drop(controller);
@@ -119,7 +123,8 @@ async fn hold(
     worker.until(phase).await;
     let mut connection = {
         let _permit = worker.opening.acquire().await?;
-        let mut connection = open(&worker, index, true).await?;
+        let client_id = format!("{}-c{index}", worker.common.prefix);
+        let mut connection = open(&worker, index, client_id, true).await?;
         if let Some(filter) = filter {
             connection.subscribe(&worker, &filter, Qos::AtMostOnce).await?;
         }
@@ -139,22 +144,38 @@ async fn hold(
     }
 }
 
+/// Each cycle is another client: with one id, servers would measure takeover, and some refuse it.
 async fn churn(worker: Rc<Worker>, index: u32) -> anyhow::Result<()> {
     worker.until(Phase::Load).await;
-    loop {
-        let connection = open(&worker, index, worker.is_measuring()).await?;
-        connection.disconnect().await?;
-        add(&worker.shared.counters.ready, 1);
+    let mut failures = 0;
+    for cycle in 0_u64.. {
+        let client_id = format!("{}-c{index}-{cycle}", worker.common.prefix);
+        match cycle_once(&worker, index, client_id).await {
+            Ok(()) => {
+                failures = 0;
+                add(&worker.shared.counters.ready, 1);
+            }
+            Err(error) if failures == CHURN_FAILURES_MAX => return Err(error),
+            Err(_) => {
+                failures += 1;
+                add(&worker.shared.counters.refused, 1);
+            }
+        }
     }
+    Ok(())
 }
 
-async fn open(worker: &Worker, index: u32, measure: bool) -> anyhow::Result<Connection> {
-    let identity = Identity {
-        index,
-        client_id: format!("{}-c{index}", worker.common.prefix),
-        durable: false,
-        clean_start: true,
-    };
+async fn cycle_once(worker: &Worker, index: u32, client_id: String) -> anyhow::Result<()> {
+    open(worker, index, client_id, worker.is_measuring()).await?.disconnect().await
+}
+
+async fn open(
+    worker: &Worker,
+    index: u32,
+    client_id: String,
+    measure: bool,
+) -> anyhow::Result<Connection> {
+    let identity = Identity { index, client_id, durable: false, clean_start: true };
     let start_ns = worker.now_ns();
     let connection = Connection::open(worker, &identity, |_, _| {}).await?;
     if measure {

@@ -23,6 +23,9 @@ use super::{
 };
 use crate::{clock, front::mqtt::client::Skimmed, model::message::Qos};
 
+/// How long a refused connection is tried again.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Runs the parts asked for.
 pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
     let mut report =
@@ -75,17 +78,35 @@ fn visit(args: &ReplayArgs, create: bool) -> anyhow::Result<()> {
 async fn visit_one(worker: Rc<Worker>, index: u32, create: bool) -> anyhow::Result<()> {
     let _permit = worker.opening.acquire().await?;
     // What was left by an earlier run is removed first.
-    let identity_clean = identity(&worker.common, index, false, true);
-    Connection::open(&worker, &identity_clean, |_, _| {}).await?.disconnect().await?;
+    let clean = identity(&worker.common, index, false, true);
+    open_patiently(&worker, &clean, |_, _| {}).await?.disconnect().await?;
     if create {
         let identity = identity(&worker.common, index, true, false);
-        let mut connection = Connection::open(&worker, &identity, |_, _| {}).await?;
+        let mut connection = open_patiently(&worker, &identity, |_, _| {}).await?;
         let topic = topic_of(&worker.common.prefix, index);
         connection.subscribe(&worker, &topic, Qos::AtLeastOnce).await?;
         connection.disconnect().await?;
     }
     add(&worker.shared.counters.ready, 1);
     Ok(())
+}
+
+/// Opens a connection of a durable session. A server that has just started may still load what it keeps,
+/// and one that has just lost the client may not have noticed; it gets ten seconds.
+async fn open_patiently(
+    worker: &Worker,
+    identity: &Identity,
+    mut early: impl FnMut(Skimmed<'_>, &mut Vec<u8>),
+) -> anyhow::Result<Connection> {
+    let started = clock::now();
+    loop {
+        match Connection::open(worker, identity, &mut early).await {
+            Err(_) if started.elapsed() < OPEN_PATIENCE => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Publishes all messages and waits for every acknowledgement.
@@ -211,7 +232,7 @@ async fn drain_one(worker: Rc<Worker>, index: u32, seen: Arc<Mutex<Seen>>) -> an
     let identity = identity(&worker.common, index, true, false);
     let mut connection = {
         let _permit = worker.opening.acquire().await?;
-        Connection::open(&worker, &identity, take).await?
+        open_patiently(&worker, &identity, take).await?
     };
     add(&counters.ready, 1);
     add(&counters.finished, u64::from(connection.session_present));
