@@ -208,6 +208,8 @@ pub const WILL_RETRY: Duration = Duration::from_secs(5);
 pub const RETAINED_PAGE_MESSAGES: usize = 128;
 /// With more unsent bytes than this a client gets no further retained message for now.
 pub const RETAINED_OUTBOX_BYTES: usize = 256 * 1024;
+/// Topics that are noted as overtaken while retained messages are being sent.
+pub const FRESH_TOPICS_MAX: usize = 4_096;
 /// How long the sending of retained messages rests when the client is behind.
 pub const RETAINED_PAUSE: Duration = Duration::from_millis(10);
 

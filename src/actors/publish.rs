@@ -14,11 +14,11 @@
 //!            └─ retain ──────────────────► appender ─► shard of the topic
 //! ```
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, rc::Rc, sync::Arc};
 
 use actix::Addr;
 use ahash::AHashMap;
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, Shared, join_all};
 use hongqiao_cluster::id::{Bucket, ShardId};
 use smallvec::SmallVec;
 
@@ -111,9 +111,10 @@ impl AppQuotas {
     }
 }
 
-/// The publishing side of one worker.
+/// The publishing side of one worker. Cheap to clone.
+#[derive(Clone)]
 pub struct Publisher {
-    targets: Targets,
+    targets: Rc<Targets>,
     appender: Addr<Appender>,
 }
 
@@ -121,19 +122,43 @@ impl Publisher {
     /// Creates the publisher of one worker, whose appender is `appender`.
     #[must_use]
     pub fn new(targets: Targets, appender: Addr<Appender>) -> Self {
-        Self { targets, appender }
+        Self { targets: Rc::new(targets), appender }
     }
 
     /// Publishes a batch of one publisher; everything is enqueued before this returns, unless a mailbox
     /// is full. A publisher hands over its next batch after `taken`.
+    ///
+    /// A batch with a message to be retained reaches live subscribers after that is committed: who
+    /// subscribes meanwhile finds it in one place or the other.
     #[must_use]
     pub fn publish(&self, messages: &[Arc<Message>]) -> Published {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         self.store(messages, &mut parts);
         self.deal(messages, &mut parts);
-        let taken = self.route(messages);
-        let outcome = |(message, parts): (&Arc<Message>, _)| outcome(message.qos, parts);
-        Published { outcomes: messages.iter().zip(parts).map(outcome).collect(), taken }
+        let retained = self.retain(messages, &mut parts);
+        let mut taken = Parts::new();
+        let outcome = |(message, parts): (&Arc<Message>, Parts)| {
+            // QoS 0 is not answered: nobody but the next batch waits for it.
+            if message.qos == Qos::AtMostOnce {
+                taken.extend(parts);
+                return Outcome::Done(Ok(()));
+            }
+            join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending)
+        };
+        let outcomes = messages.iter().zip(parts).map(outcome).collect();
+        if retained.is_empty() {
+            taken.extend(self.route(messages));
+        } else {
+            let (this, messages) = (self.clone(), messages.to_vec());
+            taken.push(Box::pin(async move {
+                join_all(retained).await;
+                match this.route(&messages) {
+                    Some(routed) => routed.await,
+                    None => Ok(()),
+                }
+            }));
+        }
+        Published { outcomes, taken: join(taken) }
     }
 
     /// Publishes one message of the server itself (a will, HTTP) and waits until it is taken care of.
@@ -154,28 +179,39 @@ impl Publisher {
         Ok(())
     }
 
-    /// Appends to the shards with durable subscribers, and to the topic's shard what is to be retained.
+    /// Appends to the shards with durable subscribers.
     fn store(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
-        let targets = &self.targets;
-        let routes = targets.facts.routes.load();
+        let routes = self.targets.facts.routes.load();
         for (message, parts) in messages.iter().zip(parts) {
-            let app = targets.quotas.of(message.app);
-            if message.qos > Qos::AtMostOnce {
-                for shard in routes.places(message.app, &message.topic).iter() {
-                    let (message, quota) = (Arc::clone(message), app.quota);
-                    parts.push(self.submit(shard, Command::Append { message, quota }));
-                }
+            if message.qos == Qos::AtMostOnce {
+                continue;
             }
-            if message.retain {
-                let hash = targets.hash_key.topic(message.app, message.topic.as_str());
-                let command = Command::Retain {
-                    message: Arc::clone(message),
-                    messages_max: app.retained_messages_max,
-                    bytes_max: app.retained_bytes_max,
-                };
-                parts.push(self.submit(Bucket::of(hash).shard(targets.shards), command));
+            for shard in routes.places(message.app, &message.topic).iter() {
+                let quota = self.targets.quotas.of(message.app).quota;
+                let command = Command::Append { message: Arc::clone(message), quota };
+                parts.push(self.submit(shard, command));
             }
         }
+    }
+
+    /// Sets the retained messages; also returns what must be committed before the batch is routed.
+    fn retain(&self, messages: &[Arc<Message>], parts: &mut [Parts]) -> Vec<Shared<Part>> {
+        let targets = &self.targets;
+        let mut retained = Vec::new();
+        let retains = messages.iter().zip(parts).filter(|(message, _)| message.retain);
+        for (message, parts) in retains {
+            let hash = targets.hash_key.topic(message.app, message.topic.as_str());
+            let app = targets.quotas.of(message.app);
+            let command = Command::Retain {
+                message: Arc::clone(message),
+                messages_max: app.retained_messages_max,
+                bytes_max: app.retained_bytes_max,
+            };
+            let part = self.submit(Bucket::of(hash).shard(targets.shards), command).shared();
+            parts.push(Box::pin(part.clone()));
+            retained.push(part);
+        }
+        retained
     }
 
     fn submit(&self, shard: ShardId, command: Command) -> Part {
@@ -226,18 +262,6 @@ fn join(mut parts: Parts) -> Option<Part> {
     match parts.len() {
         0 | 1 => parts.pop(),
         _ => Some(Box::pin(async move { join_all(parts).await.into_iter().collect() })),
-    }
-}
-
-/// QoS 0 is not answered, so nobody waits for it.
-fn outcome(qos: Qos, parts: Parts) -> Outcome {
-    match join(parts) {
-        None => Outcome::Done(Ok(())),
-        Some(part) if qos == Qos::AtMostOnce => {
-            actix_rt::spawn(part);
-            Outcome::Done(Ok(()))
-        }
-        Some(part) => Outcome::Pending(part),
     }
 }
 

@@ -8,7 +8,7 @@
 //!   live on that topic since it subscribed is skipped.
 //! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
 
-use std::{num::NonZeroU32, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, num::NonZeroU32, rc::Rc, sync::Arc};
 
 use actix::Addr;
 
@@ -22,8 +22,9 @@ use crate::{
     clock, limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, Epoch, SessionKey},
+        id::{AppId, Epoch, Position, SessionKey},
         message::{Message, Qos},
+        topic::TopicName,
     },
     shard::{
         client::ShardClient,
@@ -55,8 +56,83 @@ pub struct Source {
     pub quotas: Arc<AppQuotas>,
 }
 
+/// Which topics of a worker got a new retained message while retained messages are being sent.
+///
+/// - Takes: a note of the router for each such message. Gives: whether a copy has been overtaken.
+/// - Bound: `limits::FRESH_TOPICS_MAX`; beyond it the oldest notes are forgotten, and a copy may come
+///   after a newer message. Empty while nothing is being sent.
+#[derive(Debug, Default)]
+pub struct FreshTopics {
+    senders: usize,
+    notes: VecDeque<Note>,
+    /// Notes ever made.
+    made: u64,
+}
+
+#[derive(Debug)]
+struct Note {
+    app: AppId,
+    topic: TopicName,
+    publisher: Option<SessionKey>,
+}
+
+impl FreshTopics {
+    /// Notes a message that is handed to live subscribers.
+    pub(super) fn note(&mut self, message: &Message) {
+        if self.senders == 0 || !message.retain {
+            return;
+        }
+        if self.notes.len() >= limits::FRESH_TOPICS_MAX {
+            self.notes.pop_front();
+        }
+        let (app, topic) = (message.app, message.topic.clone());
+        self.notes.push_back(Note { app, topic, publisher: message.publisher });
+        self.made += 1;
+    }
+
+    /// Tells whether `copy` was overtaken since `since` notes had been made. `own`: a publisher whose
+    /// messages this receiver does not get (no-local).
+    fn has_overtaken(&self, copy: &Message, since: u64, own: Option<SessionKey>) -> bool {
+        let news = usize::try_from(self.made - since).unwrap_or(usize::MAX);
+        self.notes.iter().rev().take(news).any(|note| {
+            note.app == copy.app
+                && note.topic == copy.topic
+                && (own.is_none() || note.publisher != own)
+        })
+    }
+}
+
+/// Keeps notes being made for as long as it lives.
+struct Sending {
+    worker: Rc<Worker>,
+    since: u64,
+}
+
+impl Sending {
+    fn begin(worker: &Rc<Worker>) -> Self {
+        let mut fresh = worker.fresh_topics.borrow_mut();
+        fresh.senders += 1;
+        Self { worker: Rc::clone(worker), since: fresh.made }
+    }
+
+    fn has_overtaken(&self, copy: &Message, own: Option<SessionKey>) -> bool {
+        self.worker.fresh_topics.borrow().has_overtaken(copy, self.since, own)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let mut fresh = self.worker.fresh_topics.borrow_mut();
+        fresh.senders -= 1;
+        if fresh.senders == 0 {
+            fresh.notes = VecDeque::new();
+        }
+    }
+}
+
 /// Sends everything that `subscription` matches; ends early with the connection.
 pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscription) {
+    let Some(sending) = Worker::with(Sending::begin) else { return };
     let scope = (receiver.app, subscription.filter.clone());
     for shard in source.shards.retained_shards(scope.0, &scope.1) {
         let mut after = None;
@@ -71,7 +147,7 @@ pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscr
                 tracing::warn!(shard = shard.0, "retained messages cannot be read now");
                 break;
             };
-            if !send_page(&source, receiver, &subscription, page.messages).await {
+            if !send_page(&source, &sending, receiver, &subscription, page.messages).await {
                 return;
             }
             match page.next {
@@ -85,18 +161,27 @@ pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscr
 /// Sends one page; `false` when the connection has ended.
 async fn send_page(
     source: &Source,
+    sending: &Sending,
     receiver: Receiver,
     subscription: &StoredSubscription,
-    messages: Vec<(crate::model::id::Position, Arc<Message>)>,
+    messages: Vec<(Position, Arc<Message>)>,
 ) -> bool {
     let mut to_log = Vec::new();
     for (_, message) in messages {
         let qos = message.qos.min(subscription.options.qos);
+        let own = subscription.options.no_local.then_some(receiver.session);
+        if sending.has_overtaken(&message, own) {
+            continue;
+        }
         if receiver.epoch != Epoch::default() && qos > Qos::AtMostOnce {
             to_log.push((qos, message));
             continue;
         }
         let Some(link) = room(receiver.connection).await else { return false };
+        // Again: room may have been long in coming.
+        if sending.has_overtaken(&message, own) {
+            continue;
+        }
         let id = NonZeroU32::new(subscription.subscription_id);
         let terms = Terms { qos, dup: false, retain: true, subscription_ids: id.as_slice() };
         let now_ms = clock::wall_ms();

@@ -321,6 +321,7 @@ impl Handler<Publish> for TopicRouter {
 
     fn handle(&mut self, publish: Publish, ctx: &mut Self::Context) -> Self::Result {
         self.forget_ended();
+        self.worker.note_fresh(&publish.messages);
         let waits = self.publish(publish);
         if self.walks.is_full() {
             ctx.wait(Walker { until_room: true });

@@ -12,6 +12,7 @@ mod config;
 use std::{
     cell::{Cell, OnceCell, RefCell, RefMut},
     rc::Rc,
+    sync::Arc,
     task::Waker,
 };
 
@@ -26,6 +27,7 @@ use super::{
     interest::Interests,
     link::{AnyLink, Link},
     outbox::Outbox,
+    retained::FreshTopics,
     socket::Socket,
     table::Table,
     topic_router::TopicRouter,
@@ -35,6 +37,7 @@ use crate::{
     limits,
     model::{
         connection_id::ConnectionId,
+        message::Message,
         trie::FilterId,
         wire::{Dialect, Front},
     },
@@ -69,6 +72,8 @@ pub struct Worker {
     ended: RefCell<Vec<Ended>>,
     router: Cell<Option<Waker>>,
     groups: OnceCell<Vec<Addr<Groups>>>,
+    /// Topics retained anew while retained messages are being sent to somebody.
+    pub(super) fresh_topics: RefCell<FreshTopics>,
 }
 
 thread_local! {
@@ -112,6 +117,7 @@ impl Worker {
             ended: RefCell::default(),
             router: Cell::new(None),
             groups: OnceCell::new(),
+            fresh_topics: RefCell::default(),
             config,
         });
         WORKER.with(|cell| cell.set(Rc::clone(&worker))).map_err(|_| AlreadyStarted)?;
@@ -122,6 +128,14 @@ impl Worker {
     /// thread ends.
     pub fn with<T>(f: impl FnOnce(&Rc<Self>) -> T) -> Option<T> {
         WORKER.try_with(|cell| cell.get().map(f)).ok().flatten()
+    }
+
+    /// Notes messages to be retained that are handed to live subscribers; see [`FreshTopics`].
+    pub(super) fn note_fresh(&self, messages: &[Arc<Message>]) {
+        let mut fresh = self.fresh_topics.borrow_mut();
+        for message in messages {
+            fresh.note(message);
+        }
     }
 
     /// Tells where the shared groups are; set once, when all workers run.
