@@ -16,6 +16,8 @@
 //! | text with its app in front | 24 |
 //! | hash table without wildcards: number and tag, filled 7/16 to 7/8 | 6 to 12 |
 //! | with wildcards: per level that no other filter shares, a node, its label and its table entry | 45 + label |
+//!
+//! Measured as resident memory of a million (`benches/trie.rs`): 71 without, 157 with a wildcard.
 
 use std::hash::{BuildHasher as _, Hasher as _};
 
