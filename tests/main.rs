@@ -13,6 +13,7 @@
 
 mod support;
 mod mqtt;
+mod delivery;
 mod clients;
 mod cli;
 mod operation;

@@ -262,6 +262,28 @@ impl Client {
         self.expect_closed();
     }
 
+    /// As `expect_disconnect`, for tables: says what was wrong instead of a panic.
+    pub(crate) fn check_disconnect(
+        &mut self,
+        codes: &[u8],
+        may_be_silent: bool,
+    ) -> Result<(), String> {
+        let mut told = self.version == Version::V4 || may_be_silent;
+        loop {
+            match self.receive(self.patience) {
+                Received::Packet(Packet::Disconnect { code, .. }) if codes.contains(&code) => {
+                    told = true
+                }
+                Received::Packet(other) => {
+                    return Err(format!("wanted {codes:x?}, got {other:x?}"));
+                }
+                Received::Closed if told => return Ok(()),
+                Received::Closed => return Err(format!("closed without one of {codes:x?}")),
+                Received::Nothing => return Err("the server keeps the connection open".to_owned()),
+            }
+        }
+    }
+
     /// A CONNECT that cannot be accepted: CONNACK with one of these codes and close, or just close.
     pub(crate) fn expect_refusal_or_close(&mut self, codes: &[u8]) {
         match self.receive(self.patience) {
@@ -291,6 +313,17 @@ impl Client {
     pub(crate) fn ping(&mut self) {
         self.send(&[0xC0, 0]);
         self.wait_for("PINGRESP", |packet| (*packet == Packet::Pingresp).then_some(()));
+    }
+
+    /// As `ping`, passing over whatever comes before the answer without looking at it.
+    pub(crate) fn ping_past_everything(&mut self) {
+        self.send(&[0xC0, 0]);
+        while !matches!(self.expect_next(), Packet::Pingresp) {}
+    }
+
+    /// QoS 2 ids received and not released, for a test that carries them over connections.
+    pub(crate) fn unreleased(&mut self) -> &mut HashSet<u16> {
+        &mut self.unreleased
     }
 
     /// A packet id that no unfinished exchange of this client uses (tests stay below 65,536).

@@ -1,0 +1,208 @@
+//! A node that is stopped and started again keeps what it promised. Promises SESSION-TRUE, HEAL.
+
+use std::time::Duration;
+
+use crate::support::{
+    mqtt_client::message,
+    node::Node,
+    packet::{AckKind, BOTH, Publish, Sub, Will},
+    property::{MESSAGE_EXPIRY, Props, SUBSCRIPTION_ID, WILL_DELAY},
+    wait::let_pass,
+};
+
+/// Both ways to end a process; after either the same must hold.
+fn stop_and_start(node: &mut Node, kill: bool) {
+    if kill {
+        node.crash();
+    } else {
+        assert!(node.terminate().success());
+        node.launch();
+    }
+}
+
+#[test]
+fn session_queue_and_options_survive_a_restart() {
+    for kill in [false, true] {
+        let mut node = Node::start();
+        for version in BOTH {
+            let dial = |node: &Node| node.broker().dial(version, &format!("{version:?}")).durable();
+            let mut client = dial(&node).connect();
+            client.subscribe_with(
+                &[Sub::new("a/+", 1), Sub::new("b/#", 2)],
+                &Props::new().number(SUBSCRIPTION_ID, 7),
+            );
+            client.disconnect();
+        }
+        let mut from = node.broker().v5("from").connect();
+        for n in 0..20 {
+            from.publish(["a/x", "b/y"][n % 2], &n.to_string(), 2);
+        }
+        stop_and_start(&mut node, kill);
+        for version in BOTH {
+            let dial = node.broker().dial(version, &format!("{version:?}")).durable();
+            let mut client = dial.connect();
+            assert!(client.connack.present, "kill {kill}, {version:?}");
+            for n in 0..20 {
+                let came = client.expect_publish();
+                assert_eq!((came.text(), came.qos), (n.to_string(), 1 + (n % 2) as u8));
+                if version == crate::support::packet::Version::V5 {
+                    assert_eq!(came.props.numbers(SUBSCRIPTION_ID), [7]);
+                }
+            }
+            client.publish("a/z", "live", 1);
+            assert_eq!(client.expect_publish().text(), "live");
+            client.expect_silence();
+        }
+    }
+}
+
+#[test]
+fn retained_messages_survive_a_restart_with_their_deletions() {
+    for kill in [false, true] {
+        let mut node = Node::start();
+        let mut from = node.broker().v5("from").connect();
+        for n in 0..50 {
+            from.retain(&format!("r/{n}"), "old", 1);
+            from.retain(&format!("r/{n}"), &n.to_string(), 1);
+        }
+        from.retain("r/7", "", 1);
+        let props = Props::new().number(MESSAGE_EXPIRY, 1);
+        from.publish_with(Publish { retain: true, props, ..message("r/short", "x", 1) });
+        stop_and_start(&mut node, kill);
+        let_pass(Duration::from_millis(2_100));
+        let mut to = node.broker().v5("to").connect();
+        to.subscribe("r/#", 1);
+        let mut texts = to.expect_texts(49);
+        texts.sort_by_key(|text| text.parse::<u32>().unwrap());
+        let wanted: Vec<String> = (0..50).filter(|n| *n != 7).map(|n| n.to_string()).collect();
+        assert_eq!(texts, wanted);
+        to.expect_silence();
+    }
+}
+
+#[test]
+fn session_expiry_runs_on_over_a_restart() {
+    let mut node = Node::start();
+    node.broker().v5("short").expiry(2).connect().disconnect();
+    node.broker().v5("long").expiry(600).connect().disconnect();
+    // Connected while the node dies: the time runs from then.
+    let _connected = node.broker().v5("open").expiry(600).connect();
+    node.kill();
+    let_pass(Duration::from_millis(3_000));
+    node.launch();
+    let present = |id: &str| node.broker().v5(id).durable().connect().connack.present;
+    assert!(present("long") && present("open"));
+    assert!(!present("short"));
+}
+
+#[test]
+fn unfinished_exchanges_go_on_after_a_restart() {
+    for kill in [false, true] {
+        let mut node = Node::start();
+        let mut to = node.broker().v5("to").durable().manual().connect();
+        to.subscribe("a", 2);
+        let mut from = node.broker().v5("from").durable().connect();
+        for (text, qos) in [("one", 2), ("two", 2), ("three", 1)] {
+            from.publish("a", text, qos);
+        }
+        let came: Vec<Publish> = (0..3).map(|_| to.expect_publish()).collect();
+        to.ack(AckKind::Pubrec, came[0].id);
+        to.expect_ack(AckKind::Pubrel, came[0].id);
+        // Towards the server: PUBREC was given, PUBREL is still to come.
+        let half = Publish { id: 900, ..message("a", "half", 2) };
+        from.send_publish(half.clone());
+        assert_eq!(from.expect_ack(AckKind::Pubrec, 900), 0);
+        stop_and_start(&mut node, kill);
+        let mut to = node.broker().v5("to").durable().manual().connect();
+        assert!(to.connack.present);
+        to.expect_ack(AckKind::Pubrel, came[0].id);
+        to.ack(AckKind::Pubcomp, came[0].id);
+        let two = to.expect_publish();
+        assert_eq!((two.text().as_str(), two.id, two.dup), ("two", came[1].id, true));
+        to.ack(AckKind::Pubrec, two.id);
+        to.expect_ack(AckKind::Pubrel, two.id);
+        to.ack(AckKind::Pubcomp, two.id);
+        let three = to.expect_publish();
+        assert_eq!(three.text(), "three");
+        to.ack(AckKind::Puback, three.id);
+        let mut from = node.broker().v5("from").durable().connect();
+        assert!(from.connack.present);
+        from.send_publish(Publish { dup: true, ..half });
+        assert!(from.expect_ack(AckKind::Pubrec, 900) < 0x80);
+        from.ack(AckKind::Pubrel, 900);
+        assert_eq!(from.expect_ack(AckKind::Pubcomp, 900), 0);
+        let half = to.expect_publish();
+        assert_eq!(half.text(), "half");
+        to.ack(AckKind::Pubrec, half.id);
+        to.expect_ack(AckKind::Pubrel, half.id);
+        to.ack(AckKind::Pubcomp, half.id);
+        to.expect_silence();
+    }
+}
+
+fn will(delay_secs: u32) -> Will {
+    Will {
+        topic: "will".to_owned(),
+        payload: b"gone".to_vec(),
+        qos: 1,
+        retain: false,
+        props: Props::new().number(WILL_DELAY, delay_secs),
+    }
+}
+
+#[test]
+fn will_of_a_durable_session_is_due_when_its_node_dies() {
+    let mut node = Node::start();
+    let mut watcher = node.broker().v5("watcher").durable().connect();
+    watcher.subscribe("will", 1);
+    let _mortal = node.broker().v5("mortal").durable().will_with(will(0)).connect();
+    node.crash();
+    let mut watcher = node.broker().v5("watcher").durable().connect();
+    assert!(watcher.connack.present);
+    assert_eq!(watcher.expect_publish().text(), "gone");
+    watcher.expect_silence_for(Duration::from_secs(1));
+}
+
+#[test]
+fn will_delay_runs_on_over_a_restart_and_fires_once() {
+    let mut node = Node::start();
+    let mut watcher = node.broker().v5("watcher").durable().connect();
+    watcher.subscribe("will", 1);
+    node.broker().v5("mortal").durable().will_with(will(2)).connect().cut();
+    let_pass(Duration::from_millis(300));
+    node.crash();
+    let mut watcher = node.broker().v5("watcher").durable().connect();
+    assert_eq!(watcher.expect_publish().text(), "gone");
+    node.crash();
+    let mut watcher = node.broker().v5("watcher").durable().connect();
+    // Acknowledged before the crash or not, it may come once more only as a resend of QoS 1.
+    watcher.expect_silence_for(Duration::from_millis(2_500));
+}
+
+#[test]
+fn clean_session_is_gone_after_a_restart() {
+    let mut node = Node::start();
+    let mut client = node.broker().v5("clean").clean(true).expiry(0).connect();
+    client.subscribe("a", 1);
+    node.crash();
+    assert!(!node.broker().v5("clean").clean(false).expiry(60).connect().connack.present);
+}
+
+#[test]
+fn second_process_on_the_same_data_is_refused() {
+    let node = Node::start();
+    if !node.broker().ours {
+        return;
+    }
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_hongqiao"))
+        .arg("serve")
+        .arg("--data")
+        .arg(node.data())
+        .args(["--set", "listeners.mqtt.address=127.0.0.1:0"])
+        .args(["--set", "listeners.http.address=127.0.0.1:0"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    // The first one serves on.
+    node.broker().v5("still").connect().ping();
+}
