@@ -14,6 +14,7 @@
 mod support;
 mod mqtt;
 mod delivery;
+mod bad_input;
 mod clients;
 mod cli;
 mod operation;

@@ -31,15 +31,13 @@ fn backlog_of_ten_thousand_is_replayed_in_order() {
         // The first part, a return in the middle, the rest.
         let mut to = dial.connect();
         for n in 0..3_000 {
-            assert_eq!(to.expect_publish().text(), n.to_string());
+            assert_eq!(to.expect_publish().text(), n.to_string(), "{version:?} {qos}");
         }
-        to.ping();
+        // What was read is acknowledged before DISCONNECT; what was not comes again.
         to.disconnect();
         let mut to = dial.connect();
-        let first: usize = to.expect_publish().text().parse().unwrap();
-        assert!(first >= 3_000, "{first} was acknowledged");
-        for n in first + 1..BACKLOG {
-            assert_eq!(to.expect_publish().text(), n.to_string());
+        for n in 3_000..BACKLOG {
+            assert_eq!(to.expect_publish().text(), n.to_string(), "{version:?} {qos}");
         }
         to.expect_silence();
     }
