@@ -1,3 +1,6 @@
 //! Real foreign clients.
 
 mod websocket;
+mod scripts;
+mod mosquitto;
+mod rumqttc;
