@@ -91,7 +91,6 @@ fn invalid_filters_are_refused() {
         "##",
         "++",
         "a/b#",
-        "$share",
         "$share/",
         "$share/g",
         "$share/g/",
@@ -259,6 +258,11 @@ fn new_subscribe_leaves_no_gap() {
     let mut from = broker().v5(&names.id("from")).connect();
     for round in 0..200 {
         from.send_publish(message(&topic, &round.to_string(), 1));
+        if round % 50 == 49 {
+            // Inside the window of any server.
+            let last = from.next_id() - 1;
+            from.expect_ack(crate::support::packet::AckKind::Puback, last);
+        }
         if round % 10 == 5 {
             let id = to.next_id();
             let subs = [Sub::new(&topic, 1 + (round % 20 / 10) as u8)];
