@@ -231,7 +231,11 @@ impl State {
             Command::OutPublish { ids, .. } => inflight::out_publish(entry, key, &ids),
             Command::OutReceived { packet_id, .. } => inflight::out_received(entry, key, packet_id),
             Command::OutCompleted { packet_id, .. } => {
-                inflight::out_completed(entry, key, packet_id)
+                if let Some(position) = inflight::out_completed(entry, key, packet_id) {
+                    let cursor = self.sessions[at].cursor;
+                    self.acknowledge(entry, at, cursor, vec![position]);
+                }
+                Reply::Done
             }
             Command::InBegin { packet_id, id, .. } => inflight::in_begin(entry, key, packet_id, id),
             Command::InEnd { packet_id, .. } => inflight::in_end(entry, key, packet_id),

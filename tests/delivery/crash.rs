@@ -1,7 +1,7 @@
 //! `kill -9` of the real process at random points under load, and a check of the whole history.
 //!
 //! - Promises: NO-LOSS, ORDER, ONCE (QoS 2), SESSION-TRUE; retained messages too.
-//! - Takes: `CRASH_ROUNDS` (default 3, `make crash` runs 50), `CRASH_SEED` for the times of the kills.
+//! - Takes: `HONGQIAO_CRASH_ROUNDS` (default 3, `make crash` runs 50), `CRASH_SEED` for the times of the kills.
 //! - A publish without its acknowledgement is *unknown*: it may be there or not, never out of order.
 
 use std::{
@@ -261,7 +261,7 @@ fn join_until_the_end(broker: Broker, round: usize) -> Vec<String> {
 }
 
 fn rounds() -> usize {
-    std::env::var("CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
+    std::env::var("HONGQIAO_CRASH_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3)
 }
 
 fn crash_and_check(durability: &str) {

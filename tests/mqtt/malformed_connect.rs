@@ -87,7 +87,10 @@ fn rows(version: Version) -> Vec<(&'static str, Vec<u8>)> {
             bytes
         }),
         ("protocol name cut off", frame(0x10, &[0, 4, b'M', b'Q'])),
-        ("nothing after the level", frame(0x10, &[0, 4, b'M', b'Q', b'T', b'T', 5])),
+        ("nothing after the level", {
+            let level = if v5 { 5 } else { 4 };
+            frame(0x10, &[0, 4, b'M', b'Q', b'T', b'T', level])
+        }),
         ("empty", frame(0x10, &[])),
     ];
     if v5 {

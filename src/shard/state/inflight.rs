@@ -34,9 +34,17 @@ pub(super) fn out_received(entry: &mut Entry<'_>, session: SessionKey, packet_id
     Reply::Done
 }
 
-pub(super) fn out_completed(entry: &mut Entry<'_>, session: SessionKey, packet_id: u16) -> Reply {
-    entry.store.delete(&key::packet(session, key::OUT, packet_id));
-    Reply::Done
+/// Forgets a packet id; returns which message it carried. That message is acknowledged in the same
+/// step (ONCE): the cursor follows later, and a crash in between must not send it again.
+pub(super) fn out_completed(
+    entry: &mut Entry<'_>,
+    session: SessionKey,
+    packet_id: u16,
+) -> Option<Position> {
+    let stored = key::packet(session, key::OUT, packet_id);
+    let record = super::read::<OutRecord>(&*entry.store, &stored)?;
+    entry.store.delete(&stored);
+    Some(record.position)
 }
 
 pub(super) fn in_begin(

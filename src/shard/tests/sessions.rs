@@ -266,6 +266,28 @@ fn node_started_when_it_held_sessions_then_they_are_released() {
 }
 
 #[test]
+fn qos2_delivery_when_completed_and_the_cursor_not_yet_moved_then_not_delivered_again() {
+    let mut shard = Shard::new();
+    let epoch = shard.claim(7).epoch;
+    shard.subscribe(7, epoch, &[subscription("a", Qos::ExactlyOnce)]);
+    for n in 0..3 {
+        shard.append(&[message("a", &format!("{n}"))]);
+    }
+    let at: Vec<Position> =
+        shard.page(7, epoch, Position::START, 9).messages.iter().map(|q| q.position).collect();
+    let key = KEY;
+    shard.apply(&[
+        Command::OutPublish { key, epoch, ids: vec![(1, at[0]), (2, at[1])] },
+        Command::OutReceived { key, epoch, packet_id: 2 },
+        Command::OutCompleted { key, epoch, packet_id: 2 },
+    ]);
+    shard.reload();
+    let claimed = shard.claim(7);
+    assert_eq!(claimed.inflight.iter().map(|out| out.packet_id).collect::<Vec<_>>(), [1]);
+    assert_eq!(shard.waiting(7, claimed.epoch), ["0", "2"]);
+}
+
+#[test]
 fn packet_ids_when_under_way_then_claimed_again_in_order_of_sending() {
     let mut shard = Shard::new();
     let epoch = shard.claim(7).epoch;
