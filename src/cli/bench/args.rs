@@ -186,8 +186,9 @@ pub(super) struct ReplayArgs {
     /// Durable clients that are away.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) clients: u32,
-    /// Publishers, QoS 1.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Publishers, QoS 1. A server that takes few unacknowledged publishes from each needs more of them
+    /// to fill the window.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) publishers: u32,
     /// Unacknowledged publishes, all publishers together.
     #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u16).range(1..=65_000))]

@@ -66,6 +66,8 @@ pub(super) struct Connection {
     unsent: Vec<u8>,
     /// The server kept a session for us.
     pub(super) session_present: bool,
+    /// Unacknowledged publishes that the server takes.
+    pub(super) receive_maximum: u16,
 }
 
 impl Connection {
@@ -81,13 +83,22 @@ impl Connection {
         stream.set_nodelay(true)?;
         let client = common.client();
         let (partial, unsent) = (Vec::new(), Vec::new());
-        let mut connection = Self { stream, client, partial, unsent, session_present: false };
+        let mut connection = Self {
+            stream,
+            client,
+            partial,
+            unsent,
+            session_present: false,
+            receive_maximum: u16::MAX,
+        };
         let mut out = BytesMut::new();
         client.encode_connect(&connect_packet(worker, identity), &mut out);
         connection.send(&out).await?;
         match connection.answer(worker, early).await? {
             FromServer::Connack { connack, .. } if connack.reason == Reason::Success => {
                 connection.session_present = connack.session_present;
+                let receive_maximum = connack.receive_maximum.unwrap_or(NonZeroU16::MAX);
+                connection.receive_maximum = receive_maximum.get();
                 Ok(connection)
             }
             other => bail!("connection {} is refused: {other:?}", identity.client_id),

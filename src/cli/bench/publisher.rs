@@ -1,7 +1,7 @@
 //! A task that publishes: as much as its window and its rate let through, in batches.
 //!
 //! - Owns: a connection, the packet ids under way. Takes: acknowledgements, credit. Gives: messages.
-//! - Bound: `window` messages under way; at most [`BATCH_BYTES`] gathered for one write.
+//! - Bound: `window` messages under way, and no more than the server's receive maximum; at most [`BATCH_BYTES`] gathered for one write.
 //! - A message is stamped with the time it was handed to the socket; one that is sent later than its
 //!   rate demands, by more than the step of a timer, with the time it was due: a stalled server is seen.
 
@@ -82,7 +82,8 @@ pub(super) async fn publish(worker: Rc<Worker>, plan: Plan) -> anyhow::Result<()
     add(&worker.shared.counters.ready, 1);
     worker.until(Phase::Load).await;
     let start_ns = worker.now_ns();
-    let ids = plan.window.max(1);
+    // MQTT 5.0 section 3.3.4: more than the server takes is a protocol error.
+    let ids = plan.window.max(1).min(connection.receive_maximum);
     let mut publisher = Publisher {
         worker: Rc::clone(&worker),
         connection,
