@@ -130,8 +130,8 @@ fn tenants_do_not_see_each_other() {
     let password = text(&output.stdout).trim().rsplit(' ').next().unwrap().to_owned();
     let acme = || node.broker().v5("same").user("acme#chat/ann", &password).durable();
     let mut theirs = node.broker().v5("same").durable().connect();
-    theirs.subscribe("t/#", 1);
     theirs.retain("t/r", "demo", 1);
+    theirs.subscribe("t/#", 1);
     assert_eq!(theirs.expect_publish().text(), "demo");
     let mut ours = acme().connect();
     assert!(!ours.connack.present);
