@@ -114,7 +114,7 @@ pub(super) async fn accept(
                     let (state, listener) = (http_state.clone(), listener.clone());
                     let name = name.clone();
                     let serve =
-                        move || serve_http(name, socket, state, listener, options, settings, stop);
+                        move || serve_http(name, socket, state, &listener, options, settings, stop);
                     on(arbiter, serve).await?;
                 }
             }
@@ -141,7 +141,7 @@ fn serve_http(
     name: String,
     socket: std::net::TcpListener,
     state: HttpState,
-    listener: Listener,
+    listener: &Listener,
     options: Arc<ListenerOptions>,
     settings: PortSettings,
     stop: watch::Receiver<bool>,

@@ -132,7 +132,6 @@ impl ShardClient {
 /// Encoded batches go to a shard through here; see `actors::appender`.
 impl ShardClient {
     /// Proposes an encoded batch; enqueued by the call itself.
-    #[must_use]
     pub fn propose_batch(&self, shard: ShardId, batch: Bytes) -> hongqiao_cluster::Proposed {
         self.cluster.propose(shard, batch)
     }
