@@ -30,7 +30,7 @@ use hongqiao::{
         counters::Counters,
         home::{Claim, ClaimError, Release},
         interest::Interests,
-        publish::Published,
+        publish::{Outcome, Published},
         socket::Socket,
         topic_router::{Publish, Subscribe, Subscription, TopicRouter},
         worker::{LinkLimits, Worker, WorkerConfig},
@@ -173,6 +173,10 @@ impl Backend for Grant {
 
     fn publish(&self, _: &[Arc<Message>]) -> Published {
         Published { outcomes: Vec::new(), taken: None }
+    }
+
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+        messages.iter().map(|_| Outcome::Done(Ok(()))).collect()
     }
 
     fn subscribe(

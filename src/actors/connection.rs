@@ -100,6 +100,8 @@ mod flag {
     pub(super) const HELD: u8 = 1 << 5;
     /// The timer of a stall runs.
     pub(super) const STALL_TIMER: u8 = 1 << 6;
+    /// The release is under way.
+    pub(super) const RELEASING: u8 = 1 << 7;
 }
 
 /// What few connections need at a time.
@@ -240,10 +242,10 @@ impl Connection {
             Event::Authenticated(principal) => self.on_principal(principal),
             Event::Claimed(claimed) => self.on_claimed(claimed),
             Event::Released => self.phase = Phase::Ended,
+            Event::Begun(number, reply) => self.on_begun(number, &reply),
             _ if self.phase >= Phase::Ending => {}
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),
-            Event::Begun(number, reply) => self.on_begun(number, &reply),
             Event::Ended(ticket, reply) => self.on_in_ended(ticket, &reply),
             Event::Controlled(controlled) => self.on_controlled(*controlled),
             Event::Timer(Timer::Stalled(stall)) => self.on_stalled(stall),

@@ -105,6 +105,8 @@ pub(super) struct Beginning {
     pub(super) ticket: Ticket,
     pub(super) message: Message,
     pub(super) committed: bool,
+    /// The packet id carried it before: live receivers have it.
+    pub(super) again: bool,
 }
 
 /// A page that waits for its packet ids.
@@ -408,8 +410,14 @@ impl DurableReader {
             beginning.committed = true;
             if known.is_some() {
                 beginning.message.id = known;
+                beginning.again = true;
             }
         }
+    }
+
+    /// Tells whether publishes still wait for their packet ids.
+    pub(super) fn is_beginning(&self) -> bool {
+        !self.beginnings.is_empty()
     }
 
     /// Its packet id could not be written; returns its place among the acks.

@@ -161,6 +161,17 @@ impl Publisher {
         Published { outcomes, taken: join(taken) }
     }
 
+    /// Stores messages whose first publication may have been cut short: each shard knows its doubles by
+    /// their ids, live receivers and groups get nothing twice (ONCE).
+    #[must_use]
+    pub fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+        let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
+        self.store(messages, &mut parts);
+        self.retain(messages, &mut parts);
+        let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
+        parts.into_iter().map(outcome).collect()
+    }
+
     /// Publishes one message of the server itself (a will, HTTP) and waits until it is taken care of.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use crate::{
     actors::{
         appender::SubmitError,
         home::{Claim, ClaimError, Release},
-        publish::Published,
+        publish::{Outcome, Published},
     },
     auth::{Admission, Credentials, Verdict},
     model::{
@@ -84,6 +84,10 @@ pub trait Backend: 'static {
 
     /// Publishes messages of one client in order; the next batch may come after `taken`.
     fn publish(&self, messages: &[Arc<Message>]) -> Published;
+
+    /// Stores messages again that were published before, under the same ids: live receivers have
+    /// them, shards know their doubles.
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome>;
 
     /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
     /// has its limit of filters; `shared` of them it has in groups.

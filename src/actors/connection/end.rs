@@ -61,7 +61,16 @@ impl Connection {
             // The session may become ours any moment; it is released then.
             return;
         }
-        self.release();
+        self.release_if_begun();
+    }
+
+    /// Releases once every QoS 2 publish whose packet id may be written has gone out: a known packet
+    /// id must mean that live receivers have the message (ONCE).
+    pub(super) fn release_if_begun(&mut self) {
+        let waits = self.durable.as_ref().is_some_and(|durable| durable.is_beginning());
+        if self.phase == Phase::Ending && !self.has(flag::CLAIMING) && !waits {
+            self.release();
+        }
     }
 
     fn leave_groups(&mut self) {
@@ -95,10 +104,14 @@ impl Connection {
     /// Gives the session back to its home, after the last commands for it.
     pub(super) fn release(&mut self) {
         if !self.has(flag::CLAIMED) {
-            self.phase = Phase::Ended;
+            // Not while the release is under way.
+            if !self.has(flag::RELEASING) {
+                self.phase = Phase::Ended;
+            }
             return;
         }
         self.assign(flag::CLAIMED, false);
+        self.assign(flag::RELEASING, true);
         let last = self.last_commands();
         let (backend, release) = (self.backend.clone(), self.release_message());
         self.works.push(async move {

@@ -16,7 +16,7 @@ use crate::{
         appender::{Appender, Submit, SubmitError},
         groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
         home::{Claim, ClaimError, Release},
-        publish::{Published, Publisher},
+        publish::{Outcome, Published, Publisher},
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
         worker::Worker,
     },
@@ -202,6 +202,10 @@ impl Backend for Rc<Node> {
 
     fn publish(&self, messages: &[Arc<Message>]) -> Published {
         self.publisher.publish(messages)
+    }
+
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+        self.publisher.publish_again(messages)
     }
 
     fn subscribe(

@@ -33,7 +33,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Phase, Stop, work::Submitted};
+use super::{Connection, Event, Stop, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -211,7 +211,7 @@ impl Connection {
         let Some(id) = message.id else { return };
         let (session, epoch) = (self.session(), self.epoch());
         let Some(durable) = &mut self.durable else { return };
-        let number = durable.begin(Beginning { ticket, message, committed: false });
+        let number = durable.begin(Beginning { ticket, message, committed: false, again: false });
         let command = Command::InBegin { key: session, epoch, packet_id: packet_id.get(), id };
         let reply = self.backend.submit(session, command);
         self.works.push(async move { Event::Begun(number, reply.await) });
@@ -227,7 +227,8 @@ impl Connection {
                 None
             }
             Ok(Reply::Fenced) => {
-                return self.end(Some(Trouble::Fenced.stop()), Ending::default());
+                self.end(Some(Trouble::Fenced.stop()), Ending::default());
+                Some(Reason::SessionTakenOver)
             }
             Ok(_) => Some(Reason::ImplementationSpecificError),
             Err(error) => Some(Trouble::from(*error).reason()),
@@ -243,21 +244,29 @@ impl Connection {
 
     /// Publishes what has its packet id written, in the order of receipt.
     pub(super) fn publish_begun(&mut self) {
-        if self.taken.is_some() || self.phase != Phase::Open {
+        if self.taken.is_some() {
             return;
         }
         let Some(durable) = &mut self.durable else { return };
-        let ready = durable.take_begun();
-        if ready.is_empty() {
-            return;
+        let (again, new): (Vec<_>, Vec<_>) =
+            durable.take_begun().into_iter().partition(|begun| begun.again);
+        let split = |begun: Vec<Beginning>| -> (Vec<_>, Vec<_>) {
+            begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip()
+        };
+        let (tickets, messages) = split(again);
+        let mut owed = Vec::new();
+        if !messages.is_empty() {
+            owed.extend(tickets.into_iter().zip(self.backend.publish_again(&messages)));
         }
-        let (tickets, messages): (Vec<_>, Vec<_>) =
-            ready.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip();
-        let outcomes = self.publish(&messages);
-        for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+        let (tickets, messages) = split(new);
+        if !messages.is_empty() {
+            owed.extend(tickets.into_iter().zip(self.publish(&messages)));
+        }
+        for (ticket, outcome) in owed {
             self.await_outcome(ticket, outcome);
         }
         self.send_ready();
+        self.release_if_begun();
     }
 
     /// Hands messages over; nothing more is decoded until the routers have them.

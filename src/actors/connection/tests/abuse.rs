@@ -7,7 +7,7 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
     bench::{Bench, connect_v5, delivery, durable_v5, id, offer, options_of, settle, will},
-    remote::write_publish,
+    remote::{Remote, write_publish},
 };
 use crate::{
     front::mqtt::client::{Client, FromServer},
@@ -45,6 +45,13 @@ fn script(random: &mut StdRng) -> BytesMut {
         }
     }
     out
+}
+
+/// Has publishes to `a` wait for the shard.
+async fn stored(bench: &Bench) -> Remote {
+    let (mut receiver, _) = bench.durable("receiver").await;
+    receiver.subscribe("a", Q1).await;
+    receiver
 }
 
 #[actix::test]
@@ -110,8 +117,9 @@ async fn unfinished_bytes_over_the_limit_then_reading_stops_and_after_5_s_told()
     let bench = Bench::new();
     let connect = Connect { keep_alive_secs: 1, ..connect_v5("c") };
     let (mut remote, _) = bench.connect(Client::V5, &connect).await;
+    let _receiver = stored(&bench).await;
     bench.storage.hang(true);
-    let large = Delivery { payload: &[b'x'; 40_000], retain: true, ..delivery("a", Q1, b"") };
+    let large = Delivery { payload: &[b'x'; 40_000], ..delivery("a", Q1, b"") };
     remote.publish(&large);
     remote.publish(&large);
     settle().await;
@@ -128,8 +136,9 @@ async fn unfinished_bytes_over_the_limit_then_reading_stops_and_after_5_s_told()
 async fn unfinished_bytes_when_the_shard_answers_again_then_reading_goes_on() {
     let bench = Bench::new();
     let mut remote = bench.client("c").await;
+    let _receiver = stored(&bench).await;
     bench.storage.hang(true);
-    let large = Delivery { payload: &[b'x'; 40_000], retain: true, ..delivery("a", Q1, b"") };
+    let large = Delivery { payload: &[b'x'; 40_000], ..delivery("a", Q1, b"") };
     let ids = [remote.publish(&large).unwrap(), remote.publish(&large).unwrap()];
     settle().await;
     remote.send(|codec, out| codec.encode_ping(out));
@@ -144,11 +153,11 @@ async fn unfinished_bytes_when_the_shard_answers_again_then_reading_goes_on() {
 async fn v4_unfinished_over_64_then_reading_stops_until_acks_go_out() {
     let bench = Bench::with_offer(Offer { receive_maximum: id(10), ..offer() });
     let (mut remote, _) = bench.connect(Client::V4, &super::bench::connect_v4("c")).await;
+    let _receiver = stored(&bench).await;
     bench.storage.hang(true);
     remote.send(|codec, out| {
         for n in 1..=200 {
-            let message = Delivery { retain: true, ..delivery("a", Q1, b"x") };
-            write_publish(codec, &message, Some(id(n)), out);
+            write_publish(codec, &delivery("a", Q1, b"x"), Some(id(n)), out);
         }
     });
     settle().await;

@@ -136,9 +136,30 @@ async fn qos2_in_when_resent_on_a_new_connection_then_delivered_once() {
     sender.expect_ack(AckKind::Pubcomp, id(5), Reason::Success).await;
     receiver.got().await;
     receiver.expect_silence().await;
+    live.expect_silence().await;
     sender.publish_as(&message, Some(id(5)));
     sender.expect_ack(AckKind::Pubrec, id(5), Reason::Success).await;
     receiver.got().await;
+    live.got().await;
+}
+
+#[actix::test]
+async fn qos2_in_when_cut_while_its_id_is_written_then_live_receivers_get_it_once() {
+    let bench = Bench::new();
+    let mut live = bench.client("l").await;
+    live.subscribe("a", Q0).await;
+    let (sender, _) = bench.durable("s").await;
+    bench.storage.hang(true);
+    sender.publish_as(&delivery("a", Q2, b"1"), Some(id(5)));
+    settle().await;
+    sender.peer.close();
+    settle().await;
+    bench.storage.hang(false);
+    live.got().await;
+    let (mut sender, _) = bench.durable("s").await;
+    sender.publish_as(&Delivery { dup: true, ..delivery("a", Q2, b"1") }, Some(id(5)));
+    sender.expect_ack(AckKind::Pubrec, id(5), Reason::Success).await;
+    live.expect_silence().await;
 }
 
 #[actix::test]
