@@ -28,6 +28,7 @@ use super::{
         backend::{Backend, PageError},
     },
     link::{AnyLink, Sent, Terms},
+    release_order::ReleaseOrder,
 };
 use crate::{
     clock, limits,
@@ -126,6 +127,8 @@ pub(super) struct DurableReader {
     /// QoS 2 in, in order of receipt, and the number of the first.
     beginnings: VecDeque<Option<Beginning>>,
     first_beginning: u64,
+    /// PUBRECs being written; most sessions never have one.
+    releases: Option<Box<ReleaseOrder>>,
     /// Acks since the last report.
     acks: u32,
     /// A report or the timer before it is under way.
@@ -151,6 +154,7 @@ impl DurableReader {
             prepared: None,
             beginnings: VecDeque::new(),
             first_beginning: 0,
+            releases: None,
             acks: 0,
             reporting: false,
             report_timer: false,
@@ -238,7 +242,7 @@ impl DurableReader {
                 Ok(())
             }
             Event::OutBegun(reply) => self.on_out_begun(&reply, desk),
-            Event::OutReceived(packet_id, reply) => self.on_out_received(packet_id, &reply, desk),
+            Event::OutReceived(number, reply) => self.on_out_received(number, &reply, desk.link),
             Event::OutEnded(ids, reply) => {
                 let ok = reply == Ok(Reply::Done);
                 self.reader.ended(&ids, ok);
@@ -365,10 +369,11 @@ impl DurableReader {
             Acked::Waiting => {}
             Acked::Repeat => send_pubrel(desk.link, ack.packet_id, Reason::Success),
             Acked::Commit => {
-                let (key, epoch, packet_id) = (self.session, self.epoch, ack.packet_id);
-                let command = Command::OutReceived { key, epoch, packet_id: packet_id.get() };
-                let reply = desk.backend.submit(key, command);
-                desk.works.push(async move { Event::OutReceived(packet_id, reply.await) });
+                let (key, epoch, packet_id) = (self.session, self.epoch, ack.packet_id.get());
+                let reply =
+                    desk.backend.submit(key, Command::OutReceived { key, epoch, packet_id });
+                let number = self.releases.get_or_insert_default().begin(ack.packet_id);
+                desk.works.push(async move { Event::OutReceived(number, reply.await) });
             }
             Acked::Unknown if ack.kind == AckKind::Pubrec => {
                 send_pubrel(desk.link, ack.packet_id, Reason::PacketIdNotFound);
@@ -380,14 +385,18 @@ impl DurableReader {
 
     fn on_out_received(
         &mut self,
-        packet_id: NonZeroU16,
+        number: u64,
         reply: &Result<Reply, SubmitError>,
-        desk: &mut Desk<'_>,
+        link: &Rc<AnyLink>,
     ) -> Result<(), Trouble> {
         match reply {
             Ok(Reply::Done) => {
-                if self.reader.received(packet_id) {
-                    send_pubrel(desk.link, packet_id, Reason::Success);
+                let releases = self.releases.get_or_insert_default();
+                releases.written(number);
+                while let Some(packet_id) = releases.next() {
+                    if self.reader.received(packet_id) {
+                        send_pubrel(link, packet_id, Reason::Success);
+                    }
                 }
                 Ok(())
             }

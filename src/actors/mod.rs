@@ -38,3 +38,4 @@ pub mod retained;
 pub mod appender;
 pub mod connection;
 mod durable_reader;
+mod release_order;

@@ -282,6 +282,31 @@ fn acknowledgements_come_in_the_order_of_the_publishes() {
 }
 
 #[test]
+fn releases_come_in_the_order_of_the_pubrecs() {
+    for version in BOTH {
+        let names = Names::new();
+        let mut to = broker().dial(version, &names.id("to")).durable().manual().connect();
+        to.subscribe(&names.topic("a"), 2);
+        let mut from = broker().dial(version, &names.id("from")).connect();
+        for n in 0..40 {
+            from.publish(&names.topic("a"), &n.to_string(), 2);
+        }
+        let ids: Vec<u16> = (0..40).map(|_| to.expect_publish().id).collect();
+        let bytes: Vec<u8> =
+            ids.iter().flat_map(|id| encode_ack(version, AckKind::Pubrec, *id, 0)).collect();
+        to.send_raw(&bytes);
+        let released: Vec<u16> = ids
+            .iter()
+            .map(|_| match to.expect_next() {
+                Packet::Ack { kind: AckKind::Pubrel, id, code: 0, .. } => id,
+                other => panic!("wanted PUBREL, got {other:?}"),
+            })
+            .collect();
+        assert_eq!(released, ids, "{version:?}");
+    }
+}
+
+#[test]
 fn packet_ids_of_both_directions_are_separate() {
     let names = Names::new();
     let mut client = broker().v5(&names.id("ids")).manual().connect();

@@ -47,8 +47,8 @@ pub(in crate::actors) enum Event {
     Page(Result<Page, PageError>),
     /// QoS 2 out: ids of a page are written.
     OutBegun(Submitted),
-    /// QoS 2 out: PUBREC of this id is written.
-    OutReceived(std::num::NonZeroU16, Submitted),
+    /// QoS 2 out: PUBREC of this number is written.
+    OutReceived(u64, Submitted),
     /// QoS 2 out: the ends of these ids are written.
     OutEnded(Vec<u16>, Submitted),
     /// The report of the cursor is written.
