@@ -99,7 +99,7 @@ fn subscriber(broker: Broker, name: usize, seen: &mut Seen) -> Client {
     client.unreleased().extend(seen.unreleased.drain());
     if !seen.subscribed {
         // Half take everything by a wildcard, half each topic by its name; QoS 2 lets both through.
-        if name % 2 == 0 {
+        if name.is_multiple_of(2) {
             client.subscribe("c/+", 2);
         } else {
             for publisher in 0..PUBLISHERS {

@@ -170,7 +170,7 @@ fn topic_beyond_the_limits_is_refused() {
         match client.expect_next() {
             Packet::Ack { code, .. } => assert!([0x90, 0x97].contains(&code), "{code:#x}"),
             Packet::Disconnect { code, .. } => {
-                assert!([0x90, 0x95, 0x97].contains(&code), "{code:#x}")
+                assert!([0x90, 0x95, 0x97].contains(&code), "{code:#x}");
             }
             other => panic!("{other:?}"),
         }
@@ -186,7 +186,7 @@ fn filter_beyond_the_limits_is_refused() {
         match client.expect_next() {
             Packet::Suback { codes, .. } => assert!([0x8F, 0x97].contains(&codes[0]), "{codes:x?}"),
             Packet::Disconnect { code, .. } => {
-                assert!([0x8F, 0x95, 0x97].contains(&code), "{code:#x}")
+                assert!([0x8F, 0x95, 0x97].contains(&code), "{code:#x}");
             }
             other => panic!("{other:?}"),
         }

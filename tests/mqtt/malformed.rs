@@ -281,12 +281,12 @@ fn v4_rows() -> Vec<Row> {
 }
 
 /// Sends each row on a connection of its own and collects what is wrong with the answers.
-fn run(version: Version, rows: Vec<Row>) {
+fn run(version: Version, rows: &[Row]) {
     let names = Names::new();
     let mut healthy = broker().dial(version, &names.id("healthy")).connect();
     healthy.subscribe(&names.topic("alive"), 0);
     let mut faults = Vec::new();
-    for row in &rows {
+    for row in rows {
         let mut client = broker().dial(version, &names.id("bad")).connect();
         client.patience = Duration::from_secs(3);
         client.send_raw(&row.bytes);
@@ -304,10 +304,10 @@ fn run(version: Version, rows: Vec<Row>) {
 
 #[test]
 fn malformed_v5_packets_are_told_and_closed() {
-    run(Version::V5, v5_rows());
+    run(Version::V5, &v5_rows());
 }
 
 #[test]
 fn malformed_v4_packets_are_closed() {
-    run(Version::V4, v4_rows());
+    run(Version::V4, &v4_rows());
 }

@@ -32,9 +32,9 @@ fn session_with_expiry_zero_ends_with_its_connection() {
         let dial = broker().v5(&names.id("s")).clean(false).expiry(0);
         let client = dial.connect();
         if cut {
-            client.cut()
+            client.cut();
         } else {
-            client.disconnect()
+            client.disconnect();
         }
         // A cut is seen a moment later; until then the new connection takes over a session that
         // expires right then.

@@ -272,7 +272,7 @@ impl Client {
         loop {
             match self.receive(self.patience) {
                 Received::Packet(Packet::Disconnect { code, .. }) if codes.contains(&code) => {
-                    told = true
+                    told = true;
                 }
                 Received::Packet(other) => {
                     return Err(format!("wanted {codes:x?}, got {other:x?}"));
