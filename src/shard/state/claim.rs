@@ -78,10 +78,9 @@ impl State {
         let Some(record) = super::read::<WillRecord>(&*entry.store, &key::will(key, epoch)) else {
             return;
         };
-        let is_due = match record.due_ms {
-            Some(due_ms) => due_ms <= now_ms,
-            None => record.will.delay_secs == 0,
-        };
+        // Without delay it is due however the clocks of the claim and the release before it compare.
+        let is_due =
+            record.will.delay_secs == 0 || record.due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         if is_due {
             self.arm_will(entry, key, epoch, now_ms);
         } else {
