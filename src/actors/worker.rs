@@ -321,8 +321,11 @@ impl Worker {
         self.wheel.borrow_mut().schedule(at, alarm);
     }
 
-    /// Moves time to `now` and tells the links whose deadline has come.
+    /// Moves time to `now`, never back, and tells the links whose deadline has come.
     pub fn tick(&self, now: u32) {
+        if now < self.now.get() {
+            return;
+        }
         self.now.set(now);
         let mut due = Vec::new();
         self.wheel.borrow_mut().advance(now, &mut due);
