@@ -336,11 +336,13 @@ impl Handler<Release> for Home {
             inflight: release.inflight,
             now_ms: clock::wall_ms(),
         };
-        let (submit, look) = (self.neighbours.submit.clone(), self.neighbours.look.clone());
-        let shard = self.shard;
+        // Sent here, not when the reply is first polled: a claim handled next must be applied after it,
+        // or a dropped will would be taken for one that is due.
+        let released = self.neighbours.submit.send(Submit { shard: self.shard, command });
+        let look = self.neighbours.look.clone();
         Box::pin(async move {
             // Without a commit the next start of the node, or the next claim, releases it.
-            let _ = submit.send(Submit { shard, command }).await;
+            let _ = released.await;
             let _ = look.try_send(Look);
         })
     }

@@ -113,7 +113,7 @@ fn durable_backlog_of_a_slow_reader_stays_out_of_memory_and_is_delivered() {
     stuck.subscribe("flood", 1);
     let before = resident_kib(node.pid());
     let mut from = Pipeline::new(&broker.v5("from"), 50);
-    const COUNT: usize = 8_000;
+    const COUNT: usize = 16_000;
     for n in 0..COUNT {
         let mut payload = n.to_string().into_bytes();
         payload.resize(16 * 1024, b' ');
@@ -124,7 +124,7 @@ fn durable_backlog_of_a_slow_reader_stays_out_of_memory_and_is_delivered() {
     }
     assert!(from.finish());
     let grown = resident_kib(node.pid()).saturating_sub(before) / 1_024;
-    assert!(!broker.ours || grown < 110, "{grown} MiB resident for 125 MiB of backlog");
+    assert!(!broker.ours || grown < 180, "{grown} MiB resident for 250 MiB of backlog");
     for n in 0..COUNT {
         assert_eq!(stuck.expect_publish().text().trim_end(), n.to_string());
     }
