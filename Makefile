@@ -40,7 +40,7 @@ test: tools ## Installs what tests need and runs them all, doc tests too
 	else \
 		$(CARGO) test --workspace --locked --lib --bins --examples; \
 	fi
-	$(CARGO) test --workspace --locked --test '*'
+	RUST_TEST_THREADS=8 $(CARGO) test --workspace --locked --test '*'
 	$(CARGO) test --workspace --locked --doc
 
 .PHONY: verify
