@@ -219,7 +219,10 @@ impl Connection {
 
     fn on_signals(&mut self) {
         let signals = self.link.take_signals();
-        if let Some(reason) = signals.kicked {
+        if signals.kicked.is_some() && self.phase == Phase::Connecting {
+            // It has no CONNACK yet, so it gets one; a DISCONNECT cannot come first.
+            self.refuse((Reason::ServerBusy, "the client id was claimed again meanwhile"));
+        } else if let Some(reason) = signals.kicked {
             self.end(Some((reason, "ended by the server")), Ending::default());
         } else if signals.timed_out && self.phase < Phase::Open {
             self.end(None, Ending::default());
@@ -397,6 +400,12 @@ impl Connection {
         while !bytes.is_empty() && self.may_decode() {
             match front.decode(bytes, &self.listener.decode) {
                 Ok(Decoded::Packet { inbound, consumed }) => {
+                    // A client finds what it published before: its own retained messages at SUBSCRIBE.
+                    let joins_batch = matches!(inbound, Inbound::Publish(_) | Inbound::Ack(_));
+                    if !joins_batch && !batch.is_empty() {
+                        self.publish_batch(batch);
+                        continue;
+                    }
                     bytes.advance(consumed);
                     self.on_inbound(inbound, batch)?;
                     if dialect != self.link.dialect() {

@@ -363,7 +363,7 @@ impl DurableReader {
 
     /// Takes PUBACK, PUBREC or PUBCOMP.
     pub(super) fn on_ack(&mut self, ack: &Ack, desk: &mut Desk<'_>) -> Result<(), Trouble> {
-        let ok = !is_refusal(ack.reason);
+        let ok = !ack.reason.is_refusal();
         match self.reader.acked(ack.kind, ack.packet_id, ok) {
             Acked::Done => self.acks += 1,
             Acked::Waiting => {}
@@ -493,12 +493,4 @@ fn send(
 fn send_pubrel(link: &Rc<AnyLink>, packet_id: NonZeroU16, reason: Reason) {
     let ack = Ack { kind: AckKind::Pubrel, packet_id, reason };
     link.send(&Outbound::Ack { ack, reason_string: None });
-}
-
-/// Only reasons of 0x80 and above refuse, MQTT 5.0 section 2.4.
-fn is_refusal(reason: Reason) -> bool {
-    !matches!(
-        reason,
-        Reason::Success | Reason::NoMatchingSubscribers | Reason::NoSubscriptionExisted
-    )
 }

@@ -51,3 +51,11 @@ pub enum Reason {
     SubscriptionIdsNotSupported,
     WildcardSubscriptionsNotSupported,
 }
+
+impl Reason {
+    /// Tells whether an acknowledgement with this reason refuses (0x80 and above, MQTT 5.0 section 2.4).
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        !matches!(self, Self::Success | Self::NoMatchingSubscribers | Self::NoSubscriptionExisted)
+    }
+}

@@ -13,7 +13,6 @@ use std::{
 
 use super::{
     message::Qos,
-    reason::Reason,
     wire::{Ack, AckKind},
 };
 
@@ -130,7 +129,7 @@ impl<V: Copy> Window<V> {
             (AckKind::Puback, Progress::Published(Qos::AtLeastOnce))
             | (AckKind::Pubcomp, Progress::Released) => {}
             (AckKind::Pubrec, Progress::Published(Qos::ExactlyOnce)) => {
-                if !is_refusal(ack.reason) {
+                if !ack.reason.is_refusal() {
                     *progress = Progress::Released;
                     return Acknowledged::Release(value);
                 }
@@ -160,14 +159,6 @@ impl<V: Copy> Window<V> {
             }
         }
     }
-}
-
-/// Only reasons of 0x80 and above end a QoS 2 delivery at PUBREC, MQTT 5.0 section 4.3.3.
-fn is_refusal(reason: Reason) -> bool {
-    !matches!(
-        reason,
-        Reason::Success | Reason::NoMatchingSubscribers | Reason::NoSubscriptionExisted
-    )
 }
 
 /// What waits for a place in the window; bounded by messages and bytes.
@@ -243,6 +234,7 @@ impl<T> Pending<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::reason::Reason;
 
     fn window(receive_maximum: u16) -> Window<u32> {
         Window::new(NonZeroU16::new(receive_maximum).unwrap(), 0)

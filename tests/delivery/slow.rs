@@ -17,7 +17,7 @@ use crate::{
         node::Node,
         packet::{Publish, Version},
         process::resident_kib,
-        wait::{now, wait_until_within},
+        wait::{let_pass, now, wait_until_within},
     },
 };
 
@@ -118,8 +118,10 @@ fn durable_backlog_of_a_slow_reader_stays_out_of_memory_and_is_delivered() {
         let mut payload = n.to_string().into_bytes();
         payload.resize(16 * 1024, b' ');
         assert!(from.send(Publish { payload, ..message("flood", "", 1) }));
-        if n % 2_000 == 1_000 {
+        if n % 1_000 == 999 {
             assert_served(broker);
+            // A checkpoint is due each second: what is measured is the rest, not the burst.
+            let_pass(Duration::from_millis(1_100));
         }
     }
     assert!(from.finish());

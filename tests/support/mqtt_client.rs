@@ -386,6 +386,10 @@ impl Client {
 
     pub(crate) fn retain(&mut self, topic: &str, payload: &str, qos: u8) {
         self.publish_with(Publish { retain: true, ..message(topic, payload, qos) });
+        if qos == 0 {
+            // The answer says that what came before was taken; QoS 0 has none of its own.
+            self.ping();
+        }
     }
 
     /// Subscribes to one filter; it must be granted at this QoS.

@@ -52,6 +52,13 @@ pub(super) struct Batch {
     received: [u64; 3],
 }
 
+impl Batch {
+    /// Tells whether no publish has been gathered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+}
+
 impl Connection {
     pub(super) fn intake(&mut self) -> &mut Intake {
         self.intake.get_or_insert_default()
