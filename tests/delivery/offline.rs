@@ -232,7 +232,7 @@ fn memory_returns_after_a_backlog_was_delivered() {
         return;
     }
     let mut peak = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..6 {
         let dial = node.broker().v5("to").durable();
         let mut to = dial.connect();
         to.subscribe("a", 1);
@@ -251,5 +251,6 @@ fn memory_returns_after_a_backlog_was_delivered() {
         to.disconnect();
         peak.push(resident_kib(node.pid()) / 1_024);
     }
-    assert!(peak[2] <= peak[0] + 60, "MiB after each round: {peak:?}");
+    // Caches fill in the first rounds.
+    assert!(peak[5] <= peak[2] + 40, "MiB after each round: {peak:?}");
 }
