@@ -137,6 +137,15 @@ impl Publisher {
         self.deal(messages, &mut parts);
         let retained = self.retain(messages, &mut parts);
         let mut taken = Parts::new();
+        if retained.is_empty() {
+            taken.extend(self.route(messages));
+        } else {
+            let routed = self.route_after(retained, messages);
+            // Acknowledged means also: who subscribes from now on gets the copy alone.
+            let kept = messages.iter().zip(&mut parts).filter(|(message, _)| message.retain);
+            kept.for_each(|(_, parts)| parts.push(Box::pin(routed.clone())));
+            taken.push(Box::pin(routed));
+        }
         let outcome = |(message, parts): (&Arc<Message>, Parts)| {
             // QoS 0 is not answered: nobody but the next batch waits for it.
             if message.qos == Qos::AtMostOnce {
@@ -146,18 +155,6 @@ impl Publisher {
             join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending)
         };
         let outcomes = messages.iter().zip(parts).map(outcome).collect();
-        if retained.is_empty() {
-            taken.extend(self.route(messages));
-        } else {
-            let (this, messages) = (self.clone(), messages.to_vec());
-            taken.push(Box::pin(async move {
-                join_all(retained).await;
-                match this.route(&messages) {
-                    Some(routed) => routed.await,
-                    None => Ok(()),
-                }
-            }));
-        }
         Published { outcomes, taken: join(taken) }
     }
 
@@ -243,6 +240,19 @@ impl Publisher {
                 }));
             }
         }
+    }
+
+    /// Routes a batch once its retained messages are committed (or refused: live traffic goes on).
+    fn route_after(&self, retained: Vec<Shared<Part>>, messages: &[Arc<Message>]) -> Shared<Part> {
+        let (this, messages) = (self.clone(), messages.to_vec());
+        let routed: Part = Box::pin(async move {
+            join_all(retained).await;
+            match this.route(&messages) {
+                Some(routed) => routed.await,
+                None => Ok(()),
+            }
+        });
+        routed.shared()
     }
 
     /// Sends every worker those messages for which it may have live subscribers.

@@ -106,16 +106,25 @@ impl FreshTopics {
 struct Sending {
     worker: Rc<Worker>,
     since: u64,
+    /// Wall clock at which the subscription was live.
+    began_ms: u64,
 }
 
 impl Sending {
     fn begin(worker: &Rc<Worker>) -> Self {
         let mut fresh = worker.fresh_topics.borrow_mut();
         fresh.senders += 1;
-        Self { worker: Rc::clone(worker), since: fresh.made }
+        Self { worker: Rc::clone(worker), since: fresh.made, began_ms: clock::wall_ms() }
     }
 
+    /// Tells whether the receiver has, or will have, this message or a newer one live.
     fn has_overtaken(&self, copy: &Message, own: Option<SessionKey>) -> bool {
+        // What came in since is routed after it is committed, so the subscription gets it live. The upper
+        // bound keeps messages of a clock that was ahead once.
+        let came_since = copy.published_at_ms > self.began_ms;
+        if came_since && copy.published_at_ms <= clock::wall_ms() {
+            return true;
+        }
         self.worker.fresh_topics.borrow().has_overtaken(copy, self.since, own)
     }
 }
