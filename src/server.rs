@@ -96,8 +96,9 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
     let settings = PortSettings::new(config.http.request_timeout);
     listeners::accept(prepared, &workers.arbiters, &http_state, settings, &stopped).await?;
     let folder = DataFolder::new(&config.storage.data_dir);
-    folder.announce(&listening, admin_token.secret())?;
     say(&banner::text(config, &listening, demo_password.as_deref()));
+    // Last, because scripts wait for these files.
+    folder.announce(&listening, admin_token.secret())?;
     wait_for_signal().await?;
     tracing::info!("stopping: no new connections, clients are told");
     stopping.store(true, Ordering::Relaxed);
