@@ -1,0 +1,142 @@
+//! Tests of shared groups: a double stands for routers and the appender.
+
+use std::{cell::RefCell, rc::Rc};
+
+use actix::Addr;
+use bytes::Bytes;
+
+use super::*;
+use crate::{
+    actors::publish::AppQuota,
+    model::topic::TopicName,
+    shard::command::{Quota, Reply},
+};
+
+type Log = Rc<RefCell<Vec<(u32, u8)>>>;
+
+struct Router(Log);
+
+impl Actor for Router {
+    type Context = Context<Self>;
+}
+
+impl Handler<DeliverTo> for Router {
+    type Result = ();
+
+    fn handle(&mut self, deliver: DeliverTo, _: &mut Self::Context) {
+        let slot = deliver.connection.slot();
+        let bodies = deliver.messages.iter().map(|message| (slot, message.payload[0]));
+        self.0.borrow_mut().extend(bodies);
+    }
+}
+
+const KEY: GroupKey = GroupKey(9);
+const APP: AppId = AppId(1);
+
+fn message(body: u8) -> Arc<Published> {
+    Arc::new(Published {
+        app: APP,
+        topic: TopicName::parse("a/b").unwrap(),
+        publisher: None,
+        id: None,
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        published_at_ms: 0,
+        expires_at_ms: None,
+        properties: Bytes::new(),
+        payload: Bytes::copy_from_slice(&[body]),
+    })
+}
+
+impl Handler<Submit> for Router {
+    type Result = Result<Reply, SubmitError>;
+
+    fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
+        let Command::Enqueue { key, messages, .. } = submit.command else {
+            return Err(SubmitError::Unknown);
+        };
+        let slot = 1_000 + u32::try_from(key.0).unwrap();
+        let bodies = messages.iter().map(|message| (slot, message.payload[0]));
+        self.0.borrow_mut().extend(bodies);
+        Ok(Reply::Done)
+    }
+}
+
+fn join(slot: u32) -> Join {
+    let connection = ConnectionId::new(0, 1, slot);
+    let (key, options) = (MemberKey::Connection(connection), SubscriptionOptions::default());
+    let member = Member { key, connection: Some(connection), options, subscription_id: 0 };
+    Join { group: KEY, app: APP, filter: TopicFilter::parse("a/+").unwrap(), member }
+}
+
+fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
+    let log = Log::default();
+    let router = Router(Rc::clone(&log)).start();
+    let table = Arc::<GroupTable>::default();
+    let quota = Quota {
+        session_messages_max: 10,
+        session_bytes_max: 10,
+        app_bytes_max: 10,
+        drop_oldest: true,
+    };
+    let routers = vec![router.clone().recipient()];
+    let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
+    let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
+    let neighbours = Neighbours { routers, submit: router.recipient(), shards: 1, quotas };
+    (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
+}
+
+#[actix::test]
+async fn messages_when_dispatched_go_to_members_in_turn_and_once_each() {
+    let (groups, _, log) = start();
+    for slot in [1, 2, 3] {
+        assert!(groups.send(join(slot)).await.unwrap());
+    }
+    assert!(!groups.send(join(2)).await.unwrap());
+    for batch in [vec![0, 1, 2, 3], vec![4], vec![5, 6]] {
+        let messages = batch.into_iter().map(message).collect();
+        groups.send(Dispatch { group: KEY, messages }).await.unwrap().unwrap();
+    }
+    tokio::task::yield_now().await;
+    let mut got = log.borrow().clone();
+    assert_eq!(got.len(), 7);
+    let first: Vec<_> = got.iter().filter(|(slot, _)| *slot == 1).map(|(_, b)| *b).collect();
+    assert_eq!(first, [0, 3, 6]);
+    got.sort_by_key(|(_, body)| *body);
+    assert_eq!(got.iter().map(|(_, body)| *body).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[actix::test]
+async fn table_when_members_come_and_go_names_the_group_only_while_it_has_some() {
+    let (groups, table, _) = start();
+    let topic = TopicName::parse("a/b").unwrap();
+    assert!(table.load().places(APP, &topic).is_empty());
+    groups.send(join(1)).await.unwrap();
+    groups.send(join(2)).await.unwrap();
+    assert_eq!(table.load().places(APP, &topic).iter().collect::<Vec<_>>(), [KEY]);
+    for slot in [1, 2] {
+        let who = MemberKey::Connection(ConnectionId::new(0, 1, slot));
+        let leave = Leave { group: KEY, who, stays: false };
+        assert!(groups.send(leave).await.unwrap());
+    }
+    assert!(table.load().places(APP, &topic).is_empty());
+}
+
+#[actix::test]
+async fn durable_member_when_away_gets_messages_only_while_nobody_is_connected() {
+    let (groups, _, log) = start();
+    let options = SubscriptionOptions { qos: Qos::AtLeastOnce, ..Default::default() };
+    let key = MemberKey::Session(SessionKey(5));
+    let away = Member { key, connection: None, options, subscription_id: 0 };
+    groups.send(Join { member: away, ..join(0) }).await.unwrap();
+    groups.send(join(1)).await.unwrap();
+    let send = |body| Dispatch { group: KEY, messages: vec![message(body)] };
+    groups.send(send(1)).await.unwrap().unwrap();
+    groups.send(send(2)).await.unwrap().unwrap();
+    let who = MemberKey::Connection(ConnectionId::new(0, 1, 1));
+    groups.send(Leave { group: KEY, who, stays: false }).await.unwrap();
+    groups.send(send(3)).await.unwrap().unwrap();
+    groups.send(SessionsGone(vec![SessionKey(5)])).await.unwrap();
+    groups.send(send(4)).await.unwrap().unwrap();
+    assert_eq!(*log.borrow(), [(1, 1), (1, 2), (1_005, 3)]);
+}
