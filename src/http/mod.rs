@@ -54,8 +54,9 @@ impl std::fmt::Debug for HttpState {
 /// ```no_run
 /// # use actix_service::map_config;
 /// # use actix_web::dev::AppConfig;
-/// # fn state() -> hongqiao::http::HttpState { todo!() }
-/// let factory = map_config(hongqiao::http::app(state()), |(): ()| AppConfig::default());
+/// # fn mount(state: hongqiao::http::HttpState) {
+/// let factory = map_config(hongqiao::http::app(state), |(): ()| AppConfig::default());
+/// # }
 /// ```
 pub fn app(
     state: HttpState,
