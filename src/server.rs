@@ -72,7 +72,7 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
     let shared = Shared {
         shards: shards.clone(),
         facts: Arc::clone(&facts),
-        quotas: Arc::new(quotas(config, &apps, shards.cluster().shards())),
+        quotas: Arc::new(quotas(config, &apps)),
         authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
         limits: listeners::link_limits(config),
     };
@@ -147,26 +147,25 @@ fn worker_threads(config: &Config) -> usize {
     }
 }
 
-/// Splits what an app may store over the shards, so that their sum stays within it.
-fn quotas(config: &Config, apps: &Apps, shards: u16) -> AppQuotas {
-    let common = app_quota(&config.quotas, shards);
+/// What apps may store, over all shards.
+fn quotas(config: &Config, apps: &Apps) -> AppQuotas {
+    let common = app_quota(&config.quotas);
     let special = config
         .apps
         .keys()
-        .filter_map(|name| Some((apps.get(name)?, app_quota(&config.quotas_of(name), shards))));
+        .filter_map(|name| Some((apps.get(name)?, app_quota(&config.quotas_of(name)))));
     AppQuotas { common, special: special.collect() }
 }
 
-fn app_quota(quotas: &Quotas, shards: u16) -> AppQuota {
-    let shards = u64::from(shards);
+fn app_quota(quotas: &Quotas) -> AppQuota {
     AppQuota {
         quota: Quota {
             session_messages_max: quotas.session_messages_max,
             session_bytes_max: quotas.session_bytes_max,
-            app_bytes_max: quotas.app_bytes_max.div_ceil(shards),
+            app_bytes_max: quotas.app_bytes_max,
             drop_oldest: quotas.drop == Drop::Oldest,
         },
-        retained_messages_max: quotas.retained_messages_max.div_ceil(shards),
-        retained_bytes_max: quotas.retained_bytes_max.div_ceil(shards),
+        retained_messages_max: quotas.retained_messages_max,
+        retained_bytes_max: quotas.retained_bytes_max,
     }
 }

@@ -4,13 +4,14 @@
 //! - Takes: `Submit`. Gives: the shard's reply, once committed, flushed and applied (FLUSH-THEN-ACK).
 //! - Bound: `limits::APPEND_WAITING_BYTES_MAX` per shard; beyond it `SubmitError::Overloaded`.
 //!   `limits::APPEND_PROPOSALS_MAX` proposals per shard under way.
+//!   What an app has left of its quota goes into a command when its batch leaves (`quota_ledger`).
 //! - Order: commands of one worker to one shard are applied in the order of submission.
 //!
 //! ```text
 //! Submit ─► waiting[shard] ─(end of this poll, or a proposal came back)─► one batch ─► cluster
 //! ```
 
-use std::{mem, pin::Pin, rc::Rc};
+use std::{mem, pin::Pin, rc::Rc, sync::Arc};
 
 use actix::{
     Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, ResponseFuture,
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 use tokio::sync::oneshot;
 
+use super::facts::Facts;
 use crate::{
     limits,
     model::message::Message as Published,
@@ -74,6 +76,7 @@ struct Queue {
 /// See the file header.
 pub struct Appender {
     propose: Propose,
+    facts: Arc<Facts>,
     queues: Vec<Queue>,
     marked: Vec<usize>,
 }
@@ -84,11 +87,11 @@ pub struct Appender {
 struct ProposeMarked;
 
 impl Appender {
-    /// Creates the appender of one worker for `shards` shards.
+    /// Creates the appender of one worker for `shards` shards; quotas are divided by the ledger of `facts`.
     #[must_use]
-    pub fn new(shards: u16, propose: Propose) -> Self {
+    pub fn new(shards: u16, propose: Propose, facts: Arc<Facts>) -> Self {
         let queues = (0..shards).map(|_| Queue::default()).collect();
-        Self { propose, queues, marked: Vec::new() }
+        Self { propose, facts, queues, marked: Vec::new() }
     }
 
     fn enqueue(&mut self, submit: Submit, answer: Answer, ctx: &mut Context<Self>) {
@@ -130,13 +133,15 @@ impl Appender {
         if queue.commands.is_empty() || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
             return;
         }
-        let (commands, answers) = queue.take_batch();
+        let (mut commands, answers) = queue.take_batch();
         queue.proposals += 1;
-        let batch = command::encode_batch(&commands);
         let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
+        let granted = self.facts.ledger.grant(shard, &mut commands);
+        let batch = command::encode_batch(&commands);
         let proposed = (self.propose)(shard, batch);
         ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
             actor.queues[at].proposals -= 1;
+            actor.facts.ledger.settle(shard, granted);
             answer_all(replies, answers);
             if !actor.queues[at].commands.is_empty() {
                 actor.mark(at, ctx);
@@ -265,7 +270,7 @@ mod tests {
     #[actix::test]
     async fn submits_of_one_poll_are_one_proposal_per_shard() {
         let batches = Batches::default();
-        let appender = Appender::new(2, recording(&batches)).start();
+        let appender = Appender::new(2, recording(&batches), Facts::new(2)).start();
         let sends = (0..10).map(|n| {
             appender.send(Submit { shard: ShardId(u16::from(n % 5 == 0)), command: tick(n) })
         });
@@ -279,7 +284,7 @@ mod tests {
 
     #[actix::test]
     async fn submit_to_unknown_shard_is_unavailable() {
-        let appender = Appender::new(1, recording(&Batches::default())).start();
+        let appender = Appender::new(1, recording(&Batches::default()), Facts::new(1)).start();
         let reply = appender.send(Submit { shard: ShardId(9), command: tick(1) }).await.unwrap();
         assert_eq!(reply, Err(SubmitError::Unavailable));
     }
@@ -287,7 +292,7 @@ mod tests {
     #[actix::test]
     async fn refused_batch_tells_every_asker() {
         let propose: Propose = Rc::new(|_, _| Box::pin(async { Err(SubmitError::DiskFull) }));
-        let appender = Appender::new(1, propose).start();
+        let appender = Appender::new(1, propose, Facts::new(1)).start();
         let sends = (0..3).map(|n| appender.send(Submit { shard: ShardId(0), command: tick(n) }));
         for reply in join_all(sends).await {
             assert_eq!(reply.unwrap(), Err(SubmitError::DiskFull));

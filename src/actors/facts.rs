@@ -1,7 +1,7 @@
 //! Takes what the shards tell on their own and puts it where workers read it.
 //!
-//! - Owns: the route table (one writer at a time, snapshots for readers) and, per shard, the set of
-//!   sessions with news.
+//! - Owns: the route table (one writer at a time, snapshots for readers), the ledger of what apps hold,
+//!   and, per shard, the set of sessions with news.
 //! - Takes: [`Fact`]s on the cluster's threads, inside `apply`. Gives: snapshots to publishers, a wake to
 //!   the shard's home. Blocks: only for the length of one table update.
 //! - Bound: at most one entry per session in a set; the table as in `model::route`.
@@ -17,6 +17,7 @@ use hongqiao_cluster::id::ShardId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::quota_ledger::QuotaLedger;
 use crate::{
     model::{id::SessionKey, route::RouteTable},
     shard::command::Fact,
@@ -75,6 +76,8 @@ impl News {
 pub struct Facts {
     /// Durable routes.
     pub routes: Routes,
+    /// What apps have left of their quotas.
+    pub ledger: QuotaLedger,
     /// By shard.
     news: Vec<Arc<News>>,
     dropped: AtomicU64,
@@ -114,6 +117,7 @@ impl Facts {
                     news.add(sessions);
                 }
             }
+            Fact::Usage { app, used } => self.ledger.report(shard, app, used),
             Fact::Dropped { key, messages } => {
                 self.dropped.fetch_add(messages, Ordering::Relaxed);
                 tracing::info!(session = ?key, messages, shard = shard.0, "queue full, messages dropped");

@@ -33,6 +33,7 @@ pub mod home;
 pub mod upkeep;
 pub mod facts;
 pub mod groups;
+pub mod quota_ledger;
 pub mod publish;
 pub mod retained;
 pub mod appender;

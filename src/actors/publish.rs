@@ -83,7 +83,7 @@ pub struct Targets {
     pub quotas: Arc<AppQuotas>,
 }
 
-/// What one app may store, in one shard.
+/// What one app may store, over all shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AppQuota {
     /// For `Append` and `Enqueue`.

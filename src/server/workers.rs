@@ -99,8 +99,8 @@ impl Workers {
                 interests: interests.clone(),
                 counters: Arc::clone(&counters[index]),
             };
-            let shards = shared.shards.clone();
-            first.push(on(arbiter, move || start_first(config, shards)).await??);
+            let (shards, facts) = (shared.shards.clone(), Arc::clone(&shared.facts));
+            first.push(on(arbiter, move || start_first(config, shards, facts)).await??);
         }
         let table = Arc::<GroupTable>::default();
         let groups = start_groups(&arbiters, &first, &table, shared).await?;
@@ -139,7 +139,11 @@ fn by_shard<T>(mut list: Vec<(ShardId, T)>) -> Vec<T> {
     list.into_iter().map(|(_, each)| each).collect()
 }
 
-fn start_first(config: WorkerConfig, shards: ShardClient) -> anyhow::Result<First> {
+fn start_first(
+    config: WorkerConfig,
+    shards: ShardClient,
+    facts: Arc<Facts>,
+) -> anyhow::Result<First> {
     let (worker, router) = Worker::start(config)?;
     let hub = Hub::new(worker).start();
     let count = shards.cluster().shards();
@@ -147,7 +151,7 @@ fn start_first(config: WorkerConfig, shards: ShardClient) -> anyhow::Result<Firs
         let proposed = shards.propose_batch(shard, batch);
         Box::pin(async move { proposed.await.map_err(submit_error) }) as _
     });
-    let appender = Appender::new(count, propose).start();
+    let appender = Appender::new(count, propose, facts).start();
     Ok(First { router, hub, appender })
 }
 

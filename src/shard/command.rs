@@ -40,10 +40,29 @@ pub struct Quota {
     pub session_messages_max: u64,
     /// Most bytes (topic, properties, payload) waiting for one session.
     pub session_bytes_max: u64,
-    /// Most bytes of messages stored in this shard for one app.
+    /// Most bytes of messages stored for one app: the whole quota, until the way to a shard turns it into
+    /// the slice of that shard.
     pub app_bytes_max: u64,
     /// When a session is full: `true` drops its oldest messages, `false` the new one.
     pub drop_oldest: bool,
+}
+
+/// What one app holds in a shard, as quotas count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppUsage {
+    /// Bytes of messages stored for durable sessions, each message once.
+    pub log_bytes: u64,
+    /// Retained messages.
+    pub retained_messages: u64,
+    /// Bytes of them.
+    pub retained_bytes: u64,
+}
+
+/// Returns the bytes of a message that quotas count: topic, properties, payload.
+#[must_use]
+pub fn counted_bytes(message: &Message) -> u32 {
+    let topic = message.topic.as_bytes().len();
+    u32::try_from(topic + message.properties.len() + message.payload.len()).unwrap_or(u32::MAX)
 }
 
 /// A will waiting for the end of its session's connection.
@@ -146,7 +165,8 @@ pub enum Command {
         subscription_id: u32,
         quota: Quota,
     },
-    /// Sets (or, with an empty payload, clears) the topic's retained message. → [`Reply::Retained`]
+    /// Sets (or, with an empty payload, clears) the topic's retained message. The limits are the app's, until
+    /// the way to a shard turns them into the slice of that shard. → [`Reply::Retained`]
     Retain { message: Arc<Message>, messages_max: u64, bytes_max: u64 },
     /// Deliveries were acknowledged: all up to and including `cursor`, and those in `beyond`.
     /// Never moves back. → [`Reply::Done`]
@@ -258,6 +278,9 @@ pub enum Fact {
     FilterRemoved { app: AppId, filter: TopicFilter },
     /// New messages wait for these sessions that have a holder.
     LogGrew { sessions: Vec<SessionKey> },
+    /// What an app holds in this shard now; told after each entry that changed it, and for every app after a
+    /// start. Before the reply.
+    Usage { app: AppId, used: AppUsage },
     /// Messages were dropped because a queue was full.
     Dropped { key: SessionKey, messages: u64 },
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::error;
 
-use super::command::{Holder, InflightOut, OutState, StoredWill};
+use super::command::{AppUsage, Holder, InflightOut, OutState, StoredWill};
 use crate::model::{
     id::{AppId, Epoch, MessageId, Position},
     topic::TopicFilter,
@@ -169,6 +169,14 @@ pub(super) struct UsageRecord {
     /// Bytes of messages in logs; a body counts until its whole chunk is free.
     pub(super) log_bytes: u64,
     pub(super) retained: Amount,
+}
+
+impl UsageRecord {
+    /// Returns it as it is told outside.
+    pub(super) fn told(self) -> AppUsage {
+        let Amount { messages, bytes } = self.retained;
+        AppUsage { log_bytes: self.log_bytes, retained_messages: messages, retained_bytes: bytes }
+    }
 }
 
 /// One chunk of bodies of an entry.

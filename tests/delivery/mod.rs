@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 mod load;
 mod offline;
 mod slow;
+mod quotas;
 mod restart;
 mod crash;
 mod flush_order;

@@ -17,7 +17,7 @@ use crate::{
     },
     shard::{
         body::ChunkWriter,
-        command::{Quota, Reply},
+        command::{Quota, Reply, counted_bytes},
         index::Item,
         key::{self, Due},
         record::ChunkInfo,
@@ -135,7 +135,7 @@ impl State {
 
     fn has_room(&self, message: &Message, quota: Quota) -> bool {
         let used = self.usage.get(&message.app).map_or(0, |usage| usage.log_bytes);
-        used.saturating_add(u64::from(size_of(message))) <= quota.app_bytes_max
+        used.saturating_add(u64::from(counted_bytes(message))) <= quota.app_bytes_max
     }
 
     /// Counts the sessions that read any of `logs`; with many subscriptions to several of them, the
@@ -170,7 +170,7 @@ impl State {
         logs: &[usize],
         private: Option<(Qos, u32)>,
     ) {
-        let size = size_of(message);
+        let size = counted_bytes(message);
         self.usage.entry(message.app).or_default().log_bytes += u64::from(size);
         let references = u32::try_from(logs.len()).unwrap_or(u32::MAX);
         let chunk = self.pending.add_body(entry, message, position.offset, references);
@@ -219,7 +219,7 @@ impl Pending {
         let chunk = &mut self.open[at];
         chunk.writer.push(offset, message);
         chunk.info.references += references;
-        chunk.info.bytes += u64::from(size_of(message));
+        chunk.info.bytes += u64::from(counted_bytes(message));
         match message.expires_at_ms {
             Some(at_ms) => chunk.info.expires_at_ms = chunk.info.expires_at_ms.max(at_ms).max(1),
             None => chunk.expires = false,
@@ -253,10 +253,4 @@ impl OpenChunk {
         let info = ChunkInfo { first, app: message.app, references: 0, bytes: 0, expires_at_ms: 0 };
         Self { info, writer: ChunkWriter::new(message), expires: true }
     }
-}
-
-/// Returns the bytes of a message that quotas count.
-pub(super) fn size_of(message: &Message) -> u32 {
-    let topic = message.topic.as_bytes().len();
-    u32::try_from(topic + message.properties.len() + message.payload.len()).unwrap_or(u32::MAX)
 }

@@ -53,6 +53,7 @@ impl State {
             let app = key.last_chunk::<4>().map(|bytes| AppId(u32::from_be_bytes(*bytes)));
             if let (Some(app), Some(usage)) = (app, UsageRecord::from_bytes(value)) {
                 state.usage.insert(app, usage);
+                tell(Fact::Usage { app, used: usage.told() });
             }
         });
         scan_all(store, key::all_sessions(), |key, value| {

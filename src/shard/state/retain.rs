@@ -6,13 +6,18 @@
 
 use bytes::Bytes;
 
-use super::{Entry, State, append::size_of};
+use super::{Entry, State};
 use crate::{
     model::{
         id::{AppId, Position},
         message::Message,
     },
-    shard::{body, command::Reply, key, record::Amount},
+    shard::{
+        body,
+        command::{Reply, counted_bytes},
+        key,
+        record::Amount,
+    },
 };
 
 /// Version of the stored value: entry u64, offset u32, message.
@@ -32,10 +37,10 @@ impl State {
         let usage = self.usage.entry(message.app).or_default();
         let mut used = usage.retained;
         if let Some((_, old)) = &old {
-            used = used.minus(Amount { messages: 1, bytes: u64::from(size_of(old)) });
+            used = used.minus(Amount { messages: 1, bytes: u64::from(counted_bytes(old)) });
         }
         if !message.payload.is_empty() {
-            used.add(size_of(message));
+            used.add(counted_bytes(message));
             if used.messages > limits.messages || used.bytes > limits.bytes {
                 return Reply::Retained { version, refused: true };
             }
@@ -69,7 +74,7 @@ impl State {
         entry.store.delete(stored);
         let app: AppId = old.app;
         let usage = self.usage.entry(app).or_default();
-        let one = Amount { messages: 1, bytes: u64::from(size_of(&old)) };
+        let one = Amount { messages: 1, bytes: u64::from(counted_bytes(&old)) };
         usage.retained = usage.retained.minus(one);
         self.write_usage(entry, app);
     }

@@ -9,6 +9,7 @@ use crate::{
     limits::{TRIM_INLINE_ITEMS, WIDE_LOG_MEMBERS},
     model::id::{AppId, Position},
     shard::{
+        command::Fact,
         index,
         key::{self, Due},
         record::{Amount, EntryRecord, Record as _},
@@ -123,6 +124,7 @@ impl State {
     pub(super) fn write_usage(&self, entry: &mut Entry<'_>, app: AppId) {
         let usage = self.usage.get(&app).copied().unwrap_or_default();
         entry.store.put(key::usage(app), usage.to_bytes());
+        (entry.tell)(Fact::Usage { app, used: usage.told() });
     }
 }
 

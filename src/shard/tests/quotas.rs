@@ -4,7 +4,7 @@ use super::support::*;
 use crate::{
     model::{
         id::{Epoch, Position, SessionKey},
-        message::Qos,
+        message::{Message, Qos},
     },
     shard::{
         command::{Command, Fact, Quota, Reply},
@@ -144,4 +144,35 @@ fn app_when_full_then_refused_until_messages_are_read() {
     shard.acknowledge(7, epoch, page.read_to);
     assert!(!refused(&shard.one(put(6))));
     assert_eq!(shard.waiting(7, epoch), ["6"]);
+}
+
+/// Publishers divide an app's quota by what shards tell: it must be true after every change.
+#[test]
+fn usage_when_it_changes_then_told_as_it_is() {
+    let mut shard = Shard::new();
+    let told = |shard: &Shard| {
+        let usage = shard.usage();
+        (usage.log_bytes, usage.retained_messages, usage.retained_bytes)
+    };
+    let epoch = reader(&mut shard, 7, &["a"]);
+    shard.append(&[message("a", "123"), message("a", "12345")]);
+    assert_eq!(told(&shard), (10, 0, 0));
+    let retain = |payload: &str, expires_at_ms| {
+        let message = Message { retain: true, expires_at_ms, ..message("r", payload) };
+        let (messages_max, bytes_max) = (9, 99);
+        Command::Retain { message: message.into(), messages_max, bytes_max }
+    };
+    shard.one(retain("1234", None));
+    assert_eq!(told(&shard), (10, 1, 5));
+    shard.one(retain("12", Some(NOW + 1_000)));
+    assert_eq!(told(&shard), (10, 1, 3));
+    shard.reload();
+    assert_eq!(told(&shard), (10, 1, 3));
+    shard.tick(NOW + 2_000);
+    assert_eq!(told(&shard), (10, 0, 0));
+    let page = shard.page(7, epoch, Position::START, 9);
+    shard.acknowledge(7, epoch, page.read_to);
+    assert_eq!(told(&shard), (0, 0, 0));
+    shard.reload();
+    assert_eq!(told(&shard), (0, 0, 0));
 }

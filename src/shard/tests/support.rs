@@ -17,8 +17,8 @@ use crate::{
     },
     shard::{
         command::{
-            Claimed, Command, Fact, Holder, Page, Quota, Reply, StoredSubscription, StoredWill,
-            decode_replies, encode_batch,
+            AppUsage, Claimed, Command, Fact, Holder, Page, Quota, Reply, StoredSubscription,
+            StoredWill, decode_replies, encode_batch,
         },
         machine::ShardMachine,
         memory_store::MemoryStore,
@@ -33,14 +33,32 @@ pub(super) struct Shard {
     pub(super) machine: ShardMachine,
     pub(super) store: MemoryStore,
     pub(super) index: u64,
-    facts: Arc<Mutex<Vec<Fact>>>,
+    facts: Arc<Mutex<Told>>,
+}
+
+/// What a shard told: the last usage of `APP`, and everything else.
+#[derive(Default)]
+struct Told {
+    usage: AppUsage,
+    others: Vec<Fact>,
+}
+
+fn machine(told: &Arc<Mutex<Told>>) -> ShardMachine {
+    let told = Arc::clone(told);
+    ShardMachine::new(Arc::new(move |fact| {
+        let mut told = told.lock().unwrap();
+        match fact {
+            Fact::Usage { app: APP, used } => told.usage = used,
+            Fact::Usage { .. } => {}
+            other => told.others.push(other),
+        }
+    }))
 }
 
 impl Shard {
     pub(super) fn new() -> Self {
-        let facts = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&facts);
-        let machine = ShardMachine::new(Arc::new(move |fact| sink.lock().unwrap().push(fact)));
+        let facts = Arc::default();
+        let machine = machine(&facts);
         Self { machine, store: MemoryStore::default(), index: 0, facts }
     }
 
@@ -57,13 +75,18 @@ impl Shard {
 
     /// Forgets all memory and starts from the store.
     pub(super) fn reload(&mut self) {
-        let facts = Arc::clone(&self.facts);
-        self.machine = ShardMachine::new(Arc::new(move |fact| facts.lock().unwrap().push(fact)));
+        self.facts.lock().unwrap().usage = AppUsage::default();
+        self.machine = machine(&self.facts);
         self.machine.load(&self.store);
     }
 
     pub(super) fn facts(&self) -> Vec<Fact> {
-        std::mem::take(&mut self.facts.lock().unwrap())
+        std::mem::take(&mut self.facts.lock().unwrap().others)
+    }
+
+    /// What the shard last told of `APP`'s usage.
+    pub(super) fn usage(&self) -> AppUsage {
+        self.facts.lock().unwrap().usage
     }
 
     /// Claims a session that never expires, without clean start.

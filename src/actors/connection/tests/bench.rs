@@ -107,7 +107,7 @@ impl Bench {
         let (worker, router) = Worker::start(config).unwrap();
         let facts = Facts::new(1);
         let storage = Storage::new(&facts);
-        let appender = Appender::new(1, storage.propose()).start();
+        let appender = Appender::new(1, storage.propose(), Arc::clone(&facts)).start();
         let hub = Hub::new(Rc::clone(&worker)).start();
         let group_table = Arc::<GroupTable>::default();
         let common =
