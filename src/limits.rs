@@ -42,6 +42,8 @@ pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Steps of background work in one commit.
 pub const UPKEEP_STEPS: u32 = 256;
+/// Sessions that are looked at after a start, and released if need be, in one commit.
+pub const STALE_SESSIONS_LOOKED: usize = 512;
 
 const _: () = assert!(APPEND_BATCH_BYTES_MAX <= APPEND_WAITING_BYTES_MAX);
 

@@ -66,7 +66,6 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
     let apps = Apps::load(shards.clone()).await?;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
-    boot::release_old_sessions(&shards).await?;
     let threads = worker_threads(config);
     let prepared = listeners::bind(config, &apps, threads)?;
     let shared = Shared {

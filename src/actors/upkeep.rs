@@ -1,10 +1,11 @@
 //! Background work of one shard: what is due by the clock.
 //!
-//! - Owns: nothing but the knowledge that a round is under way.
+//! - Owns: the knowledge that a round is under way, and how far sessions of earlier starts are released.
 //! - Takes: `Look` (something may be due), and its own tick each second. Gives: `Tick` commands, wills to
 //!   publish, `SessionsEnded` to the home.
-//! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit; an idle shard is only read, never
-//!   written, so that an idle node leaves its disk alone.
+//! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit, `limits::STALE_SESSIONS_LOOKED`
+//!   sessions looked at for a release; an idle shard is only read, never written, so that an idle node
+//!   leaves its disk alone.
 //! - Source: MQTT 5.0 sections 3.1.2.5 (will) and 3.1.2.11.2 (session expiry).
 
 use std::{pin::Pin, rc::Rc};
@@ -18,8 +19,11 @@ use hongqiao_cluster::id::ShardId;
 use super::{appender::Submit, groups::SessionsGone, home::SessionsEnded};
 use crate::{
     clock, limits,
-    model::message::Message as Published,
-    shard::command::{Command, DueWill, Reply},
+    model::{id::SessionKey, message::Message as Published},
+    shard::{
+        command::{Command, DueWill, Reply},
+        query::HeldBefore,
+    },
 };
 
 /// Sent by the home: something may be due now.
@@ -39,6 +43,10 @@ pub struct Neighbours {
     pub groups: Vec<Recipient<SessionsGone>>,
     /// Asks the shard whether anything is due at that time; a read.
     pub is_due: Rc<dyn Fn(u64) -> Local<bool>>,
+    /// Looks through the next sessions for holders of earlier starts of this node; a read.
+    pub held_before: Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldBefore>>>,
+    /// This start: node and incarnation.
+    pub start: (u64, u64),
     /// Publishes a will; `true` once it is stored and delivered.
     pub publish: Rc<dyn Fn(Published) -> Local<bool>>,
 }
@@ -50,6 +58,15 @@ pub struct Upkeep {
     home: Option<Recipient<SessionsEnded>>,
     busy: bool,
     again: bool,
+    stale: Stale,
+}
+
+/// How far the sessions of earlier starts are released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stale {
+    /// All up to and including this one.
+    Until(Option<SessionKey>),
+    Done,
 }
 
 /// Sent by the server once both exist: the home of the same shard.
@@ -61,7 +78,7 @@ impl Upkeep {
     /// Creates the upkeep of `shard`.
     #[must_use]
     pub fn new(shard: ShardId, neighbours: Neighbours) -> Self {
-        Self { shard, neighbours, home: None, busy: false, again: false }
+        Self { shard, neighbours, home: None, busy: false, again: false, stale: Stale::Until(None) }
     }
 
     fn start_round(&mut self, ctx: &mut Context<Self>) {
@@ -70,14 +87,38 @@ impl Upkeep {
             return;
         }
         self.busy = true;
-        let round = round(self.shard, self.neighbours.clone(), self.home.clone());
-        ctx.spawn(round.into_actor(self).map(|more, actor, ctx| {
+        let (shard, stale) = (self.shard, self.stale);
+        let (neighbours, home) = (self.neighbours.clone(), self.home.clone());
+        let work = async move {
+            let stale = release_stale(shard, &neighbours, stale).await;
+            (stale, round(shard, neighbours, home).await)
+        };
+        ctx.spawn(work.into_actor(self).map(|(stale, more), actor, ctx| {
             actor.busy = false;
-            if more || std::mem::take(&mut actor.again) {
+            let moved = std::mem::replace(&mut actor.stale, stale) != stale;
+            if more || moved || std::mem::take(&mut actor.again) {
                 actor.start_round(ctx);
             }
         }));
     }
+}
+
+/// Releases the next sessions whose connections died with an earlier start of the node. A claim of one
+/// that is still to come releases it by itself.
+async fn release_stale(shard: ShardId, neighbours: &Neighbours, stale: Stale) -> Stale {
+    let Stale::Until(after) = stale else { return stale };
+    let Some(HeldBefore { keys, next }) = (neighbours.held_before)(after).await else {
+        return stale;
+    };
+    if !keys.is_empty() {
+        let ((node, incarnation), now_ms) = (neighbours.start, clock::wall_ms());
+        let command = Command::ReleaseStale { keys, node, incarnation, now_ms };
+        let reply = neighbours.submit.send(Submit { shard, command }).await;
+        if !matches!(reply, Ok(Ok(_))) {
+            return stale;
+        }
+    }
+    next.map_or(Stale::Done, |next| Stale::Until(Some(next)))
 }
 
 /// One commit of due work; `true` if more is left.

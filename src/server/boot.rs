@@ -14,7 +14,6 @@ use crate::{
     actors::facts::Facts,
     auth,
     banner::{DEMO_APP, DEMO_USER},
-    clock,
     config::{self, Config},
     shard::{
         client::ShardClient,
@@ -45,17 +44,6 @@ pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Clust
         ShardMachine::new(sink)
     };
     Cluster::start(options, make).context("the data folder cannot be opened")
-}
-
-/// Tells every shard that this is a new start: sessions of the last one are released.
-pub(super) async fn release_old_sessions(shards: &ShardClient) -> anyhow::Result<()> {
-    let cluster = shards.cluster();
-    let (node, incarnation) = (cluster.node().0, cluster.incarnation());
-    for shard in shards.shards() {
-        let command = Command::NodeStarted { node, incarnation, now_ms: clock::wall_ms() };
-        shards.propose(shard, command).await.context("a shard takes no commands")?;
-    }
-    Ok(())
 }
 
 /// Creates the apps that the configuration names.

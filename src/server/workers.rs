@@ -33,6 +33,7 @@ use crate::{
     },
     auth::Authenticator,
     front::mqtt,
+    limits,
     model::id::SessionKey,
     shard::{client::ShardClient, query},
 };
@@ -114,8 +115,9 @@ impl Workers {
             shards: shared.shards.cluster().shards(),
             quotas: Arc::clone(&shared.quotas),
         };
-        let homes = start_homes(&arbiters, &first, &targets, shared).await?;
+        // Before anything is published: by then every group has its members.
         join_durable_members(&groups, shared).await?;
+        let homes = start_homes(&arbiters, &first, &targets, shared).await?;
         for (arbiter, first) in arbiters.iter().zip(&first) {
             let (targets, shared) = (targets.clone(), shared.clone());
             let (router, appender) = (first.router.clone(), first.appender.clone());
@@ -241,9 +243,22 @@ fn upkeep_neighbours(
 ) -> upkeep::Neighbours {
     let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
     let shards = shared.shards.clone();
+    let holders = shared.shards.cluster().clone();
+    let start = (holders.node().0, holders.incarnation());
     upkeep::Neighbours {
         submit: appender.clone().recipient(),
         groups,
+        start,
+        held_before: Rc::new(move |after| {
+            let cluster = holders.clone();
+            Box::pin(async move {
+                let limit = limits::STALE_SESSIONS_LOOKED;
+                let ask = move |machine: &_, _: &dyn hongqiao_cluster::Store| {
+                    query::held_before(machine, start, after, limit)
+                };
+                cluster.read(shard, ask).await.ok()
+            })
+        }),
         is_due: Rc::new(move |now_ms| {
             let cluster = shards.cluster().clone();
             Box::pin(async move {

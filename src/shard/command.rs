@@ -186,9 +186,11 @@ pub enum Command {
     Tick { now_ms: u64, limit: u32 },
     /// The will with this identity was published. → [`Reply::Done`]
     WillDone { key: SessionKey, epoch: Epoch },
-    /// A new start of the node: sessions held by an older incarnation of it are released as if their
-    /// connections had just died. → [`Reply::Done`]
+    /// Changes nothing; logs written before `ReleaseStale` hold it. → [`Reply::Done`]
     NodeStarted { node: u64, incarnation: u64, now_ms: u64 },
+    /// Of these sessions, those held by an older incarnation of the node are released as if their
+    /// connections had just died; see `query::held_before`. → [`Reply::Done`]
+    ReleaseStale { keys: Vec<SessionKey>, node: u64, incarnation: u64, now_ms: u64 },
 }
 
 /// What a shard answers to one command.

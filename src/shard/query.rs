@@ -79,6 +79,36 @@ pub fn sessions_durable(
         .collect()
 }
 
+/// Sessions whose holder is a connection of an earlier start of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldBefore {
+    /// Which; to be released with `Command::ReleaseStale`.
+    pub keys: Vec<SessionKey>,
+    /// Session to go on after; `None`: that was all.
+    pub next: Option<SessionKey>,
+}
+
+/// Looks at `limit` sessions after `after` for holders of starts before (node, incarnation).
+#[must_use]
+pub fn held_before(
+    machine: &ShardMachine,
+    start: (u64, u64),
+    after: Option<SessionKey>,
+    limit: usize,
+) -> HeldBefore {
+    let state = &machine.state;
+    let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+    let mut found = HeldBefore::default();
+    let range = state.by_key.range((from, std::ops::Bound::Unbounded));
+    for (looked, (&key, &at)) in (1..).zip(range.take(limit)) {
+        if state.sessions[at].is_held_before(start) {
+            found.keys.push(key);
+        }
+        found.next = (looked == limit).then_some(key);
+    }
+    found
+}
+
 /// Members of shared groups, as the groups' homes need them at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedMembers {

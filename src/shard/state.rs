@@ -196,8 +196,9 @@ impl State {
             }
             Command::Tick { now_ms, limit } => self.tick(entry, now_ms, limit),
             Command::WillDone { key, epoch } => self.will_done(entry, key, epoch),
-            Command::NodeStarted { node, incarnation, now_ms } => {
-                self.node_started(entry, node, incarnation, now_ms)
+            Command::NodeStarted { .. } => Reply::Done,
+            Command::ReleaseStale { keys, node, incarnation, now_ms } => {
+                self.release_stale(entry, &keys, (node, incarnation), now_ms)
             }
             command @ Command::Claim { .. } => self.claim(entry, command),
             command => self.apply_fenced(entry, command),

@@ -32,6 +32,12 @@ impl State {
             return Reply::Fenced;
         };
         let mut previous_holder = None;
+        if let Some(&at) = self.by_key.get(&key)
+            && self.sessions[at].is_held_before((holder.node, holder.incarnation))
+        {
+            // The background work has not come to it yet; what the last start owes is settled first.
+            self.release_lost(entry, at, now_ms);
+        }
         if let Some(&at) = self.by_key.get(&key) {
             previous_holder = self.sessions[at].holder;
             if clean_start || self.is_ended(entry, at, now_ms) {

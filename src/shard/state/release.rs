@@ -1,6 +1,6 @@
 //! The end of a connection, the end of a session, and wills.
 //!
-//! - Takes: `Release`, `NodeStarted`, `WillDone`. Gives: absolute deadlines that survive a restart.
+//! - Takes: `Release`, `ReleaseStale`, `WillDone`. Gives: absolute deadlines that survive a restart.
 //! - Bound: the end of a session deletes what it has at once: its subscriptions (limited per session) and
 //!   packet ids; its messages are trimmed in bounded steps.
 //! - Source: MQTT 5.0 sections 3.1.2.5, 3.1.2.11.2, 3.1.3.2.2, 3.14.
@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 use super::{
-    Entry, State,
+    Entry, Session, State,
     claim::{SCAN_RECORDS, drop_will, session_record},
 };
 use crate::{
@@ -145,25 +145,36 @@ impl State {
         Reply::Done
     }
 
-    pub(super) fn node_started(
+    pub(super) fn release_stale(
         &mut self,
         entry: &mut Entry<'_>,
-        node: u64,
-        incarnation: u64,
+        keys: &[SessionKey],
+        start: (u64, u64),
         now_ms: u64,
     ) -> Reply {
         self.flush(entry);
-        let is_stale = |at: usize| {
-            let holder = self.sessions[at].holder;
-            holder.is_some_and(|held| held.node == node && held.incarnation < incarnation)
-        };
-        let stale: Vec<usize> = self.by_key.values().copied().filter(|&at| is_stale(at)).collect();
-        for at in stale {
-            let how =
-                Release { expiry_secs: None, will_dropped: false, inflight: Vec::new(), now_ms };
-            self.release(entry, at, how);
+        for key in keys {
+            // One that was claimed meanwhile has a holder of this start.
+            if let Some(&at) = self.by_key.get(key)
+                && self.sessions[at].is_held_before(start)
+            {
+                self.release_lost(entry, at, now_ms);
+            }
         }
         Reply::Done
+    }
+
+    /// Releases a session whose connection died without saying so.
+    pub(super) fn release_lost(&mut self, entry: &mut Entry<'_>, at: usize, now_ms: u64) {
+        let (expiry_secs, will_dropped, inflight) = (None, false, Vec::new());
+        self.release(entry, at, Release { expiry_secs, will_dropped, inflight, now_ms });
+    }
+}
+
+impl Session {
+    /// Tells whether a connection of an earlier start of this node is its holder.
+    pub(in crate::shard) fn is_held_before(&self, (node, incarnation): (u64, u64)) -> bool {
+        self.holder.is_some_and(|held| held.node == node && held.incarnation < incarnation)
     }
 }
 

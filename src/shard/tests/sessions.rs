@@ -246,7 +246,7 @@ fn will_when_disconnect_drops_it_then_never_due() {
 }
 
 #[test]
-fn node_started_when_it_held_sessions_then_they_are_released() {
+fn start_when_the_last_one_held_sessions_then_they_are_released() {
     let mut shard = Shard::new();
     let epoch = shard
         .claim_with(7, |command| {
@@ -256,15 +256,77 @@ fn node_started_when_it_held_sessions_then_they_are_released() {
         })
         .epoch;
     shard.claim(8);
-    shard.one(Command::NodeStarted { node: 1, incarnation: 1, now_ms: NOW });
+    release_stale(&mut shard, 1);
     assert!(due_wills(shard.tick(NOW)).is_empty());
     shard.reload();
-    shard.one(Command::NodeStarted { node: 1, incarnation: 2, now_ms: NOW });
+    release_stale(&mut shard, 2);
     let wills = due_wills(shard.tick(NOW));
     assert_eq!(wills.iter().map(|will| will.epoch).collect::<Vec<_>>(), [epoch]);
     assert_eq!(shard.claim(8).previous_holder, None);
     shard.tick(NOW + 10_000);
     assert!(query::queue_depth(&shard.machine, KEY).is_none());
+}
+
+/// What the upkeep does after a start: looks at two sessions at a time.
+fn release_stale(shard: &mut Shard, incarnation: u64) -> usize {
+    let (mut after, mut steps) = (None, 0);
+    loop {
+        let found = query::held_before(&shard.machine, (1, incarnation), after, 2);
+        assert!(found.keys.len() <= 2);
+        let keys = found.keys;
+        shard.one(Command::ReleaseStale { keys, node: 1, incarnation, now_ms: NOW });
+        steps += 1;
+        after = found.next;
+        if after.is_none() {
+            return steps;
+        }
+    }
+}
+
+#[test]
+fn start_when_many_sessions_are_held_then_each_step_releases_a_few() {
+    let mut shard = Shard::new();
+    for key in 1..=9 {
+        shard.claim(key);
+    }
+    let here = |command: &mut Command| {
+        if let Command::Claim { holder, .. } = command {
+            holder.incarnation = 2;
+        }
+    };
+    // This one is back before the background work comes to it.
+    let epoch = shard.claim_with(9, here).epoch;
+    assert_eq!(release_stale(&mut shard, 2), 5);
+    let none = query::HeldBefore::default();
+    assert_eq!(query::held_before(&shard.machine, (1, 2), None, 99), none);
+    let held = query::sessions_durable(&shard.machine, &shard.store, None, 99);
+    let held: Vec<u128> =
+        held.iter().filter(|view| view.holder.is_some()).map(|view| view.key.0).collect();
+    assert_eq!(held, [9]);
+    assert_eq!(shard.acknowledge(9, epoch, Position::START), Reply::Done);
+}
+
+#[test]
+fn claim_when_the_last_start_held_the_session_then_what_that_connection_owed_is_settled() {
+    let mut shard = Shard::new();
+    let of_start = |expiry: u32, incarnation: u64| {
+        move |command: &mut Command| {
+            if let Command::Claim { will: old, expiry_secs, holder, .. } = command {
+                (*old, *expiry_secs) = (will("w", 0), expiry);
+                holder.incarnation = incarnation;
+            }
+        }
+    };
+    // Resumed with expiry 0: it ends with its connection, even if that died with the node.
+    let epoch = shard.claim(7).epoch;
+    shard.subscribe(7, epoch, &[subscription("a", Qos::AtLeastOnce)]);
+    assert!(shard.claim_with(7, of_start(0, 1)).session_present);
+    let claimed = shard.claim_with(7, of_start(60, 2));
+    assert!(!claimed.session_present);
+    assert_eq!((claimed.subscriptions.len(), claimed.previous_holder), (0, None));
+    assert_eq!(due_wills(shard.tick(NOW)).len(), 1);
+    let claimed = shard.claim_with(7, of_start(60, 3));
+    assert_eq!((claimed.session_present, claimed.previous_holder), (true, None));
 }
 
 #[test]

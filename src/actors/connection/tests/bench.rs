@@ -215,6 +215,8 @@ impl Bench {
 fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender>) -> Addr<Upkeep> {
     let (storage, publisher) = (storage.clone(), Rc::clone(publisher));
     let neighbours = upkeep::Neighbours {
+        held_before: Rc::new(|_| Box::pin(async { None })),
+        start: (1, 1),
         submit: appender.clone().recipient(),
         groups: Vec::new(),
         is_due: Rc::new(move |now_ms| {
