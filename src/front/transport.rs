@@ -17,6 +17,7 @@ use std::{
 use bytes::BytesMut;
 use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::{
+    io::Interest,
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
@@ -151,6 +152,16 @@ impl TcpSocket {
     pub fn new(stream: TcpStream) -> Self {
         Self(stream)
     }
+
+    /// Notes that the last read took all there was, so that the next one asks no system call to say so.
+    ///
+    /// Bytes that came since then raise a new edge, which the runtime sees when it waits next; this
+    /// thread is the one that waits, so it cannot have seen it yet.
+    fn is_drained(&self) {
+        let drained = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        // The closure's answer clears the readiness; there is nothing else to learn.
+        let _ = self.0.try_io(Interest::READABLE, drained);
+    }
 }
 
 impl Socket for TcpSocket {
@@ -159,7 +170,12 @@ impl Socket for TcpSocket {
     }
 
     fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.0.try_read_buf(buffer)
+        let room = buffer.capacity() - buffer.len();
+        let count = self.0.try_read_buf(buffer)?;
+        if count < room {
+            self.is_drained();
+        }
+        Ok(count)
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
