@@ -12,6 +12,8 @@
 //! Claim ─► (others of this key wait) ─► Kick the old connection, it releases ─► commit Claim ─► reply
 //! ```
 
+mod register;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use actix::{
@@ -21,6 +23,8 @@ use actix::{
 use ahash::{AHashMap, AHashSet};
 use hongqiao_cluster::id::ShardId;
 use tokio::sync::oneshot;
+
+use register::{Register, Seat};
 
 use super::{
     appender::{Submit, SubmitError},
@@ -115,16 +119,6 @@ pub struct Neighbours {
     pub groups: Vec<Recipient<SessionsGone>>,
 }
 
-/// What is known of one session.
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    connection: Option<ConnectionId>,
-    /// The shard may hold something of it; said too often costs one commit, too seldom loses.
-    durable: bool,
-    /// What the shard holds goes with the connection (session expiry 0).
-    ends_with_connection: bool,
-}
-
 type Answer = oneshot::Sender<Result<Box<Claimed>, ClaimError>>;
 
 /// See the file header.
@@ -132,7 +126,7 @@ pub struct Home {
     shard: ShardId,
     node: u64,
     incarnation: u64,
-    sessions: AHashMap<SessionKey, Entry>,
+    sessions: Register,
     claiming: AHashMap<SessionKey, VecDeque<(Claim, Answer)>>,
     neighbours: Neighbours,
     news: Arc<News>,
@@ -148,8 +142,7 @@ impl Home {
         neighbours: Neighbours,
         news: Arc<News>,
     ) -> Self {
-        let entry = Entry { durable: true, ..Entry::default() };
-        let sessions = durable.into_iter().map(|key| (key, entry)).collect();
+        let sessions = Register::of_durable(durable);
         let claiming = AHashMap::new();
         Self { shard, node, incarnation, sessions, claiming, neighbours, news }
     }
@@ -168,12 +161,12 @@ impl Home {
     }
 
     fn start_claim(&mut self, claim: Claim, answer: Answer, ctx: &mut Context<Self>) {
-        let entry = self.sessions.get(&claim.key).copied().unwrap_or_default();
-        let durable = entry.durable || claim.expiry_secs > 0;
-        if entry.connection.is_none() && !durable {
+        let seat = self.sessions.get(claim.key).unwrap_or_default();
+        let durable = seat.is_durable() || claim.expiry_secs > 0;
+        if seat.connection().is_none() && !durable {
             return self.finish_claim(&claim, Ok(Box::default()), answer, ctx);
         }
-        let kicked = entry.connection.and_then(|old| self.kick(old));
+        let kicked = seat.connection().and_then(|old| self.kick(old));
         let submitted = durable.then(|| {
             let command = self.claim_command(&claim);
             (self.neighbours.submit.clone(), Submit { shard: self.shard, command })
@@ -224,13 +217,11 @@ impl Home {
         ctx: &mut Context<Self>,
     ) {
         if let Ok(claimed) = &claimed {
-            let entry = Entry {
-                connection: Some(claim.connection),
-                durable: claimed.epoch != Epoch::default(),
-                ends_with_connection: claim.expiry_secs == 0,
-            };
-            let old = self.sessions.insert(claim.key, entry);
-            if claim.clean_start && old.is_some_and(|old| old.durable) {
+            let seat = Seat::new(claim.connection)
+                .durable(claimed.epoch != Epoch::default())
+                .ending_with_connection(claim.expiry_secs == 0);
+            let old = self.sessions.insert(claim.key, seat);
+            if claim.clean_start && old.is_some_and(Seat::is_durable) {
                 self.look();
                 self.say_gone(claim.key);
             }
@@ -246,15 +237,9 @@ impl Home {
 
     /// Forgets the connection of a session, if it is still this one, and the session if it ends.
     fn unregister(&mut self, release: &Release) {
-        let Some(entry) = self.sessions.get_mut(&release.key) else { return };
-        if entry.connection != Some(release.connection) {
-            return;
-        }
-        entry.connection = None;
-        let ends = release.expiry_secs.map_or(entry.ends_with_connection, |secs| secs == 0);
-        if !entry.durable {
-            self.sessions.remove(&release.key);
-        } else if ends {
+        let Some(seat) = self.sessions.leave(release.key, release.connection) else { return };
+        let ends = release.expiry_secs.map_or(seat.ends_with_connection(), |secs| secs == 0);
+        if seat.is_durable() && ends {
             // The entry stays: until the release is committed the shard holds something.
             self.say_gone(release.key);
         }
@@ -277,7 +262,7 @@ impl Home {
     /// Tells the hubs which of their connections have news; what a hub cannot take comes again.
     fn tell(&self, keys: &AHashSet<SessionKey>) {
         let mut by_worker = vec![Vec::new(); self.neighbours.grew.len()];
-        let online = |key: &SessionKey| self.sessions.get(key).and_then(|entry| entry.connection);
+        let online = |key: &SessionKey| self.sessions.connection(*key);
         for (key, connection) in keys.iter().filter_map(|key| Some((*key, online(key)?))) {
             if let Some(list) = by_worker.get_mut(connection.worker()) {
                 list.push((key, connection));
@@ -353,10 +338,8 @@ impl Handler<SessionsEnded> for Home {
 
     fn handle(&mut self, ended: SessionsEnded, _ctx: &mut Self::Context) {
         for key in ended.0 {
-            let busy = self.claiming.contains_key(&key);
-            let offline = |entry: &Entry| entry.connection.is_none();
-            if !busy && self.sessions.get(&key).is_some_and(offline) {
-                self.sessions.remove(&key);
+            if !self.claiming.contains_key(&key) {
+                self.sessions.forget(key);
             }
         }
     }
@@ -366,7 +349,7 @@ impl Handler<WhoIs> for Home {
     type Result = Option<ConnectionId>;
 
     fn handle(&mut self, who: WhoIs, _ctx: &mut Self::Context) -> Self::Result {
-        self.sessions.get(&who.0).and_then(|entry| entry.connection)
+        self.sessions.connection(who.0)
     }
 }
 
