@@ -108,6 +108,7 @@ impl Handler<Tell> for Probe {
                     probe.note("waited");
                 }));
             }
+            "wait for good" => ctx.wait(std::future::pending().into_actor(self)),
             "spawn" => {
                 ctx.spawn(pause().into_actor(self).map(|(), probe: &mut Probe, _| {
                     probe.note("spawned done");
@@ -297,7 +298,7 @@ fn output_of_others_is_written_while_the_actor_waits() {
         let (probe, peer, log) = probe(&bench);
         let link = Rc::clone(&probe.link);
         let address = ConnectionContext::start_with_address(probe);
-        address.try_send(Tell("wait")).unwrap();
+        address.try_send(Tell("wait for good")).unwrap();
         settle().await;
         for _ in 0..1_500 {
             link.send(&Outbound::Pong);
@@ -306,7 +307,7 @@ fn output_of_others_is_written_while_the_actor_waits() {
         assert_eq!(peer.take().len(), 1_000);
         settle().await;
         assert_eq!(peer.take().len(), 500);
-        assert_eq!(log.borrow()[1..], ["told wait"]);
+        assert_eq!(log.borrow()[1..], ["told wait for good"]);
     });
 }
 
