@@ -159,7 +159,7 @@ pub struct AppOverrides {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Workers {
-    /// Connection threads; 0 = one per core.
+    /// Connection threads; 0 = one per core but one, which is left to the rest.
     pub threads: usize,
     /// Threads of consensus and storage.
     pub cluster_threads: usize,

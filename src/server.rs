@@ -139,9 +139,11 @@ async fn drain(config: &Config, workers: &Workers) {
     }
 }
 
+/// One core is left to consensus, storage and the kernel's half of networking. On two cores a second
+/// worker costs more in wakes between threads than it gives (ARCHITECTURE.md, "Worker threads").
 fn worker_threads(config: &Config) -> usize {
     match config.workers.threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().max(2) - 1),
         threads => threads,
     }
 }

@@ -138,6 +138,8 @@ impl Node {
         command.args(&words[1..]).arg("serve").arg("--data").arg(self.data());
         command.args(["--set", "listeners.mqtt.address=127.0.0.1:0"]);
         command.args(["--set", "listeners.http.address=127.0.0.1:0"]);
+        // Two, whatever the machine has: what goes between workers is tested everywhere.
+        command.args(["--set", "workers.threads=2"]);
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
