@@ -1,12 +1,15 @@
 //! Sends the retained messages that a new subscription asks for, page by page.
 //!
-//! - Owns: nothing; one task per subscription while it lasts.
+//! - Owns: which subscriptions wait for their turn (`retained/turns.rs`); one task per connection.
 //! - Takes: a subscription that is live already. Gives: copies with the retain flag to its connection;
 //!   for durable sessions at QoS ≥ 1 copies in the session's own log, so that they survive it.
-//! - Bound: `limits::RETAINED_PAGE_MESSAGES` at a time; the next page waits until the connection has room, so
-//!   a slow client holds up only itself. A copy that is older than what the connection has seen
+//! - Bound: `limits::RETAINED_PAGE_MESSAGES` and `PAGE_BYTES_MAX` at a time, for one subscription of a
+//!   connection at a time; each page waits until the connection has room, so a slow client holds up only
+//!   itself. A copy that is older than what the connection has seen
 //!   live on that topic since it subscribed is skipped.
 //! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
+
+mod turns;
 
 use std::{collections::VecDeque, num::NonZeroU32, rc::Rc, sync::Arc};
 
@@ -29,8 +32,15 @@ use crate::{
     shard::{
         client::ShardClient,
         command::{Command, StoredSubscription},
+        query::PageLimits,
     },
 };
+
+pub use turns::Turns;
+
+/// What is read at a time.
+const PAGE: PageLimits =
+    PageLimits { messages: limits::RETAINED_PAGE_MESSAGES, bytes: limits::PAGE_BYTES_MAX };
 
 /// Whose subscription it is.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +112,7 @@ impl FreshTopics {
     }
 }
 
-/// Keeps notes being made for as long as it lives.
+/// Keeps notes being made for as long as it lives; made when the subscription is live.
 struct Sending {
     worker: Rc<Worker>,
     since: u64,
@@ -139,25 +149,28 @@ impl Drop for Sending {
     }
 }
 
-/// Sends everything that `subscription` matches; ends early with the connection.
-pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscription) {
-    let Some(sending) = Worker::with(Sending::begin) else { return };
+/// Sends everything that `subscription` matches; `false` when the connection has ended.
+async fn send(
+    source: &Source,
+    sending: &Sending,
+    receiver: Receiver,
+    subscription: &StoredSubscription,
+) -> bool {
     let scope = (receiver.app, subscription.filter.clone());
     for shard in source.shards.retained_shards(scope.0, &scope.1) {
         let mut after = None;
         loop {
-            let page = source.shards.retained(
-                shard,
-                scope.clone(),
-                after.take(),
-                limits::RETAINED_PAGE_MESSAGES,
-            );
+            // A page is read only for a client that takes it.
+            if room(receiver.connection).await.is_none() {
+                return false;
+            }
+            let page = source.shards.retained(shard, scope.clone(), after.take(), PAGE);
             let Ok(page) = page.await else {
                 tracing::warn!(shard = shard.0, "retained messages cannot be read now");
                 break;
             };
-            if !send_page(&source, &sending, receiver, &subscription, page.messages).await {
-                return;
+            if !send_page(source, sending, receiver, subscription, page.messages).await {
+                return false;
             }
             match page.next {
                 Some(topic) => after = Some(topic),
@@ -165,6 +178,7 @@ pub async fn send(source: Source, receiver: Receiver, subscription: StoredSubscr
             }
         }
     }
+    true
 }
 
 /// Sends one page; `false` when the connection has ended.

@@ -17,7 +17,7 @@ use crate::{
         appender::{Appender, SubmitError},
         connection::{
             backend::{self, PageError},
-            node::Node,
+            node::{Node, RetainedCopies},
         },
         counters::Counters,
         facts::Facts,
@@ -34,8 +34,8 @@ use crate::{
     auth::Authenticator,
     front::mqtt,
     limits,
-    model::id::SessionKey,
-    shard::{client::ShardClient, query},
+    model::{id::SessionKey, topic::TopicFilter},
+    shard::{client::ShardClient, command::StoredSubscription, query},
 };
 use hongqiao_cluster::ProposeError;
 
@@ -356,10 +356,20 @@ fn connection_node(
                 }
             })
         }),
-        send_retained: Box::new(move |who, subscription| {
-            let backend::Subscriber { connection, app, session, epoch } = who;
-            let receiver = retained::Receiver { connection, app, session, epoch };
-            actix_rt::spawn(retained::send(source.clone(), receiver, subscription));
-        }),
+        retained: Box::new(RetainedTurns(retained::Turns::new(source))),
+    }
+}
+
+/// Retained messages for the connections of one worker.
+struct RetainedTurns(Rc<retained::Turns>);
+
+impl RetainedCopies for RetainedTurns {
+    fn begin(&self, who: backend::Subscriber, subscription: StoredSubscription) {
+        let backend::Subscriber { connection, app, session, epoch } = who;
+        self.0.begin(retained::Receiver { connection, app, session, epoch }, subscription);
+    }
+
+    fn forget(&self, who: backend::Subscriber, filter: &TopicFilter) {
+        self.0.forget(who.connection, filter);
     }
 }

@@ -91,11 +91,11 @@ impl ShardClient {
         shard: ShardId,
         (app, filter): (AppId, TopicFilter),
         after: Option<TopicName>,
-        limit: usize,
+        limits: query::PageLimits,
     ) -> Result<RetainedPage, ReadError> {
         let now_ms = clock::wall_ms();
         let ask = move |_: &ShardMachine, store: &dyn hongqiao_cluster::Store| {
-            query::retained(store, app, &filter, after.as_ref(), limit, now_ms)
+            query::retained(store, app, &filter, after.as_ref(), limits, now_ms)
         };
         self.cluster.read(shard, ask).await
     }

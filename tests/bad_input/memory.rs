@@ -9,7 +9,7 @@ use crate::{
         packet::{Publish, Sub, Version, encode_subscribe, frame},
         process::resident_kib,
         property::{Props, put_data, put_variable},
-        wait::wait_until,
+        wait::{let_pass, wait_until},
     },
 };
 
@@ -185,4 +185,30 @@ fn subscriptions_by_the_thousand_return_their_memory() {
         after.push(resident_kib(node.pid()) / 1_024);
     }
     wait_until("the node settles", || resident_kib(node.pid()) / 1_024 <= after[0] + 16);
+}
+
+#[test]
+fn retained_messages_for_a_client_that_does_not_read_are_bounded() {
+    let _turn = alone();
+    let node = Node::start_with(&[("storage.durability", "os")]);
+    let broker = node.broker();
+    let mut keeper = broker.v5("keeper").connect();
+    for n in 0..1_000 {
+        keeper.retain(&format!("r/{n}"), &"x".repeat(4_000), 0);
+    }
+    keeper.ping();
+    let healthy = Healthy::start(broker);
+    let before = resident_kib(node.pid());
+    let mut deaf: Vec<Client> = (0..4).map(|n| broker.v5(&format!("deaf{n}")).connect()).collect();
+    let subs: Vec<Sub> = (0..500).map(|_| Sub::new("#", 0)).collect();
+    let again = encode_subscribe(Version::V5, 1, &subs, &Props::new());
+    for _ in 0..20 {
+        for client in &mut deaf {
+            client.send_raw(&again);
+        }
+    }
+    let_pass(std::time::Duration::from_secs(3));
+    let grown = resident_kib(node.pid()).saturating_sub(before) / 1_024;
+    assert!(grown < 64, "{grown} MiB for 40,000 subscriptions whose copies nobody reads");
+    healthy.check();
 }

@@ -33,8 +33,14 @@ use crate::{
 pub type ReadPage =
     Box<dyn Fn(SessionKey, Epoch, Position, usize, usize) -> Later<Result<Page, PageError>>>;
 
-/// Begins to send what a new subscription asks for.
-pub type SendRetained = Box<dyn Fn(Subscriber, StoredSubscription)>;
+/// Sends the retained messages that new subscriptions ask for.
+pub trait RetainedCopies {
+    /// Begins to send what a subscription asks for, after those of its connection that came first.
+    fn begin(&self, who: Subscriber, subscription: StoredSubscription);
+
+    /// Forgets a subscription whose copies have not begun.
+    fn forget(&self, who: Subscriber, filter: &TopicFilter);
+}
 
 /// Where the neighbours of one worker are.
 pub struct Node {
@@ -59,7 +65,7 @@ pub struct Node {
     /// Reads logs.
     pub read_page: ReadPage,
     /// Sends retained messages.
-    pub send_retained: SendRetained,
+    pub retained: Box<dyn RetainedCopies>,
 }
 
 type Existing = Vec<Result<bool, FiltersFull>>;
@@ -248,6 +254,7 @@ impl Backend for Rc<Node> {
     ) -> Later<Vec<bool>> {
         let plain = items.iter().filter(|(share, _)| share.is_none());
         let filters: Vec<_> = plain.map(|(_, filter)| filter.clone()).collect();
+        filters.iter().for_each(|filter| self.retained.forget(who, filter));
         let routed = (!filters.is_empty()).then(|| {
             self.router.send(Unsubscribe { connection: who.connection, app: who.app, filters })
         });
@@ -268,6 +275,6 @@ impl Backend for Rc<Node> {
     }
 
     fn send_retained(&self, who: Subscriber, subscription: StoredSubscription) {
-        (self.send_retained)(who, subscription);
+        self.retained.begin(who, subscription);
     }
 }

@@ -28,8 +28,9 @@ fn retained(shard: &Shard, filter: &str, limit: usize, now_ms: u64) -> Vec<(Stri
     let filter = TopicFilter::parse(filter).unwrap();
     let mut found = Vec::new();
     let mut after: Option<TopicName> = None;
+    let limits = query::PageLimits { messages: limit, bytes: 1 << 30 };
     loop {
-        let page = query::retained(&shard.store, APP, &filter, after.as_ref(), limit, now_ms);
+        let page = query::retained(&shard.store, APP, &filter, after.as_ref(), limits, now_ms);
         found.extend(page.messages.iter().map(|(_, message)| {
             let payload = String::from_utf8_lossy(&message.payload).into_owned();
             (message.topic.as_str().to_owned(), payload)
@@ -111,4 +112,27 @@ fn retained_when_expired_then_not_given_and_tick_makes_room() {
     shard.tick(NOW + 90);
     assert_eq!(shard.pairs(b'd'), 0);
     assert_eq!(shard.pairs(b'r'), 1);
+}
+
+#[test]
+fn retained_when_messages_are_large_then_pages_end_at_their_bytes() {
+    let mut shard = Shard::new();
+    let payload = "x".repeat(1_000);
+    for number in 0..100 {
+        shard.one(retain_with(message(&format!("t/{number:02}"), &payload), 100, 1 << 20));
+    }
+    let filter = TopicFilter::parse("t/#").unwrap();
+    let limits = query::PageLimits { messages: 50, bytes: 2_500 };
+    let mut after: Option<TopicName> = None;
+    let mut sizes = Vec::new();
+    loop {
+        let page = query::retained(&shard.store, APP, &filter, after.as_ref(), limits, NOW);
+        sizes.push(page.messages.len());
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!(sizes.iter().sum::<usize>(), 100);
+    assert!(sizes.iter().all(|size| *size <= 3), "{sizes:?}");
 }

@@ -14,7 +14,12 @@ use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
 use super::{
-    super::{backend, node::Node, options::ListenerOptions, start},
+    super::{
+        backend::{self, Subscriber},
+        node::{Node, RetainedCopies},
+        options::ListenerOptions,
+        start,
+    },
     remote::Remote,
     storage::Storage,
 };
@@ -38,10 +43,10 @@ use crate::{
         message::Qos,
         reason::Reason,
         session::admission::Offer,
-        topic::TopicName,
+        topic::{TopicFilter, TopicName},
         wire::{Connack, Connect, DecodeLimits, Delivery, Dialect, SubscriptionOptions, Will},
     },
-    shard::command::Quota,
+    shard::command::{Quota, StoredSubscription},
 };
 
 pub(super) const LIMITS: DecodeLimits = DecodeLimits {
@@ -67,6 +72,15 @@ pub(super) fn offer() -> Offer {
 
 /// Lets in whoever shows no password, and the password "later" after a while.
 struct Doorkeeper;
+
+/// Nobody has retained anything.
+struct NothingRetained;
+
+impl RetainedCopies for NothingRetained {
+    fn begin(&self, _: Subscriber, _: StoredSubscription) {}
+
+    fn forget(&self, _: Subscriber, _: &TopicFilter) {}
+}
 
 impl Authenticator for Doorkeeper {
     fn authenticate(&self, admission: &Admission, credentials: Credentials) -> Verdict {
@@ -154,7 +168,7 @@ impl Bench {
             groups: vec![groups],
             publisher,
             read_page: storage.read_page(),
-            send_retained: Box::new(|_, _| {}),
+            retained: Box::new(NothingRetained),
         };
         backend::install(Box::new(Rc::new(node)));
         Self { storage, worker, hub, listener: RefCell::new(options(offer, 1_000, 5)) }
