@@ -4,7 +4,13 @@
 //!   `connection::start` on their worker.
 //! - Bound: `connections_max` of each listener.
 
-use std::{collections::BTreeMap, num::NonZeroU32, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU32},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix::Arbiter;
 use actix_service::map_config;
@@ -200,11 +206,7 @@ fn offer(listener: &Listener) -> Offer {
         receive_maximum: limits.receive_maximum,
         packet_bytes_max: NonZeroU32::new(limits.packet_bytes_max).unwrap_or(NonZeroU32::MAX),
         topic_alias_maximum: limits.topic_alias_max,
-        // "never" is a time that no client can ask for.
-        keep_alive_secs_max: match limits.keep_alive_max {
-            Duration::MAX => 0,
-            longest => whole_secs(longest),
-        },
+        keep_alive_secs_max: limits.keep_alive_max_secs().map_or(0, NonZeroU16::get),
         session_expiry_secs_max: u32::try_from(limits.session_expiry_max.as_secs())
             .unwrap_or(u32::MAX),
         maximum_qos: Qos::ExactlyOnce,

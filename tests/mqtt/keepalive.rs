@@ -95,3 +95,11 @@ fn ping_is_answered_at_once_and_each_time() {
         }
     }
 }
+
+#[test]
+fn without_a_limit_every_keep_alive_is_granted() {
+    for secs in [0, 1, 65_535] {
+        let client = broker().v5(&Names::new().id("asks")).keep_alive(secs).connect();
+        assert_eq!(client.connack.props.get_number(SERVER_KEEP_ALIVE), None, "{secs} s asked");
+    }
+}
