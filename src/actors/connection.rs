@@ -211,7 +211,7 @@ impl Connection {
         match f(durable, &mut desk) {
             Ok(value) => Some(value),
             Err(trouble) => {
-                self.end(Some((trouble.reason(), "durable session")), Ending::default());
+                self.end(Some(trouble.stop()), Ending::default());
                 None
             }
         }
@@ -435,7 +435,7 @@ impl Connection {
             Inbound::Connect(connect) => self.on_connect(connect),
             Inbound::Subscribe(subscribe) => self.on_subscribe(*subscribe)?,
             Inbound::Unsubscribe(unsubscribe) => self.on_unsubscribe(*unsubscribe),
-            Inbound::Ping => self.link.send(&Outbound::Pong),
+            Inbound::Ping => drop(self.link.send(&Outbound::Pong)),
             Inbound::Disconnect(disconnect) => self.on_disconnect(&disconnect)?,
             // There is no exchange to go on with: CONNECT with a method was refused.
             Inbound::Auth(_) => {

@@ -58,6 +58,9 @@ pub(in crate::actors) enum Trouble {
     /// Nobody knows whether it was written.
     #[error("outcome of a write is unknown")]
     Failed,
+    /// The client broke the protocol.
+    #[error("acknowledgement of the wrong kind")]
+    Violation,
 }
 
 impl Trouble {
@@ -68,6 +71,7 @@ impl Trouble {
             Self::Full => Reason::QuotaExceeded,
             Self::Unavailable => Reason::ServerBusy,
             Self::Failed => Reason::UnspecifiedError,
+            Self::Violation => Reason::ProtocolError,
         }
     }
 
@@ -78,6 +82,7 @@ impl Trouble {
             Self::Full => "durable writes are refused now",
             Self::Unavailable => "the session's shard is not available",
             Self::Failed => "outcome of a durable write is unknown",
+            Self::Violation => "acknowledgement of the wrong kind",
         };
         (self.reason(), text)
     }
@@ -363,10 +368,8 @@ impl DurableReader {
 
     /// Takes PUBACK, PUBREC or PUBCOMP.
     pub(super) fn on_ack(&mut self, ack: &Ack, desk: &mut Desk<'_>) -> Result<(), Trouble> {
-        let ok = !ack.reason.is_refusal();
-        match self.reader.acked(ack.kind, ack.packet_id, ok) {
+        match self.reader.acked(ack.kind, ack.packet_id, !ack.reason.is_refusal()) {
             Acked::Done => self.acks += 1,
-            Acked::Waiting => {}
             Acked::Repeat => send_pubrel(desk.link, ack.packet_id, Reason::Success),
             Acked::Commit => {
                 let (key, epoch, packet_id) = (self.session, self.epoch, ack.packet_id.get());
@@ -378,7 +381,8 @@ impl DurableReader {
             Acked::Unknown if ack.kind == AckKind::Pubrec => {
                 send_pubrel(desk.link, ack.packet_id, Reason::PacketIdNotFound);
             }
-            Acked::Unknown => {}
+            Acked::Waiting | Acked::Unknown => {}
+            Acked::Violation => return Err(Trouble::Violation),
         }
         Ok(())
     }

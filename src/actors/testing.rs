@@ -62,6 +62,7 @@ impl Front for TestFront {
         out.put_u8(u8::from(delivery.retain));
         out.put_u16(0);
         out.put_u16(delivery.topic_alias.map_or(0, NonZeroU16::get));
+        let expiry_at = delivery.expiry_secs.map(|_| out.len() - start);
         out.put_u32(delivery.expiry_secs.unwrap_or(u32::MAX));
         out.put_u8(u8::try_from(delivery.subscription_ids.len()).unwrap());
         for id in delivery.subscription_ids {
@@ -71,7 +72,7 @@ impl Front for TestFront {
         out.put_slice(delivery.topic);
         out.put_u32(u32::try_from(delivery.payload.len()).unwrap());
         let packet_id_at = (delivery.qos > Qos::AtMostOnce).then_some(4);
-        DeliveryHead { head_bytes: out.len() - start, packet_id_at }
+        DeliveryHead { head_bytes: out.len() - start, packet_id_at, expiry_at }
     }
 }
 

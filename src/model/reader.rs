@@ -108,8 +108,10 @@ pub enum Acked {
     Repeat,
     /// PUBREC is being committed already.
     Waiting,
-    /// No delivery with this id waits for such an ack.
+    /// No delivery with this id waits for an ack.
     Unknown,
+    /// The delivery with this id waits for another kind of ack: protocol error.
+    Violation,
 }
 
 /// After every message.
@@ -269,7 +271,8 @@ impl Reader {
                 flight.told = true;
                 Acked::Repeat
             }
-            _ => Acked::Unknown,
+            (_, _, Progress::Done) => Acked::Unknown,
+            _ => Acked::Violation,
         }
     }
 

@@ -381,6 +381,9 @@ pub struct DeliveryHead {
     /// Where in those bytes the two bytes of the packet id stand (big endian; written as 0), for
     /// QoS 1 and 2.
     pub packet_id_at: Option<usize>,
+    /// Where in those bytes the four bytes of the seconds until expiry stand (big endian), if the
+    /// dialect tells them.
+    pub expiry_at: Option<usize>,
 }
 
 /// What a protocol implements: bytes to [`Inbound`], [`Outbound`] and [`Delivery`] to bytes.

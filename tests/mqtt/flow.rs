@@ -1,11 +1,14 @@
 //! Flow control and packet ids: MQTT 5.0 sections 3.1.2.11.3, 4.4, 4.9, 2.2.1.
 
+use std::time::Duration;
+
 use crate::support::{
     broker::{Names, broker},
-    mqtt_client::{Received, message},
+    mqtt_client::{Client, Received, message},
     node::Node,
     packet::{AckKind, BOTH, Packet, Publish, Version},
-    property::RECEIVE_MAXIMUM,
+    property::{MESSAGE_EXPIRY, Props, RECEIVE_MAXIMUM},
+    wait::let_pass,
 };
 
 #[test]
@@ -252,4 +255,58 @@ fn retained_and_live_share_the_window() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), 6);
+}
+
+#[test]
+fn message_that_waits_for_the_window_counts_its_expiry_down() {
+    // MQTT-3.3.2-5 and 3.3.2-6, for a message that one client gets, and for one that many get.
+    for receivers in [1, 3] {
+        let names = Names::new();
+        let topic = names.topic("a");
+        let mut all: Vec<Client> = (0..receivers)
+            .map(|n| {
+                let dial = broker().v5(&names.id(&format!("to{n}"))).receive_maximum(1).manual();
+                let mut to = dial.connect();
+                to.subscribe(&topic, 1);
+                to
+            })
+            .collect();
+        let mut from = broker().v5(&names.id("from")).connect();
+        from.publish(&topic, "first", 1);
+        for (text, secs) in [("short", 1), ("long", 100), ("short again", 1)] {
+            let props = Props::new().number(MESSAGE_EXPIRY, secs);
+            from.publish_with(Publish { props, ..message(&topic, text, 1) });
+        }
+        from.publish(&topic, "last", 1);
+        let open: Vec<Publish> = all.iter_mut().map(Client::expect_publish).collect();
+        let_pass(Duration::from_millis(2_300));
+        for (to, first) in all.iter_mut().zip(open) {
+            assert_eq!(first.text(), "first");
+            to.ack(AckKind::Puback, first.id);
+            let long = to.expect_publish();
+            let left = long.props.get_number(MESSAGE_EXPIRY).unwrap();
+            assert_eq!(long.text(), "long", "what expired is deleted");
+            assert!((90..=98).contains(&left), "{left} s are left");
+            to.ack(AckKind::Puback, long.id);
+            assert_eq!(to.expect_publish().text(), "last");
+        }
+    }
+}
+
+#[test]
+fn acknowledgement_of_the_wrong_kind_is_a_protocol_error() {
+    for durable in [false, true] {
+        for (qos, wrong) in [(1, AckKind::Pubrec), (2, AckKind::Puback), (2, AckKind::Pubcomp)] {
+            let names = Names::new();
+            let dial = broker().v5(&names.id("to")).manual();
+            let dial = if durable { dial.durable() } else { dial };
+            let mut to = dial.connect();
+            to.subscribe(&names.topic("a"), 2);
+            let mut from = broker().v5(&names.id("from")).connect();
+            from.publish(&names.topic("a"), "x", qos);
+            let came = to.expect_publish();
+            to.ack(wrong, came.id);
+            to.expect_disconnect(&[0x82]);
+        }
+    }
 }

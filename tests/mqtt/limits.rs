@@ -223,3 +223,18 @@ fn user_properties_beyond_the_limit_are_refused() {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn answer_larger_than_the_client_takes_ends_the_connection() {
+    // MQTT-3.1.2-24: nothing larger may be sent; silence would leave the client waiting for ever.
+    for bytes_max in 1..5 {
+        let dial = broker().v5(&Names::new().id("tiny")).packet_bytes_max(bytes_max);
+        let mut client = dial.open();
+        client.send_raw(&dial.connect_bytes());
+        client.expect_closed();
+    }
+    let mut client = broker().v5(&Names::new().id("small")).packet_bytes_max(60).connect();
+    let subs: Vec<Sub> = (0..100).map(|n| Sub::new(&format!("a/{n}"), 0)).collect();
+    client.send_raw(&encode_subscribe(Version::V5, 1, &subs, &Props::new()));
+    client.expect_disconnect(&[0x95]);
+}

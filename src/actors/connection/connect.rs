@@ -161,7 +161,10 @@ impl Connection {
         let Some(connecting) = self.rare().connecting.take() else { return };
         let Connecting { connect, terms, session_present, .. } = *connecting;
         let connack = terms.connack(&connect, &self.listener.offer, session_present);
-        self.link.send(&Outbound::Connack(Box::new(connack)));
+        if !self.link.send(&Outbound::Connack(Box::new(connack))) {
+            // It takes no packet of that size (MQTT-3.1.2-24), so it cannot be told anything.
+            return self.end(None, Ending::default());
+        }
         self.phase = Phase::Open;
         tracing::debug!(
             client = %self.client_id, app = self.app.0, session_present,

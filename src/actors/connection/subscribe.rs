@@ -219,7 +219,9 @@ fn subscribed(
 fn refused(packet_id: NonZeroU16, mut codes: Vec<SubackCode>, trouble: Trouble) -> Controlled {
     let reason = match trouble {
         Trouble::Full => Reason::QuotaExceeded,
-        Trouble::Fenced | Trouble::Unavailable | Trouble::Failed => Reason::UnspecifiedError,
+        Trouble::Fenced | Trouble::Unavailable | Trouble::Failed | Trouble::Violation => {
+            Reason::UnspecifiedError
+        }
     };
     for code in codes.iter_mut().filter(|code| matches!(code, SubackCode::Granted(_))) {
         *code = SubackCode::Refused(reason);

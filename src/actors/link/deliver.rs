@@ -4,6 +4,8 @@
 //! - Takes: runs from the router. Gives: shared slices (QoS 0), or a copy with its own packet ids.
 //! - Bound: as `output`: QoS 0 is dropped for this receiver, QoS 1 and 2 wait, then overflow.
 
+use std::num::NonZeroU64;
+
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
@@ -17,7 +19,7 @@ use crate::{
     actors::{counters::DropCause, outbox::Outbox, socket::Socket, worker::Worker},
     limits,
     model::{
-        message::Qos,
+        message::{Message, Qos},
         wire::{Delivery, Front},
     },
 };
@@ -29,6 +31,9 @@ struct FrameAt {
     end: u32,
     /// Where the packet id stands in the chunk.
     packet_id_at: u32,
+    /// Where the seconds until expiry stand in the frame, 0 = nowhere.
+    expiry_at: u32,
+    expires_at_ms: Option<NonZeroU64>,
     /// A large payload stays where it is and follows `end` on the wire.
     payload: Option<Bytes>,
 }
@@ -52,15 +57,16 @@ pub struct EncodedRun {
 }
 
 impl EncodedRun {
-    /// Encodes deliveries of one QoS; `chunk` is a buffer whose filled part becomes shared.
+    /// Encodes deliveries of one QoS, each with its message; `chunk` is a buffer whose filled part becomes shared.
     pub fn encode<'a>(
         front: &dyn Front,
         qos: Qos,
-        messages: impl Iterator<Item = (Delivery<'a>, &'a Bytes)>,
+        messages: impl Iterator<Item = (Delivery<'a>, &'a Message)>,
         chunk: &mut BytesMut,
     ) -> Self {
         let mut frames = SmallVec::new();
-        for (delivery, payload) in messages {
+        for (delivery, message) in messages {
+            let payload = &message.payload;
             let start = chunk.len();
             let head = front.encode_delivery_head(&delivery, chunk);
             let share = payload.len() >= limits::SHARED_PAYLOAD_BYTES_MIN;
@@ -71,6 +77,8 @@ impl EncodedRun {
                 start: small(start),
                 end: small(chunk.len()),
                 packet_id_at: small(start + head.packet_id_at.unwrap_or(0)),
+                expiry_at: small(head.expiry_at.unwrap_or(0)),
+                expires_at_ms: message.expires_at_ms.and_then(NonZeroU64::new),
                 payload: share.then(|| payload.clone()),
             });
         }
@@ -176,7 +184,10 @@ impl Link<dyn Socket> {
         let Some(id) = id else {
             let payload = frame.payload.as_ref().map_or(&[][..], |payload| &payload[..]);
             let bytes = [head, payload].concat().into_boxed_slice();
-            self.wait_in_pending(worker, Frame { bytes, packet_id_at, qos: run.qos, share: 0 });
+            let FrameAt { expiry_at, expires_at_ms, .. } = *frame;
+            let (qos, share) = (run.qos, 0);
+            let waits = Frame { bytes, packet_id_at, expiry_at, expires_at_ms, qos, share };
+            self.wait_in_pending(worker, waits);
             return;
         };
         self.with_outbox(worker, |outbox| {

@@ -4,7 +4,10 @@
 //! - Bound: receive maximum; pending limits; aliases of the configured number.
 //! - Source: MQTT 5.0 sections 3.3.2.3.4 (alias) and 4.9 (flow control).
 
-use std::{collections::BTreeMap, num::NonZeroU16};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU64},
+};
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -21,9 +24,31 @@ use crate::model::{
 pub(super) struct Frame {
     pub(super) bytes: Box<[u8]>,
     pub(super) packet_id_at: u32,
+    /// Where the seconds until expiry stand, 0 = they are not told.
+    pub(super) expiry_at: u32,
+    pub(super) expires_at_ms: Option<NonZeroU64>,
     pub(super) qos: Qos,
     /// Number of its share, 0 = none.
     pub(super) share: u32,
+}
+
+impl Frame {
+    /// Tells whether the message is past its expiry (MQTT-3.3.2-5).
+    pub(super) fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at_ms| at_ms.get() <= now_ms)
+    }
+
+    /// Writes the seconds that are left, less what the message has waited (MQTT-3.3.2-6).
+    pub(super) fn count_down(&mut self, now_ms: u64) {
+        let at = self.expiry_at as usize;
+        if let (Some(at_ms), Some(place)) = (self.expires_at_ms, self.bytes.get_mut(at..at + 4))
+            && at > 0
+        {
+            let left = at_ms.get().saturating_sub(now_ms).div_ceil(1_000);
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            place.copy_from_slice(&left.to_be_bytes());
+        }
+    }
 }
 
 /// Unfinished deliveries of a session without storage.

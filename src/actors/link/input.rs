@@ -118,7 +118,8 @@ impl Link<dyn Socket> {
         Poll::Pending
     }
 
-    /// Tells whether the outbox holds its limit: the connection reads no more until it is woken.
+    /// Tells whether the outbox holds its limit: the connection reads no more until it is woken, at
+    /// half of it.
     pub fn poll_room(&self) -> Poll<()> {
         let full = Worker::with(|worker| self.is_full(worker)).unwrap_or(false);
         if full {

@@ -6,7 +6,11 @@
 //! - Bound: receive maximum; pending limits, beyond which the connection is told to end.
 //! - Source: MQTT 5.0 sections 4.3, 4.8.2 and 4.9.
 
-use std::{collections::BTreeMap, num::NonZeroU16, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU16, NonZeroU64},
+    sync::Arc,
+};
 
 use bytes::BytesMut;
 
@@ -23,6 +27,7 @@ use crate::{
         socket::Socket,
         worker::Worker,
     },
+    clock,
     model::{
         message::{Message, Qos},
         reason::Reason,
@@ -56,6 +61,15 @@ impl Live {
         self.last_share = self.last_share.checked_add(1).unwrap_or(1);
         self.shares.insert(self.last_share, share);
         self.last_share
+    }
+
+    /// Forgets the oldest waiting frame if it has expired. A share of a group is done with it.
+    fn drop_expired(&mut self, now_ms: u64) -> bool {
+        if !self.pending.front().is_some_and(|frame| frame.is_expired(now_ms)) {
+            return false;
+        }
+        let dropped = self.pending.pop();
+        dropped.inspect(|frame| drop(self.shares.remove(&frame.share))).is_some()
     }
 }
 
@@ -192,12 +206,18 @@ impl Link<dyn Socket> {
         if self.has(flag::CLOSING) {
             return;
         }
-        loop {
-            let next = self.peek_pending();
-            if !next.is_some_and(|bytes| self.has_room(worker, bytes)) {
+        let mut now_ms = None;
+        while let Some(bytes) = self.peek_pending() {
+            let now_ms = *now_ms.get_or_insert_with(clock::wall_ms);
+            if self.with_live(|live| live.drop_expired(now_ms)) {
+                dropped(worker, DropCause::Expired, 1);
+                continue;
+            }
+            if !self.has_room(worker, bytes) {
                 return;
             }
-            let Some((id, frame)) = self.with_live(take_pending) else { return };
+            let Some((id, mut frame)) = self.with_live(take_pending) else { return };
+            frame.count_down(now_ms);
             self.with_outbox(worker, |outbox| {
                 outbox.write_own(1, |own| {
                     let start = own.len();
@@ -245,6 +265,8 @@ impl Link<dyn Socket> {
         let fits = bytes.len() <= self.packet_bytes_max.get() as usize;
         fits.then(|| Frame {
             packet_id_at: u32::try_from(head.packet_id_at.unwrap_or(0)).unwrap_or(0),
+            expiry_at: u32::try_from(head.expiry_at.unwrap_or(0)).unwrap_or(0),
+            expires_at_ms: message.expires_at_ms.and_then(NonZeroU64::new),
             bytes: Vec::from(bytes).into_boxed_slice(),
             qos: terms.qos,
             share: 0,

@@ -26,6 +26,7 @@ use crate::{
     limits,
     model::{
         message::{Message, Qos},
+        reason::Reason,
         wire::{Delivery, Dialect, Outbound},
     },
 };
@@ -64,17 +65,28 @@ enum Refused {
 impl Link<dyn Socket> {
     /// Queues a control packet. Always taken: the connection stops reading when
     /// [`poll_room`](Self::poll_room) says so, and so bounds what it answers.
-    pub fn send(&self, outbound: &Outbound) {
+    ///
+    /// - Shape: `false` if nothing was written: the link ends, the packet is larger than the client
+    ///   takes (MQTT-3.1.2-24), or its dialect has none for it. An answer that a client waits for and
+    ///   cannot get ends its connection.
+    pub fn send(&self, outbound: &Outbound) -> bool {
         if self.has(flag::CLOSING) {
-            return;
+            return false;
         }
         let packet_bytes_max = self.packet_bytes_max.get();
-        Worker::with(|worker| {
+        let written = Worker::with(|worker| {
             let front = worker.front(self.dialect());
             self.with_outbox(worker, |outbox| {
+                let before = outbox.bytes();
                 outbox.write_own(0, |own| front.encode(outbound, packet_bytes_max, own));
-            });
+                outbox.bytes() > before
+            })
         });
+        let written = written.unwrap_or(false);
+        if !written && !matches!(outbound, Outbound::Connack(_) | Outbound::Disconnect { .. }) {
+            self.kick(Reason::PacketTooLarge);
+        }
+        written
     }
 
     /// Queues a message under a packet id of the caller's (`None` for QoS 0): for durable sessions,
@@ -158,6 +170,7 @@ impl Link<dyn Socket> {
     }
 
     fn write(&self, worker: &Worker) {
+        let mut progress = false;
         while let Some(mut outbox) = self.outbox.take() {
             let written = {
                 let mut slices = SmallVec::<[_; WRITE_SLICES_MAX]>::new();
@@ -167,6 +180,7 @@ impl Link<dyn Socket> {
             worker.counters().writes.add(1);
             match written {
                 Ok(count) if count > 0 => {
+                    progress = true;
                     worker.counters().bytes_out.add(count as u64);
                     outbox.advance(count);
                     if outbox.is_empty() {
@@ -180,6 +194,9 @@ impl Link<dyn Socket> {
                     self.outbox.set(Some(outbox));
                     self.set(flag::BLOCKED);
                     self.wake();
+                    if progress && !self.has(flag::CLOSING) {
+                        self.made_room(worker);
+                    }
                     return;
                 }
                 Ok(_) | Err(_) => {
@@ -203,7 +220,14 @@ impl Link<dyn Socket> {
             }
             return;
         }
-        if self.has(flag::WANTS_ROOM) {
+        self.made_room(worker);
+    }
+
+    /// Something was written. Who waits for room goes on at half of the limit: a flood of QoS 0 may
+    /// keep the outbox from ever being empty.
+    fn made_room(&self, worker: &Worker) {
+        let half = self.limits(worker).outbox_bytes_max as usize / 2;
+        if self.has(flag::WANTS_ROOM) && self.outbox_bytes() <= half {
             self.clear(flag::WANTS_ROOM);
             self.wake();
         }

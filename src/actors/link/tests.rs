@@ -3,6 +3,10 @@
 use std::{
     num::{NonZeroU16, NonZeroU32},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Waker},
 };
 
@@ -292,4 +296,52 @@ fn idle_link_holds_nothing_beside_its_own_bytes() {
         assert!(link.more_filters.take().is_none());
         assert_eq!(Rc::strong_count(&link), 2);
     });
+}
+
+#[test]
+fn room_is_told_at_half_of_the_limit_although_the_outbox_is_never_empty() {
+    let limits = LinkLimits { outbox_bytes_max: 100, ..LinkLimits::default() };
+    on_worker(limits, async |bench: Bench| {
+        let (link, peer) = bench.connect(0, |_| {});
+        for _ in 0..100 {
+            link.send(&Outbound::Pong);
+        }
+        flusher::flush_all(&bench.worker);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        link.remember_waker(&Context::from_waker(&waker));
+        assert!(link.poll_room().is_pending());
+        woken.0.store(false, Relaxed);
+        peer.make_room(60);
+        poll_output(&link);
+        assert_eq!(link.outbox_bytes(), 40);
+        assert!(woken.0.load(Relaxed));
+        assert!(link.poll_room().is_ready());
+    });
+}
+
+#[test]
+fn waiting_delivery_goes_out_before_the_outbox_is_empty() {
+    let limits = LinkLimits { outbox_bytes_max: 100, ..LinkLimits::default() };
+    on_worker(limits, async |bench: Bench| {
+        let (link, peer) = bench.connect(0, |_| {});
+        let flood = message("t", vec![0; 1], Qos::AtMostOnce);
+        while link.send_message(&flood, &terms(Qos::AtMostOnce), None, 0) == Sent::Queued {}
+        flusher::flush_all(&bench.worker);
+        let text = message("t", "x", Qos::AtLeastOnce);
+        assert_eq!(link.send_live(&text, &terms(Qos::AtLeastOnce), 0), Sent::Waiting);
+        peer.make_room(60);
+        poll_output(&link);
+        assert_eq!(link.live_deliveries(), (1, 0));
+        assert!(link.outbox_bytes() > 0);
+    });
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
 }

@@ -282,9 +282,8 @@ impl Variants {
                 retain: share.retain,
                 subscription_ids: share.ids,
             };
-            let deliveries = run
-                .messages()
-                .map(|message| (delivery(message, &terms, None, now_ms), &message.payload));
+            let deliveries =
+                run.messages().map(|message| (delivery(message, &terms, None, now_ms), message));
             let mut chunk = worker.chunk();
             let front = worker.front(dialect);
             self.0.push((kind, EncodedRun::encode(front, share.qos, deliveries, &mut chunk)));

@@ -90,7 +90,7 @@ impl Front for Unknown {
 
     /// Writes nothing: nobody knows how.
     fn encode_delivery_head(&self, _: &Delivery<'_>, _: &mut BytesMut) -> DeliveryHead {
-        DeliveryHead { head_bytes: 0, packet_id_at: None }
+        DeliveryHead { head_bytes: 0, packet_id_at: None, expiry_at: None }
     }
 }
 

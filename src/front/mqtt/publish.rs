@@ -110,7 +110,7 @@ fn decode_start(
 /// Writes the head of a 3.1.1 PUBLISH.
 pub(super) fn head_v4(delivery: &Delivery<'_>, out: &mut BytesMut) -> DeliveryHead {
     let head = Head::open(delivery, 0, out);
-    head.close(out)
+    head.close(out, None)
 }
 
 /// Writes the head of a 5.0 PUBLISH. Properties of ours stand before the forwarded ones.
@@ -128,8 +128,10 @@ pub(super) fn head_v5(delivery: &Delivery<'_>, out: &mut BytesMut) -> DeliveryHe
         out.put_u8(id::TOPIC_ALIAS);
         out.put_u16(alias.get());
     }
+    let mut expiry_at = None;
     if let Some(secs) = delivery.expiry_secs {
         out.put_u8(id::MESSAGE_EXPIRY);
+        expiry_at = Some(out.len() - head.start);
         out.put_u32(secs);
     }
     for number in delivery.subscription_ids {
@@ -137,7 +139,7 @@ pub(super) fn head_v5(delivery: &Delivery<'_>, out: &mut BytesMut) -> DeliveryHe
         put_varint(out, to_usize(*number));
     }
     out.put_slice(delivery.properties);
-    head.close(out)
+    head.close(out, expiry_at)
 }
 
 fn to_usize(number: NonZeroU32) -> usize {
@@ -170,7 +172,8 @@ impl Head {
         Self { start, packet_id_at }
     }
 
-    fn close(self, out: &BytesMut) -> DeliveryHead {
-        DeliveryHead { head_bytes: out.len() - self.start, packet_id_at: self.packet_id_at }
+    fn close(self, out: &BytesMut, expiry_at: Option<usize>) -> DeliveryHead {
+        let head_bytes = out.len() - self.start;
+        DeliveryHead { head_bytes, packet_id_at: self.packet_id_at, expiry_at }
     }
 }
