@@ -7,9 +7,10 @@
 //!
 //! - Owns: the accepted sockets until they end or are handed over.
 //! - Takes: a bound listener; every worker has its own (`transport::bind`). Gives: `Upgraded` sockets.
-//! - Bound: `PortSettings`; beyond `connections_max` a client gets 503. A client that sends slowly
-//!   has `request_timeout` for its first head; later, one to which nothing was written for
-//!   `silence_max` is cut off.
+//! - Bound: `PortSettings`; beyond `connections_max` a client gets 503. From the first byte of a request,
+//!   head and body, whichever of the connection it is, its answer begins within `answer_max`, or the
+//!   connection is cut off: that bounds clients that send slowly, and those that ask on and never
+//!   read. One to which nothing was written for `silence_max` is cut off too.
 //! - Source: RFC 9112; RFC 6455 §4.2.
 
 use std::{
@@ -48,6 +49,9 @@ pub struct PortSettings {
     pub request_timeout: Duration,
     /// How long a connection without a request stays open.
     pub keep_alive: Duration,
+    /// From the first byte of any request to the first one of its answer; more than `request_timeout`,
+    /// so that a first head that is late is answered 408.
+    pub answer_max: Duration,
     /// Longest time in which a connection is written nothing; more than the two above.
     pub silence_max: Duration,
     /// Connections of this worker that speak HTTP; handed over WebSockets do not count.
@@ -60,6 +64,7 @@ impl PortSettings {
     pub fn new(request_timeout: Duration) -> Self {
         Self {
             request_timeout,
+            answer_max: request_timeout + limits::HTTP_LINGER,
             keep_alive: limits::HTTP_KEEP_ALIVE,
             silence_max: limits::HTTP_SILENCE_MAX.max(2 * request_timeout),
             connections_max: limits::HTTP_CONNECTIONS_PER_WORKER_MAX,
@@ -107,9 +112,9 @@ where
                     refuse_full(&stream);
                     continue;
                 };
-                let (stream, wrote_at) = Guarded::new(stream);
+                let (stream, turns) = Guarded::new(stream);
                 let call = service.call((stream, Protocol::Http1, Some(peer)));
-                actix::spawn(connection(call, wrote_at, settings.silence_max, place));
+                actix::spawn(connection(call, turns, settings, place));
             }
             Err(error) => pause_after(&error).await,
         }
@@ -169,11 +174,11 @@ where
     factory.new_service(()).await.map_err(|()| io::Error::other("the HTTP app did not start"))
 }
 
-/// Drives one connection; drops it when it is silent for too long.
+/// Drives one connection; drops it when it takes too long.
 async fn connection<E: fmt::Debug>(
     call: impl Future<Output = Result<(), E>>,
-    wrote_at: Rc<Cell<Instant>>,
-    silence_max: Duration,
+    turns: Rc<Turns>,
+    settings: PortSettings,
     _place: Place,
 ) {
     tokio::select! {
@@ -182,17 +187,7 @@ async fn connection<E: fmt::Debug>(
                 debug!(?error, "http connection ended");
             }
         }
-        () = silence(&wrote_at, silence_max) => debug!("http connection was silent for too long"),
-    }
-}
-
-async fn silence(wrote_at: &Cell<Instant>, limit: Duration) {
-    loop {
-        let silent = clock::now().saturating_duration_since(wrote_at.get());
-        match limit.checked_sub(silent) {
-            Some(left) if !left.is_zero() => sleep(left).await,
-            _ => return,
-        }
+        () = turns.too_long(settings) => debug!("http connection took too long"),
     }
 }
 
@@ -284,16 +279,41 @@ impl Drop for Place {
     }
 }
 
-/// A socket that notes when it last took bytes.
+/// Whose turn it is on a connection, and since when.
+struct Turns {
+    wrote_at: Cell<Instant>,
+    /// When the first byte of what is not answered yet came.
+    asked_at: Cell<Option<Instant>>,
+}
+
+impl Turns {
+    /// Waits until the client, or the answer to it, has taken too long.
+    async fn too_long(&self, settings: PortSettings) {
+        loop {
+            let now = clock::now();
+            let left = |since: Instant, max: Duration| {
+                max.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+            };
+            let Some(silent) = left(self.wrote_at.get(), settings.silence_max) else { return };
+            // What is asked from now on is late after `answer_max` at the earliest.
+            let asked = self.asked_at.get().unwrap_or(now);
+            let Some(unanswered) = left(asked, settings.answer_max) else { return };
+            sleep(silent.min(unanswered)).await;
+        }
+    }
+}
+
+/// A socket that notes whose turn it is.
 struct Guarded {
     stream: TcpStream,
-    wrote_at: Rc<Cell<Instant>>,
+    turns: Rc<Turns>,
 }
 
 impl Guarded {
-    fn new(stream: TcpStream) -> (Self, Rc<Cell<Instant>>) {
-        let wrote_at = Rc::new(Cell::new(clock::now()));
-        (Self { stream, wrote_at: Rc::clone(&wrote_at) }, wrote_at)
+    fn new(stream: TcpStream) -> (Self, Rc<Turns>) {
+        let turns = Turns { wrote_at: Cell::new(clock::now()), asked_at: Cell::new(None) };
+        let turns = Rc::new(turns);
+        (Self { stream, turns: Rc::clone(&turns) }, turns)
     }
 }
 
@@ -303,7 +323,12 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before && self.turns.asked_at.get().is_none() {
+            self.turns.asked_at.set(Some(clock::now()));
+        }
+        poll
     }
 }
 
@@ -315,7 +340,8 @@ impl AsyncWrite for Guarded {
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if poll.is_ready() {
-            self.wrote_at.set(clock::now());
+            self.turns.wrote_at.set(clock::now());
+            self.turns.asked_at.set(None);
         }
         poll
     }

@@ -101,7 +101,12 @@ fn start(change: impl FnOnce(&mut PortSettings)) -> Port {
     let endpoints = Rc::new(HashMap::from([("/mqtt".to_owned(), endpoint)]));
     let (stop, stopped) = watch::channel(false);
     let hello = || async { HttpResponse::Ok().body("hello") };
-    let app = App::new().route("/hello", web::get().to(hello));
+    let large = || async { HttpResponse::Ok().body(vec![b'x'; 64 * 1_024]) };
+    let echo = |body: web::Bytes| async { HttpResponse::Ok().body(body) };
+    let app = App::new()
+        .route("/hello", web::get().to(hello))
+        .route("/large", web::get().to(large))
+        .route("/echo", web::post().to(echo));
     let task = actix::spawn(serve(listener, app, endpoints, settings, stopped));
     Port { address, stop, task }
 }
@@ -279,14 +284,69 @@ async fn handshake_when_refused_then_status_and_text() {
 async fn heads_when_sent_slowly_then_cut_off() {
     let port = start(|settings| {
         settings.request_timeout = Duration::from_millis(200);
-        settings.keep_alive = Duration::from_millis(200);
-        settings.silence_max = Duration::from_millis(600);
+        settings.answer_max = Duration::from_millis(400);
     });
     let never_ends = raw(port.address, b"GET /hello HTTP/1.1\r\nHost:").await;
     assert!(never_ends.starts_with("HTTP/1.1 408"), "{never_ends}");
-    // The second head of a connection has no timer of its own: the silence ends it.
-    let second = raw(port.address, b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\nGET /hel").await;
-    assert!(second.ends_with("hello"), "{second}");
+    // Each later head, and each body, has as long: drip by drip is not longer.
+    let hello = "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    let drip = "GET /hello HTTP/1.1\r\nHost: x\r\nX: ";
+    let body = "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
+    for slow in [drip, body] {
+        for before in ["", hello, &hello.repeat(3)] {
+            let mut socket = TcpStream::connect(port.address).await.unwrap();
+            socket.write_all(before.as_bytes()).await.unwrap();
+            let mut answers = vec![0; 4_096];
+            let mut read = 0;
+            while String::from_utf8_lossy(&answers[..read]).matches("hello").count()
+                < before.matches("GET").count()
+            {
+                read += socket.read(&mut answers[read..]).await.unwrap();
+            }
+            let began = clock::now();
+            socket.write_all(slow.as_bytes()).await.unwrap();
+            while socket.write_all(b"x").await.is_ok() {
+                assert!(began.elapsed() < Duration::from_secs(3), "{slow:?} after {before:?}");
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+}
+
+/// The memory of a connection is bounded by what is read ahead, its time by `answer_max`.
+#[actix::test]
+async fn requests_when_sent_in_a_flood_and_no_answer_is_read_then_cut_off() {
+    let port = start(|settings| settings.answer_max = Duration::from_millis(400));
+    let mut socket = TcpStream::connect(port.address).await.unwrap();
+    let flood = "GET /large HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1_000);
+    let began = clock::now();
+    let mut sent = 0_usize;
+    while socket.write_all(flood.as_bytes()).await.is_ok() {
+        sent += flood.len();
+        assert!(began.elapsed() < Duration::from_secs(5), "{sent} bytes taken, and no end");
+        // Whoever reads the requests must read the answers: what is taken unanswered is bounded.
+        assert!(sent < 64 << 20, "{sent} bytes taken");
+    }
+}
+
+#[actix::test]
+async fn heads_when_too_long_then_refused() {
+    let port = start(|_| {});
+    for line in ["X: ", "GET /"] {
+        let mut head = b"GET /hello HTTP/1.1\r\nHost: x\r\n".to_vec();
+        if line == "GET /" {
+            head.clear();
+        }
+        head.extend_from_slice(line.as_bytes());
+        head.resize(limits::HTTP_HEAD_BYTES_MAX + 4_096, b'a');
+        let answer = raw(port.address, &head).await;
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+        assert!(!answer.contains("hello"));
+    }
+    let many = "X: y\r\n".repeat(2_000);
+    let head = format!("GET /hello HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let answer = raw(port.address, head.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer:?}");
 }
 
 #[actix::test]
