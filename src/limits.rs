@@ -36,6 +36,11 @@ pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.
 pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
 
+// ---- facts ----
+
+/// How often the log says that full queues drop messages.
+pub const DROPS_LOGGED_EVERY: Duration = Duration::from_secs(1);
+
 // ---- upkeep ----
 
 /// How often a shard is asked whether something is due.
@@ -94,6 +99,9 @@ pub const USER_NAME_BYTES_MAX: usize = 256;
 pub const APP_NAME_BYTES_MAX: usize = 128;
 
 // ---- HTTP ----
+
+/// How long a scrape of the metrics waits for the shards; then it tells what they said last.
+pub const TOTALS_WAIT: Duration = Duration::from_secs(1);
 
 /// How often a caller hears that its backup goes on.
 pub const BACKUP_PULSE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5_000 });

@@ -84,6 +84,7 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
         facts,
         stopping: Arc::clone(&stopping),
         backing_up: Arc::default(),
+        totals: Arc::default(),
     };
     let http_state = HttpState {
         node: Arc::new(api),

@@ -1,6 +1,8 @@
 //! A running node as its operator meets it: what it prints and writes down, users, backups, metrics,
 //! and starts that must fail.
 
+mod metrics;
+
 use std::{
     fs,
     io::Write as _,

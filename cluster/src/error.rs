@@ -12,9 +12,12 @@ pub enum ProposeError {
     /// Nothing was written: too many proposals, or too many bytes of them, wait. Retry later.
     #[error("too many proposals wait")]
     Overloaded,
-    /// Nothing was written: the disk is full or failing.
-    #[error("the disk takes no writes")]
+    /// Nothing was written: the disk has less free space than the reserve.
+    #[error("the disk is full")]
     DiskFull,
+    /// Nothing was written: writing or syncing fails, and is tried again until it works.
+    #[error("the disk is failing")]
+    DiskFailing,
     /// Nothing was written: the shard has no leader on this node, or there is no such shard.
     #[error("the shard has no leader here")]
     Unavailable,

@@ -33,10 +33,18 @@ use crate::{
     storage::format::{Folder, Format},
 };
 
+/// The runtimes of a node.
+pub(crate) struct Handles {
+    /// Where groups and reads run.
+    pub(crate) work: Handle,
+    /// Where time is kept while those wait for a disk.
+    pub(crate) timers: Handle,
+}
+
 /// What all handles of a node share.
 pub(crate) struct Shared<M> {
     pub(crate) groups: Groups<M>,
-    runtime: Handle,
+    runtimes: Handles,
     reads: Arc<Semaphore>,
     pub(crate) node: NodeId,
     pub(crate) incarnation: u64,
@@ -46,13 +54,13 @@ pub(crate) struct Shared<M> {
 impl<M> Shared<M> {
     pub(crate) fn new(
         groups: Groups<M>,
-        runtime: Handle,
+        runtimes: Handles,
         options: &Options,
         folder: &Folder,
     ) -> Arc<Self> {
         Arc::new(Self {
             groups,
-            runtime,
+            runtimes,
             reads: Arc::new(Semaphore::new(READS_MAX)),
             node: options.node,
             incarnation: folder.incarnation,
@@ -99,15 +107,15 @@ impl<M: Machine> ClusterHandle<M> {
     /// - Callable from any thread, inside any runtime or none; never blocks.
     ///
     /// # Errors
-    /// `Overloaded`, `DiskFull` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
+    /// `Overloaded`, `DiskFull`, `DiskFailing` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
     pub fn propose(&self, shard: ShardId, command: Bytes) -> Proposed {
         let refused = |why| Proposed(Outcome::Refused(why));
         let groups = &self.shared.groups;
         let Some(group) = self.shared.group(shard) else {
             return refused(ProposeError::Unavailable);
         };
-        if groups.health.state() != DiskState::Ready {
-            return refused(ProposeError::DiskFull);
+        if let Some(why) = groups.health.state().refusal() {
+            return refused(why);
         }
         let Some(permit) = groups.permits.take(command.len()) else {
             return refused(ProposeError::Overloaded);
@@ -116,7 +124,7 @@ impl<M: Machine> ClusterHandle<M> {
         if group.queue.push(command, Caller { reply, _permit: permit }).is_err() {
             return refused(ProposeError::Unavailable);
         }
-        let _time = self.shared.runtime.enter();
+        let _time = self.shared.runtimes.timers.enter();
         Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
     }
 
@@ -135,7 +143,7 @@ impl<M: Machine> ClusterHandle<M> {
         let group = self.shared.group(shard).ok_or(ReadError::Unavailable)?.shard.clone();
         let turn = self.shared.reads.clone().acquire_owned().await;
         let turn = turn.map_err(|_| ReadError::Unavailable)?;
-        let answer = self.shared.runtime.spawn(async move {
+        let answer = self.shared.runtimes.work.spawn(async move {
             let _turn = turn;
             let machine = group.machine.lock();
             let state = group.store.state.lock();
@@ -194,9 +202,10 @@ impl<M: Machine> ClusterHandle<M> {
         let groups = &self.shared.groups;
         let (waiting, waiting_bytes) = groups.permits.taken();
         let index = |id: Option<crate::raft_group::types::LogId>| id.map_or(0, |id| id.index);
-        let lags = groups.groups.iter().map(|group| {
-            let state = group.shard.store.state.lock();
-            index(state.applied.last) - index(state.stored.last)
+        let lags = groups.groups.iter().filter_map(|group| {
+            // Held for long only while a disk fails; whoever asks for figures must not wait for it.
+            let state = group.shard.store.state.try_lock()?;
+            Some(index(state.applied.last) - index(state.stored.last))
         });
         Stats {
             table_bytes: groups.fill.bytes() as u64,
@@ -218,7 +227,8 @@ impl<M: Machine> ClusterHandle<M> {
     /// The copy is useless then; what is there may be removed.
     pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
         let (shared, target) = (self.shared.clone(), target.to_path_buf());
-        let written = self.shared.runtime.spawn_blocking(move || backup::write(&shared, &target));
+        let written =
+            self.shared.runtimes.work.spawn_blocking(move || backup::write(&shared, &target));
         written.await.unwrap_or(Err(BackupError::Stopping))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cluster-N   tokio threads: RaftCore and machine of every group, reads
+//! timers      time-outs of proposals, also while the others wait for a failing disk
 //! flusher     writes and syncs the log            checkpointer   writes tables to sled
 //! ```
 //!
@@ -16,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{
     error::StartError,
-    handle::{ClusterHandle, Shared},
+    handle::{ClusterHandle, Handles, Shared},
     id::ShardId,
     machine::Machine,
     options::Options,
@@ -41,6 +42,7 @@ pub struct Cluster<M: Machine> {
 
 struct Running {
     runtime: Runtime,
+    timers: Runtime,
     flusher: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     /// Open until everything else has ended.
@@ -84,6 +86,13 @@ impl<M: Machine> Cluster<M> {
             .enable_time()
             .build()
             .map_err(io("start threads for", &options.data_dir))?;
+        // `apply` and reads wait for a failing disk on the threads above, so these keep no time then.
+        let timers = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("timers")
+            .enable_time()
+            .build()
+            .map_err(io("start threads for", &options.data_dir))?;
         let log = parts.log.clone();
         let groups = match runtime.block_on(Groups::start(parts, options, make)) {
             Ok(groups) => groups,
@@ -106,8 +115,9 @@ impl<M: Machine> Cluster<M> {
             durability = ?options.durability,
             "shards lead"
         );
-        let shared = Shared::new(groups, runtime.handle().clone(), options, &folder);
-        let running = Running { runtime, flusher, checkpointer, _folder: folder };
+        let handles = Handles { work: runtime.handle().clone(), timers: timers.handle().clone() };
+        let shared = Shared::new(groups, handles, options, &folder);
+        let running = Running { runtime, timers, flusher, checkpointer, _folder: folder };
         Ok(Self { handle: ClusterHandle::new(shared), running: Some(running) })
     }
 
@@ -147,6 +157,7 @@ impl<M: Machine> Cluster<M> {
         if let Ok(ended) = ended {
             let _ = ended.join();
         }
+        running.timers.shutdown_background();
         // Handles may outlive the node; the folder must not stay locked by them.
         groups.base.kv.close();
     }

@@ -18,10 +18,10 @@ use actix::{
     WrapFuture as _,
 };
 use bytes::Bytes;
-use hongqiao_cluster::id::ShardId;
+use hongqiao_cluster::{ProposeError, id::ShardId};
 use tokio::sync::oneshot;
 
-use super::facts::Facts;
+use super::facts::{Facts, RefuseCause};
 use crate::{
     limits,
     model::message::Message as Published,
@@ -44,15 +44,44 @@ pub enum SubmitError {
     /// Nothing was written: too much waits already. Retry later; 0x97.
     #[error("too many durable writes wait")]
     Overloaded,
-    /// Nothing was written: the disk is full or failing; 0x97.
-    #[error("the disk takes no writes")]
+    /// Nothing was written: the disk is full; 0x97.
+    #[error("the disk is full")]
     DiskFull,
+    /// Nothing was written: the disk is failing; 0x97.
+    #[error("the disk is failing")]
+    DiskFailing,
     /// Nothing was written: the shard has no leader here; 0x88.
     #[error("the shard has no leader")]
     Unavailable,
     /// It may or may not have been written; a retry may store it twice unless it carries an id.
     #[error("the outcome of the write is unknown")]
     Unknown,
+}
+
+impl From<ProposeError> for SubmitError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Overloaded => Self::Overloaded,
+            ProposeError::DiskFull => Self::DiskFull,
+            ProposeError::DiskFailing => Self::DiskFailing,
+            ProposeError::Unavailable => Self::Unavailable,
+            ProposeError::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl SubmitError {
+    /// Returns what metrics count it as.
+    #[must_use]
+    pub fn cause(self) -> RefuseCause {
+        match self {
+            Self::Overloaded => RefuseCause::Overloaded,
+            Self::DiskFull => RefuseCause::DiskFull,
+            Self::DiskFailing => RefuseCause::DiskFailing,
+            Self::Unavailable => RefuseCause::NoLeader,
+            Self::Unknown => RefuseCause::Unknown,
+        }
+    }
 }
 
 /// The replies of one batch, encoded, or why there are none.
@@ -97,6 +126,7 @@ impl Appender {
     fn enqueue(&mut self, submit: Submit, answer: Answer, ctx: &mut Context<Self>) {
         let at = usize::from(submit.shard.0);
         let Some(queue) = self.queues.get_mut(at) else {
+            self.facts.refuse(RefuseCause::NoLeader, 1);
             let _ = answer.send(Err(SubmitError::Unavailable));
             return;
         };
@@ -104,6 +134,7 @@ impl Appender {
         if queue.waiting_bytes + bytes > limits::APPEND_WAITING_BYTES_MAX
             && !queue.commands.is_empty()
         {
+            self.facts.refuse(RefuseCause::Overloaded, 1);
             let _ = answer.send(Err(SubmitError::Overloaded));
             return;
         }
@@ -142,7 +173,7 @@ impl Appender {
         ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
             actor.queues[at].proposals -= 1;
             actor.facts.ledger.settle(shard, granted);
-            answer_all(replies, answers);
+            answer_all(replies, answers, &actor.facts);
             if !actor.queues[at].commands.is_empty() {
                 actor.mark(at, ctx);
             }
@@ -189,8 +220,13 @@ fn bytes_of(command: &Command) -> usize {
     }
 }
 
+/// Tells whether the shard stored nothing because the app is over its quota.
+fn is_refused(reply: &Reply) -> bool {
+    matches!(reply, Reply::Appended { refused: true, .. } | Reply::Retained { refused: true, .. })
+}
+
 /// Hands each reply to its asker; one who has gone away is passed over.
-fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>) {
+fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>, facts: &Facts) {
     let replies = replies.and_then(|bytes| {
         command::decode_replies(&bytes).map_err(|error| {
             tracing::error!(%error, "shard reply is unreadable");
@@ -199,12 +235,17 @@ fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>) {
     });
     match replies {
         Ok(replies) => {
+            let full = replies.iter().filter(|reply| is_refused(reply)).count();
+            if full > 0 {
+                facts.refuse(RefuseCause::Quota, full as u64);
+            }
             let mut replies = replies.into_iter();
             for answer in answers {
                 let _ = answer.send(replies.next().ok_or(SubmitError::Unknown));
             }
         }
         Err(error) => {
+            facts.refuse(error.cause(), answers.len() as u64);
             for answer in answers {
                 let _ = answer.send(Err(error));
             }
@@ -247,6 +288,11 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
+    use crate::model::{
+        id::{AppId, Position},
+        message::Qos,
+        topic::TopicName,
+    };
 
     type Batches = Rc<RefCell<Vec<(ShardId, usize)>>>;
 
@@ -261,6 +307,28 @@ mod tests {
                 Ok(command::encode_replies(&vec![Reply::Done; commands.len()]))
             })
         })
+    }
+
+    const QUOTA: command::Quota = command::Quota {
+        session_messages_max: 1,
+        session_bytes_max: 1,
+        app_bytes_max: 1,
+        drop_oldest: true,
+    };
+
+    fn large() -> Published {
+        Published {
+            app: AppId(1),
+            topic: TopicName::parse("t").unwrap(),
+            publisher: None,
+            id: None,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            published_at_ms: 0,
+            expires_at_ms: None,
+            properties: Bytes::new(),
+            payload: Bytes::from(vec![0; limits::APPEND_BATCH_BYTES_MAX]),
+        }
     }
 
     fn tick(now_ms: u64) -> Command {
@@ -289,13 +357,63 @@ mod tests {
         assert_eq!(reply, Err(SubmitError::Unavailable));
     }
 
+    fn refused(facts: &Facts) -> Vec<(&'static str, u64)> {
+        facts.refused_writes().filter(|(_, count)| *count > 0).collect()
+    }
+
     #[actix::test]
-    async fn refused_batch_tells_every_asker() {
-        let propose: Propose = Rc::new(|_, _| Box::pin(async { Err(SubmitError::DiskFull) }));
-        let appender = Appender::new(1, propose, Facts::new(1)).start();
-        let sends = (0..3).map(|n| appender.send(Submit { shard: ShardId(0), command: tick(n) }));
-        for reply in join_all(sends).await {
-            assert_eq!(reply.unwrap(), Err(SubmitError::DiskFull));
+    async fn refused_batch_tells_every_asker_and_is_counted_by_cause() {
+        for (error, cause) in [
+            (SubmitError::Overloaded, "overloaded"),
+            (SubmitError::DiskFull, "disk_full"),
+            (SubmitError::DiskFailing, "disk_failing"),
+            (SubmitError::Unavailable, "no_leader"),
+            (SubmitError::Unknown, "unknown"),
+        ] {
+            let facts = Facts::new(1);
+            let propose: Propose = Rc::new(move |_, _| Box::pin(async move { Err(error) }));
+            let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
+            let send = |n| appender.send(Submit { shard: ShardId(0), command: tick(n) });
+            for reply in join_all((0..3).map(send)).await {
+                assert_eq!(reply.unwrap(), Err(error));
+            }
+            assert_eq!(refused(&facts), [(cause, 3)]);
         }
+    }
+
+    #[actix::test]
+    async fn replies_that_refuse_are_counted_as_quota() {
+        let facts = Facts::new(1);
+        let propose: Propose = Rc::new(|_, _| {
+            let (position, dropped) = (Position::START, 0);
+            let appended = |refused| Reply::Appended { position, sessions: 0, dropped, refused };
+            let retained = Reply::Retained { version: position, refused: true };
+            let replies = [appended(true), appended(false), retained, Reply::Done];
+            Box::pin(async move { Ok(command::encode_replies(&replies)) })
+        });
+        let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
+        let send = |n| appender.send(Submit { shard: ShardId(0), command: tick(n) });
+        join_all((0..4).map(send)).await;
+        assert_eq!(refused(&facts), [("quota", 2)]);
+    }
+
+    #[actix::test]
+    async fn submits_beyond_what_may_wait_are_refused_and_counted() {
+        let facts = Facts::new(1);
+        let propose: Propose = Rc::new(|_, _| Box::pin(std::future::pending()));
+        let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
+        let command = Command::Append { message: Arc::new(large()), quota: QUOTA };
+        let send = |_: usize| {
+            let submit = Submit { shard: ShardId(0), command: command.clone() };
+            tokio::time::timeout(std::time::Duration::from_millis(500), appender.send(submit))
+        };
+        // Two batches are under way and the rest waits, up to its bound.
+        let fit = limits::APPEND_WAITING_BYTES_MAX / limits::APPEND_BATCH_BYTES_MAX;
+        let replies = join_all((0..fit + 8).map(send)).await;
+        let overloaded =
+            replies.iter().filter(|reply| matches!(reply, Ok(Ok(Err(SubmitError::Overloaded)))));
+        let overloaded = overloaded.count() as u64;
+        assert!(overloaded > 0);
+        assert_eq!(refused(&facts), [("overloaded", overloaded)]);
     }
 }

@@ -40,14 +40,12 @@ pub enum DropCause {
     TooLarge = 1,
     /// Past its expiry.
     Expired = 2,
-    /// The router's queue for a hot topic holds its limit (QoS 0).
-    Overload = 3,
     /// The receiver's queue of unacknowledged deliveries overflowed; it is disconnected.
-    Overflow = 4,
+    Overflow = 3,
 }
 
-/// How many causes there are.
-pub const DROP_CAUSES: usize = 5;
+/// What metrics call the causes, in order.
+pub const DROP_CAUSES: [&str; 4] = ["slow", "too_large", "expired", "overflow"];
 
 /// The numbers of one worker thread.
 #[derive(Debug, Default)]
@@ -67,7 +65,7 @@ pub struct Counters {
     /// Bytes written.
     pub bytes_out: Counter,
     /// Deliveries that did not happen, by [`DropCause`].
-    pub dropped: [Counter; DROP_CAUSES],
+    pub dropped: [Counter; DROP_CAUSES.len()],
     /// System calls that wrote.
     pub writes: Counter,
     /// Handlers that panicked; each ended its connection alone.

@@ -6,9 +6,12 @@
 //!   the shard's home. Blocks: only for the length of one table update.
 //! - Bound: at most one entry per session in a set; the table as in `model::route`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use ahash::AHashSet;
@@ -19,6 +22,7 @@ use tokio::sync::Notify;
 
 use super::quota_ledger::QuotaLedger;
 use crate::{
+    clock, limits,
     model::{id::SessionKey, route::RouteTable},
     shard::command::Fact,
 };
@@ -81,7 +85,34 @@ pub struct Facts {
     /// By shard.
     news: Vec<Arc<News>>,
     dropped: AtomicU64,
+    /// Of these, how many the log does not say yet, and when it last said so.
+    drops_unsaid: AtomicU64,
+    drops_said: Mutex<Option<Instant>>,
+    /// Refused writes, by cause.
+    refused: [AtomicU64; REFUSE_CAUSES.len()],
 }
+
+/// Why a durable write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum RefuseCause {
+    /// The app is over its quota.
+    Quota = 0,
+    /// Too much waits already: at the worker, or for the permits of the node.
+    Overloaded = 1,
+    /// The disk has less free space than the reserve.
+    DiskFull = 2,
+    /// Writing or syncing fails.
+    DiskFailing = 3,
+    /// The shard has no leader here.
+    NoLeader = 4,
+    /// Not answered in time: it may have been written.
+    Unknown = 5,
+}
+
+/// What metrics call them, in order.
+pub const REFUSE_CAUSES: [&str; 6] =
+    ["quota", "overloaded", "disk_full", "disk_failing", "no_leader", "unknown"];
 
 impl Facts {
     /// Prepares for `shards` shards.
@@ -103,6 +134,32 @@ impl Facts {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Counts durable writes that were refused; from any thread.
+    pub fn refuse(&self, cause: RefuseCause, writes: u64) {
+        self.refused[cause as usize].fetch_add(writes, Ordering::Relaxed);
+    }
+
+    /// Returns how many writes were refused since the start, by cause.
+    pub fn refused_writes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
+        REFUSE_CAUSES.into_iter().zip(counts)
+    }
+
+    /// Says that queues are full, and which one; at most once in `DROPS_LOGGED_EVERY`, because a full
+    /// queue drops with every message that comes.
+    fn log_drops(&self, shard: ShardId, session: SessionKey, messages: u64) {
+        let unsaid = &self.drops_unsaid;
+        unsaid.fetch_add(messages, Ordering::Relaxed);
+        let (now, said) = (clock::now(), self.drops_said.try_lock());
+        let Some(mut said) = said else { return };
+        if said.is_some_and(|said| now.duration_since(said) < limits::DROPS_LOGGED_EVERY) {
+            return;
+        }
+        *said = Some(now);
+        let messages = unsaid.swap(0, Ordering::Relaxed);
+        tracing::info!(messages, ?session, shard = shard.0, "queue full, messages dropped");
+    }
+
     /// Takes one fact of `shard`.
     pub fn take(&self, shard: ShardId, fact: Fact) {
         match fact {
@@ -120,7 +177,7 @@ impl Facts {
             Fact::Usage { app, used } => self.ledger.report(shard, app, used),
             Fact::Dropped { key, messages } => {
                 self.dropped.fetch_add(messages, Ordering::Relaxed);
-                tracing::info!(session = ?key, messages, shard = shard.0, "queue full, messages dropped");
+                self.log_drops(shard, key, messages);
             }
         }
     }

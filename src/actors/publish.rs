@@ -293,7 +293,9 @@ pub(super) fn accepted(reply: &Result<Reply, SubmitError>) -> Accepted {
             Err(Reason::QuotaExceeded)
         }
         Ok(_) => Ok(()),
-        Err(SubmitError::Overloaded | SubmitError::DiskFull) => Err(Reason::QuotaExceeded),
+        Err(SubmitError::Overloaded | SubmitError::DiskFull | SubmitError::DiskFailing) => {
+            Err(Reason::QuotaExceeded)
+        }
         Err(SubmitError::Unavailable) => Err(Reason::ImplementationSpecificError),
         Err(SubmitError::Unknown) => Err(Reason::UnspecifiedError),
     }

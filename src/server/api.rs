@@ -14,13 +14,23 @@ use std::{
 use futures_util::future::BoxFuture;
 use hongqiao_cluster::{DiskState, ProposeError, Stats, stats::FLUSH_BUCKETS_US};
 
+use parking_lot::Mutex;
+
 use super::apps::Apps;
 use crate::{
-    actors::{counters::Counters, facts::Facts},
+    actors::{
+        appender::SubmitError,
+        counters::{Counters, DROP_CAUSES},
+        facts::Facts,
+    },
     auth::UserName,
     http::{AdminError, NodeApi},
+    limits,
     metrics::{Latencies, ProcessUsage, Snapshot},
-    shard::{client::ShardClient, query},
+    shard::{
+        client::ShardClient,
+        query::{self, Totals},
+    },
 };
 
 /// The node as the control plane sees it.
@@ -31,6 +41,8 @@ pub(super) struct Api {
     pub(super) facts: Arc<Facts>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) backing_up: Arc<AtomicBool>,
+    /// As of the last scrape.
+    pub(super) totals: Arc<Mutex<Totals>>,
 }
 
 impl NodeApi for Api {
@@ -54,17 +66,20 @@ impl NodeApi for Api {
             add_counters(&mut snapshot, counters);
         }
         snapshot.dropped.push(("queue_full", self.facts.dropped_messages()));
+        snapshot.writes_refused.extend(self.facts.refused_writes());
         add_stats(&mut snapshot, &self.shards.cluster().stats());
-        let shards = self.shards.clone();
+        let (shards, last) = (self.shards.clone(), Arc::clone(&self.totals));
         Box::pin(async move {
-            for shard in shards.shards() {
-                let totals = shards.cluster().read(shard, |machine, _| query::totals(machine));
-                let Ok(totals) = totals.await else { continue };
-                snapshot.sessions += totals.sessions;
-                snapshot.retained_messages += totals.retained_messages;
-                snapshot.queue_messages += totals.log_messages;
-                snapshot.queue_bytes += totals.log_bytes;
+            // Shards do not answer while their disk fails: then the last figures stand.
+            let totals = tokio::time::timeout(limits::TOTALS_WAIT, totals(&shards)).await;
+            if let Ok(totals) = totals {
+                *last.lock() = totals;
             }
+            let totals = *last.lock();
+            snapshot.sessions = totals.sessions;
+            snapshot.retained_messages = totals.retained_messages;
+            snapshot.queue_messages = totals.log_messages;
+            snapshot.queue_bytes = totals.log_bytes;
             snapshot
         })
     }
@@ -74,11 +89,14 @@ impl NodeApi for Api {
         name: UserName,
         password_hash: String,
     ) -> BoxFuture<'static, Result<(), AdminError>> {
-        let apps = self.apps.clone();
+        let (apps, facts) = (self.apps.clone(), Arc::clone(&self.facts));
         Box::pin(async move {
-            apps.put_user(&name, password_hash).await.map_err(|error| match error {
-                ProposeError::Unknown => AdminError::Unknown,
-                refused => AdminError::Unavailable(refused.to_string()),
+            apps.put_user(&name, password_hash).await.map_err(|error| {
+                facts.refuse(SubmitError::from(error).cause(), 1);
+                match error {
+                    ProposeError::Unknown => AdminError::Unknown,
+                    refused => AdminError::Unavailable(refused.to_string()),
+                }
             })
         })
     }
@@ -96,11 +114,25 @@ impl NodeApi for Api {
     }
 }
 
-const DROP_CAUSE_NAMES: [&str; 5] = ["slow", "too_large", "expired", "overload", "overflow"];
+/// Adds up what all shards hold; one that cannot be read counts nothing.
+async fn totals(shards: &ShardClient) -> Totals {
+    let mut sum = Totals::default();
+    for shard in shards.shards() {
+        let totals = shards.cluster().read(shard, |machine, _| query::totals(machine));
+        let Ok(totals) = totals.await else { continue };
+        sum.sessions += totals.sessions;
+        sum.logs += totals.logs;
+        sum.retained_messages += totals.retained_messages;
+        sum.log_messages += totals.log_messages;
+        sum.log_bytes += totals.log_bytes;
+    }
+    sum
+}
 
 fn add_counters(snapshot: &mut Snapshot, counters: &Counters) {
     snapshot.connections += counters.connections.get();
     snapshot.connections_opened += counters.connections_opened.get();
+    snapshot.connections_refused += counters.connections_refused.get();
     snapshot.bytes_in += counters.bytes_in.get();
     snapshot.bytes_out += counters.bytes_out.get();
     snapshot.socket_writes += counters.writes.get();
@@ -110,7 +142,7 @@ fn add_counters(snapshot: &mut Snapshot, counters: &Counters) {
         snapshot.messages_in[qos] += counters.messages_in[qos].get();
         snapshot.messages_out[qos] += counters.messages_out[qos].get();
     }
-    for (name, counter) in DROP_CAUSE_NAMES.iter().zip(&counters.dropped) {
+    for (name, counter) in DROP_CAUSES.iter().zip(&counters.dropped) {
         match snapshot.dropped.iter_mut().find(|(cause, _)| cause == name) {
             Some((_, count)) => *count += counter.get(),
             None => snapshot.dropped.push((name, counter.get())),

@@ -37,7 +37,6 @@ use crate::{
     model::{id::SessionKey, topic::TopicFilter},
     shard::{client::ShardClient, command::StoredSubscription, query},
 };
-use hongqiao_cluster::ProposeError;
 
 /// Sessions or members that are read from a shard at once while starting.
 const LOAD_PAGE: usize = 1_024;
@@ -151,19 +150,10 @@ fn start_first(
     let count = shards.cluster().shards();
     let propose = Rc::new(move |shard, batch| {
         let proposed = shards.propose_batch(shard, batch);
-        Box::pin(async move { proposed.await.map_err(submit_error) }) as _
+        Box::pin(async move { proposed.await.map_err(SubmitError::from) }) as _
     });
     let appender = Appender::new(count, propose, facts).start();
     Ok(First { router, hub, appender })
-}
-
-fn submit_error(error: ProposeError) -> SubmitError {
-    match error {
-        ProposeError::Overloaded => SubmitError::Overloaded,
-        ProposeError::DiskFull => SubmitError::DiskFull,
-        ProposeError::Unavailable => SubmitError::Unavailable,
-        ProposeError::Unknown => SubmitError::Unknown,
-    }
 }
 
 async fn start_groups(

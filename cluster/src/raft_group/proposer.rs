@@ -18,10 +18,7 @@ use super::types::{Caller, Proposal, Types, Waiting};
 use crate::{
     error::ProposeError,
     limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX},
-    storage::{
-        checkpoint::Fill,
-        health::{DiskState, Health},
-    },
+    storage::{checkpoint::Fill, health::Health},
 };
 
 /// How often a proposer that cannot go on looks whether the disk is why.
@@ -143,8 +140,8 @@ impl Proposer {
         };
         tokio::pin!(turn);
         loop {
-            if self.health.state() != DiskState::Ready {
-                self.queue.refuse(ProposeError::DiskFull);
+            if let Some(why) = self.health.state().refusal() {
+                self.queue.refuse(why);
             }
             tokio::select! {
                 biased;

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use crate::error::ProposeError;
+
 /// Upper bounds of the flush latency buckets, in microseconds; the last bucket has none.
 pub const FLUSH_BUCKETS_US: [u64; 12] =
     [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 200_000, 1_000_000];
@@ -24,6 +26,17 @@ pub enum DiskState {
     Full,
     /// Writing or syncing fails; it is tried again until it works. Proposals are refused.
     Failing,
+}
+
+impl DiskState {
+    /// Returns why a proposal is refused, if it is.
+    pub(crate) fn refusal(self) -> Option<ProposeError> {
+        match self {
+            Self::Ready => None,
+            Self::Full => Some(ProposeError::DiskFull),
+            Self::Failing => Some(ProposeError::DiskFailing),
+        }
+    }
 }
 
 /// State and figures of the disk, shared by all that use it.
