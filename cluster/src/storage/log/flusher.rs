@@ -55,6 +55,8 @@ impl Writer {
     pub(super) fn new(log: Arc<Log>, segments: VecDeque<Segment>, next_seq: u64) -> Self {
         let purged =
             log.groups.iter().map(|g| g.lock().purged.map_or(0, |id| id.index + 1)).collect();
+        let bytes = segments.iter().map(|segment| segment.bytes).sum();
+        log.health.log_bytes.store(bytes, Ordering::Relaxed);
         // What was read at start may be in the page cache only: nothing counts as synced.
         Self { log, file: None, segments, spare: Vec::new(), next_seq, synced: 0, purged }
     }

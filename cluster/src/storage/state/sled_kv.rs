@@ -51,6 +51,7 @@ impl SledKv {
     }
 
     fn open_once(&self) -> io::Result<Open> {
+        remove_half_snapshots(&self.path)?;
         let db = sled::Config::new()
             .path(&self.path)
             .cache_capacity(self.cache_bytes)
@@ -73,6 +74,23 @@ impl SledKv {
         let tree = open.as_ref().and_then(|open| open.trees.get(usize::from(shard)));
         ask(tree.ok_or_else(|| io::Error::other("the state is not open"))?).map_err(plain)
     }
+}
+
+/// Removes snapshots that sled had not finished when the process died or the disk was full. They were
+/// never in force, but sled takes them for its newest and then refuses to open.
+fn remove_half_snapshots(folder: &Path) -> io::Result<()> {
+    let items = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        items => items?,
+    };
+    for item in items {
+        let path = item?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            tracing::warn!(path = %path.display(), "an unfinished snapshot of the state is removed");
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns an error of sled into one of the standard library, with its kind.

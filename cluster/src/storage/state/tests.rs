@@ -252,3 +252,21 @@ fn state_when_the_store_fails_for_a_while_then_a_read_waits_and_answers() {
     // Back in time to what was flushed, and whole.
     assert_eq!(twin.after_power_loss().len(0), twin.len(0));
 }
+
+#[test]
+fn sled_when_a_snapshot_was_left_half_written_then_opens_with_all_data() {
+    let temp = tempfile::tempdir().unwrap();
+    for half in [&b""[..], b"short", &[7; 500]] {
+        let kv = SledKv::open(temp.path(), 1, 4 << 20).unwrap();
+        kv.apply(0, vec![(b"key".to_vec(), Some(half.to_vec()))]).unwrap();
+        kv.flush().unwrap();
+        kv.close();
+        // As a kill or a full disk leaves it: sled writes it under this name, then renames it.
+        std::fs::write(temp.path().join("snap.00000000FFFFFFFF.generating"), half).unwrap();
+        let kv = SledKv::open(temp.path(), 1, 4 << 20).unwrap();
+        assert_eq!(kv.get(0, b"key").unwrap().as_deref(), Some(half));
+        std::fs::write(temp.path().join("snap.00000000FFFFFFFF.generating"), half).unwrap();
+        kv.reopen().unwrap();
+        assert_eq!(kv.get(0, b"key").unwrap().as_deref(), Some(half));
+    }
+}
