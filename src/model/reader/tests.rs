@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::wire::AckKind;
 
 fn id(number: u16) -> NonZeroU16 {
     NonZeroU16::new(number).unwrap()
