@@ -4,10 +4,16 @@
 
 #[path = "fuzz/bodies/mqtt.rs"]
 mod mqtt;
+#[path = "fuzz/bodies/stored.rs"]
+mod stored;
+#[path = "fuzz/bodies/texts.rs"]
+mod texts;
+#[path = "fuzz/bodies/topics.rs"]
+mod topics;
 #[path = "fuzz/bodies/ws.rs"]
 mod ws;
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use hongqiao::{front::mqtt::client::Client, model::wire::Dialect};
 
@@ -50,6 +56,41 @@ fn seeds_of_the_client_decoders_when_replayed_then_promises_hold() {
 }
 
 #[test]
-fn seeds_of_the_frame_decoder_when_replayed_then_promises_hold() {
+fn seeds_of_the_websocket_layer_when_replayed_then_promises_hold() {
     replay("ws_frames", ws::frames);
+    replay("ws_upgrade", ws::upgrade);
+}
+
+#[test]
+fn seeds_of_stored_encodings_when_replayed_then_promises_hold() {
+    replay("shard_batch", stored::shard_batch);
+    replay("shard_record", stored::shard_record);
+    replay("log_segment", stored::log_segment);
+    replay("state_block", stored::state_block);
+    replay("folder_marks", stored::folder_marks);
+}
+
+#[test]
+fn seeds_of_texts_when_replayed_then_promises_hold() {
+    replay("topics", topics::topics);
+    replay("config", texts::config);
+    replay("user_name", texts::user_name);
+}
+
+/// A target whose seeds nobody replays would be forgotten.
+#[test]
+fn every_target_has_seeds_here_and_no_more() {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let names = |folder: &str| {
+        let entries = fs::read_dir(here.join(folder)).unwrap();
+        let stem = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().to_owned();
+        entries.map(|entry| stem(entry.unwrap().path())).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names("targets"), names("corpus"));
+    let manifest = fs::read_to_string(here.join("Cargo.toml")).unwrap();
+    let replays = fs::read_to_string(file!()).unwrap();
+    for target in names("targets") {
+        assert!(manifest.contains(&format!("path = \"targets/{target}.rs\"")), "{target}");
+        assert!(replays.contains(&format!("\"{target}\"")), "{target}");
+    }
 }

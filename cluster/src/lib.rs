@@ -13,6 +13,8 @@ pub mod error;
 pub mod node;
 pub mod handle;
 pub mod stats;
+#[doc(hidden)]
+pub mod doors;
 mod raft_groups;
 mod raft_group;
 mod storage;

@@ -11,6 +11,8 @@ pub mod machine;
 pub mod client;
 pub mod query;
 pub mod memory_store;
+#[doc(hidden)]
+pub mod doors;
 mod state;
 mod key;
 mod record;

@@ -139,39 +139,47 @@ fn hex(bytes: &[u8; 16]) -> String {
 
 /// Writes `FORMAT`.
 pub(crate) fn write(path: &Path, format: &Format) -> Result<(), StartError> {
-    let text = format!(
+    replace(path, &text(format)).map_err(io("write", path))
+}
+
+/// Returns the text of `FORMAT`.
+pub(crate) fn text(format: &Format) -> String {
+    format!(
         "hongqiao data folder\nformat = {}\ncluster = {}\nhash_key = {}\nshards = {}\n",
         format.number,
         hex(&format.cluster),
         hex(&format.hash_key),
         format.shards
-    );
-    replace(path, &text).map_err(io("write", path))
+    )
 }
 
 fn read(path: &Path) -> Result<Option<Format>, StartError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(io("read", path)(error)),
-    };
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("read", path)(error)),
+    }
+}
+
+/// Reads the text of `FORMAT`; `path` is for errors.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Format, StartError> {
     let damaged = |reason| StartError::FormatDamaged { path: path.into(), reason };
-    let number = field(&text, "format").ok_or_else(|| damaged("no format number"))?;
+    let number = field(text, "format").ok_or_else(|| damaged("no format number"))?;
     let number = number.parse().map_err(|_| damaged("the format is not a number"))?;
     if number > FORMAT {
         // Its other fields may mean something else.
         let format = Format { number, cluster: [0; 16], hash_key: [0; 16], shards: 0 };
-        return Ok(Some(format));
+        return Ok(format);
     }
-    let secret = |name| field(&text, name).and_then(unhex);
-    Ok(Some(Format {
+    let secret = |name| field(text, name).and_then(unhex);
+    Ok(Format {
         number,
         cluster: secret("cluster").ok_or_else(|| damaged("no cluster id"))?,
         hash_key: secret("hash_key").ok_or_else(|| damaged("no hash key"))?,
-        shards: field(&text, "shards")
+        shards: field(text, "shards")
             .and_then(|shards| shards.parse().ok())
             .ok_or_else(|| damaged("no number of shards"))?,
-    }))
+    })
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -197,13 +205,9 @@ fn start(folder: &Path, options: &Options) -> Result<u64, StartError> {
     let path = folder.join("node");
     let before = match fs::read_to_string(&path) {
         Ok(text) => {
-            let number = |name| field(&text, name).and_then(|value| value.parse().ok());
-            let damaged = || StartError::FormatDamaged {
-                path: path.clone(),
-                reason: "no node id or incarnation",
-            };
-            same(&path, "node", number("node").ok_or_else(damaged)?, options.node.0)?;
-            number("incarnation").ok_or_else(damaged)?
+            let (node, incarnation) = parse_node(&path, &text)?;
+            same(&path, "node", node, options.node.0)?;
+            incarnation
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io("read", &path)(error)),
@@ -212,6 +216,17 @@ fn start(folder: &Path, options: &Options) -> Result<u64, StartError> {
     let text = node_text(options.node.0, incarnation);
     replace(&path, &text).map_err(io("write", &path))?;
     Ok(incarnation)
+}
+
+/// Reads the text of `node`: id, and how often started; `path` is for errors.
+pub(crate) fn parse_node(path: &Path, text: &str) -> Result<(u64, u64), StartError> {
+    let number = |name| field(text, name).and_then(|value| value.parse().ok());
+    // One more start must fit: what an old incarnation left behind is told apart by the number.
+    let starts = number("incarnation").filter(|starts| *starts < u64::MAX);
+    number("node").zip(starts).ok_or_else(|| StartError::FormatDamaged {
+        path: path.into(),
+        reason: "no node id or incarnation",
+    })
 }
 
 /// Returns the text of `node`.
@@ -262,6 +277,9 @@ mod tests {
         assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "shards", .. })));
         let other = Options { node: NodeId(2), ..options.clone() };
         assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "node", .. })));
+        let node = temp.path().join("node");
+        fs::write(&node, node_text(options.node.0, u64::MAX)).unwrap();
+        assert!(matches!(Folder::open(&options), Err(StartError::FormatDamaged { .. })));
         fs::create_dir(temp.path().join("state")).unwrap();
         fs::remove_file(temp.path().join("FORMAT")).unwrap();
         assert!(matches!(Folder::open(&options), Err(StartError::FormatDamaged { .. })));

@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use hongqiao::{
     front::mqtt::{
-        client::{Client, DecodedFromServer},
+        client::{Client, DecodedFromServer, FromServer, Skimmed},
         fronts,
     },
     model::wire::{DecodeLimits, Decoded, Dialect, Inbound},
@@ -59,11 +59,25 @@ fn round_trip(dialect: Dialect, inbound: &Inbound) {
     }
 }
 
-/// Feeds `data` to the client's decoder.
+/// Feeds `data` to the client's decoder, and to the one that only skims.
 pub(crate) fn client(client: Client, data: &[u8]) {
     let mut bytes = Bytes::copy_from_slice(data);
-    while let Ok(DecodedFromServer::Packet { consumed, .. }) = client.decode(&bytes, &LIMITS) {
+    while let Ok(DecodedFromServer::Packet { consumed, packet }) = client.decode(&bytes, &LIMITS) {
         assert!(consumed >= 2 && consumed <= bytes.len());
+        // What is a packet to the one is the same packet to the other.
+        match client.skim(&bytes) {
+            Ok(Some((skimmed, length))) => {
+                assert_eq!(length, consumed);
+                if let Skimmed::Publish { payload, .. } = skimmed {
+                    let FromServer::Publish { publish, .. } = packet else {
+                        panic!("skimmed as a message: {packet:?}")
+                    };
+                    assert_eq!(payload, &publish.payload[..]);
+                }
+            }
+            other => panic!("not skimmed: {other:?}"),
+        }
         bytes = bytes.slice(consumed..);
     }
+    let _ = client.skim(data);
 }

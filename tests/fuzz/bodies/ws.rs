@@ -1,11 +1,20 @@
-//! What the fuzz target demands of the WebSocket decoder; also run by `tests/fuzz_corpus.rs`.
+//! What the fuzz targets demand of the WebSocket layer; also run by `tests/fuzz_corpus.rs`.
 //!
-//! - Takes: arbitrary bytes; the first says how they are cut. Gives: nothing; panics where a promise is
-//!   broken.
+//! - Takes: arbitrary bytes. For frames, the first says how they are cut; for the upgrade they are an
+//!   HTTP request. Gives: nothing; panics where a promise is broken.
 //! - Promises: no panic; the same outcome for every cut; all of a piece is used before more is asked for;
-//!   no more payload than bytes, and no more than the limits.
+//!   no more payload than bytes, and no more than the limits. Each request gets one whole answer, in
+//!   which nothing of the client's stands.
 
-use hongqiao::front::ws::frame::{Decoder, Event, Rules, Violation};
+use std::{collections::HashMap, rc::Rc};
+
+use actix_codec::Decoder as _;
+use actix_http::{ServiceConfig, h1};
+use bytes::BytesMut;
+use hongqiao::front::ws::{
+    frame::{Decoder, Event, Rules, Violation},
+    upgrade::{Endpoint, Endpoints, MQTT_SUBPROTOCOLS, Upgraded, judge},
+};
 
 const RULES: Rules = Rules { frame_bytes_max: 1_000, message_bytes_max: 2_000, text: true };
 
@@ -51,4 +60,47 @@ fn decode(bytes: &[u8], step: usize) -> Outcome {
         assert_eq!(at, piece.len());
     }
     (seen, None)
+}
+
+thread_local! {
+    /// The parser's settings want a runtime to make them, and none later.
+    static CONFIG: ServiceConfig =
+        actix_rt::System::new().block_on(async { ServiceConfig::default() });
+}
+
+/// Feeds `data` to the parser of requests and judges what comes out.
+pub(crate) fn upgrade(data: &[u8]) {
+    let mut codec = CONFIG.with(|config| h1::Codec::new(config.clone()));
+    let mut bytes = BytesMut::from(data);
+    let Ok(Some(h1::Message::Item(request))) = codec.decode(&mut bytes) else { return };
+    let path = "/mqtt".to_owned();
+    let endpoints: Endpoints = HashMap::from([(path, Rc::new(Anybody) as Rc<dyn Endpoint>)]);
+    let answer = match judge(request.head(), &endpoints) {
+        Ok(agreement) => {
+            assert!(agreement.subprotocol.is_some_and(|name| MQTT_SUBPROTOCOLS.contains(&name)));
+            assert_eq!(request.path(), "/mqtt");
+            agreement.answer()
+        }
+        Err(refusal) => refusal.answer(),
+    };
+    assert!(answer.starts_with("HTTP/1.1 ") && answer.is_ascii());
+    assert!(answer.matches("\r\n\r\n").count() == 1 && answer.len() < 1_000);
+}
+
+struct Anybody;
+
+impl Endpoint for Anybody {
+    fn subprotocols(&self) -> &[&'static str] {
+        MQTT_SUBPROTOCOLS
+    }
+
+    fn allows_origin(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        origin.is_none_or(|origin| host.is_some_and(|host| origin.ends_with(host)))
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn accept(&self, _upgraded: Upgraded) {}
 }

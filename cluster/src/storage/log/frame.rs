@@ -192,7 +192,9 @@ fn entry(fields: &mut Bytes) -> Result<Entry, ()> {
 
 fn log_id(fields: &mut Bytes) -> Result<LogId, ()> {
     let leader = CommittedLeaderId::new(u64_of(fields)?, u64_of(fields)?);
-    Ok(LogId::new(leader, u64_of(fields)?))
+    let index = u64_of(fields)?;
+    // No log grows that long, and everybody may count on an index behind each.
+    if index == u64::MAX { Err(()) } else { Ok(LogId::new(leader, index)) }
 }
 
 fn u8_of(fields: &mut Bytes) -> Result<u8, ()> {

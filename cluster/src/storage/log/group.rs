@@ -66,7 +66,7 @@ impl GroupLog {
         let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
             return Vec::new();
         };
-        let next = first + self.entries.len() as u64;
+        let next = first.saturating_add(self.entries.len() as u64);
         let from = match range.start_bound() {
             Bound::Included(index) => *index,
             Bound::Excluded(index) => index.saturating_add(1),

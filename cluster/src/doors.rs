@@ -1,0 +1,129 @@
+//! Doors to the decoders of what is on disk, for `tests/fuzz` alone; nothing of a node comes through.
+//!
+//! - Owns: nothing. Takes: arbitrary bytes. Gives: nothing; panics where a promise is broken.
+//! - Bound: no decoder reserves more than its bytes can hold.
+//! - Promise: damaged bytes are refused or cut, and what was read reads the same after being written.
+
+use std::{io, path::PathBuf};
+
+use bytes::Bytes;
+
+use crate::storage::{
+    disk::{Disk, SegmentFile},
+    format,
+    log::{
+        frame::{self, Record},
+        recovered_entries,
+    },
+    state::block,
+};
+
+/// Groups of the log that is read.
+const GROUPS: u16 = 4;
+
+/// Starts on a log whose one segment holds `bytes`: as they are, and as the body of a batch whose
+/// checksums are right.
+pub fn log_segment(bytes: &[u8]) {
+    let _ = recovered_entries(&OneSegment(bytes.to_vec()), GROUPS);
+    let mut batch = vec![0; frame::HEAD_BYTES];
+    frame::put(&mut batch, 0, &Record::Start { segment: 1 });
+    batch.extend_from_slice(bytes);
+    frame::seal(&mut batch, 1, 0);
+    let found = recovered_entries(&OneSegment(batch.clone()), GROUPS);
+    let readable = written_again(&Bytes::copy_from_slice(bytes)).is_some();
+    assert!(readable || found.is_err(), "a batch was replayed that cannot be read");
+    // With a torn tail nothing of it counts.
+    batch.pop();
+    assert_eq!(recovered_entries(&OneSegment(batch), GROUPS).unwrap_or(0), 0);
+}
+
+/// Reads every record of a batch's body, writes them, and checks that they read the same.
+fn written_again(body: &Bytes) -> Option<()> {
+    let mut written = Vec::new();
+    let mut rest = body.clone();
+    while let Some((group, record)) = frame::take(&mut rest).ok()? {
+        frame::put(&mut written, group, &record);
+    }
+    let (mut again, mut rest) = (Vec::new(), Bytes::from(written.clone()));
+    while let Ok(Some((group, record))) = frame::take(&mut rest) {
+        frame::put(&mut again, group, &record);
+    }
+    assert!(rest.is_empty() && again == written, "a record reads another after being written");
+    Some(())
+}
+
+/// Reads `bytes` as a block of the state.
+pub fn state_block(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    let pairs = block::decode(&bytes);
+    for (key, _) in &pairs {
+        let found = block::find(&bytes, key);
+        let first = pairs.iter().find(|(other, _)| other == key);
+        assert_eq!(found.as_ref(), first.map(|(_, value)| value));
+    }
+    assert_eq!(block::decode_from(&bytes, &[], pairs.len()), pairs);
+    if pairs.is_sorted_by(|(one, _), (other, _)| one < other) {
+        let written = Bytes::from(block::encode(&pairs));
+        assert_eq!(block::decode(&written), pairs, "a block reads another after being written");
+    }
+}
+
+/// Reads `text` as the marks of a data folder or a backup.
+pub fn folder_marks(text: &str) {
+    let path = PathBuf::from("FORMAT");
+    if let Ok(format) = format::parse(&path, text)
+        && format.number <= format::FORMAT
+    {
+        let again = format::parse(&path, &format::text(&format));
+        assert_eq!(again.ok(), Some(format), "marks read otherwise after being written");
+    }
+    if let Ok((node, incarnation)) = format::parse_node(&path, text) {
+        let again = format::parse_node(&path, &format::node_text(node, incarnation));
+        assert_eq!(again.ok(), Some((node, incarnation)));
+    }
+}
+
+/// A disk with segment 1, to be read.
+struct OneSegment(Vec<u8>);
+
+impl Disk for OneSegment {
+    fn segments(&self) -> io::Result<Vec<u64>> {
+        Ok(vec![1])
+    }
+
+    fn read(&self, _segment: u64) -> io::Result<Vec<u8>> {
+        Ok(self.0.clone())
+    }
+
+    fn create(&self, _to: u64, _from: Option<u64>) -> io::Result<Box<dyn SegmentFile>> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn retire(&self, _segment: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove(&self, _segment: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn release_reserve(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn hold_reserve(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(0)
+    }
+
+    fn path(&self, segment: u64) -> PathBuf {
+        segment.to_string().into()
+    }
+}

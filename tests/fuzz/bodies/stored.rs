@@ -1,0 +1,44 @@
+//! What the fuzz targets demand of stored encodings; also run by `tests/fuzz_corpus.rs` on the seeds.
+//!
+//! - Takes: arbitrary bytes. Gives: nothing; panics where a promise is broken.
+//! - Promises: no panic; bytes are refused, or read as values that read the same after being written
+//!   again. What only the crates can see is demanded behind their `doors`.
+
+use bytes::Bytes;
+use hongqiao::shard::{
+    command::{decode_batch, decode_replies, encode_batch, encode_replies},
+    doors,
+};
+
+/// Feeds `data` to the decoders of commands and of replies.
+pub(crate) fn shard_batch(data: &[u8]) {
+    let bytes = Bytes::copy_from_slice(data);
+    if let Ok(commands) = decode_batch(&bytes) {
+        assert_eq!(decode_batch(&encode_batch(&commands)), Ok(commands));
+    }
+    if let Ok(replies) = decode_replies(&bytes) {
+        assert_eq!(decode_replies(&encode_replies(&replies)), Ok(replies));
+    }
+}
+
+/// Feeds `data` to the decoder of the kind of record that its first byte names.
+pub(crate) fn shard_record(data: &[u8]) {
+    doors::stored(data);
+}
+
+/// Starts a log on `data`.
+pub(crate) fn log_segment(data: &[u8]) {
+    hongqiao_cluster::doors::log_segment(data);
+}
+
+/// Feeds `data` to the decoder of blocks of the state.
+pub(crate) fn state_block(data: &[u8]) {
+    hongqiao_cluster::doors::state_block(data);
+}
+
+/// Feeds `data` to the readers of `FORMAT` and `node`, of a data folder or a backup.
+pub(crate) fn folder_marks(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        hongqiao_cluster::doors::folder_marks(text);
+    }
+}
