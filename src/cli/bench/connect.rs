@@ -89,7 +89,8 @@ pub(super) fn run_idle(args: &IdleArgs) -> anyhow::Result<()> {
 /// A filter of 20 bytes that no other client has.
 fn twenty_bytes(prefix: &str, index: u32) -> String {
     let topic = topic_of(prefix, index);
-    format!("{topic:.<20.20}")
+    // No other sign: some servers refuse a dot or a space.
+    format!("{topic:_<20.20}")
 }
 
 /// Connects and disconnects in a loop.
