@@ -133,6 +133,29 @@ pub struct Connect {
     pub will: Option<Will>,
 }
 
+impl Connect {
+    /// Returns a CONNECT with a clean start that leaves out what may be left out.
+    #[must_use]
+    pub fn new(dialect: Dialect, client_id: impl Into<String>) -> Self {
+        Self {
+            dialect,
+            client_id: client_id.into(),
+            clean_start: true,
+            keep_alive_secs: 0,
+            session_expiry_secs: 0,
+            receive_maximum: NonZeroU16::MAX,
+            packet_bytes_max: None,
+            topic_alias_maximum: 0,
+            request_response_information: false,
+            request_problem_information: true,
+            authentication_method: None,
+            user_name: None,
+            password: None,
+            will: None,
+        }
+    }
+}
+
 /// MQTT 5.0 sections 3.1.2.5 and 3.1.3.2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "fields are those of a publish")]

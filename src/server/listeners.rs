@@ -25,15 +25,13 @@ use crate::{
         worker::LinkLimits,
     },
     auth::Admission,
-    config::{AuthMode, Config, Listener, ListenerKind},
+    config::{Config, Listener, ListenerKind},
     data_folder::Listening,
     front::{
-        transport::{self, Bound, TcpSocket},
+        transport::{self, Bound},
         ws::{
-            frame::Rules,
+            self,
             port::{self, PortSettings},
-            socket::WsSocket,
-            upgrade::{Endpoint, Endpoints, MQTT_SUBPROTOCOLS, Upgraded},
         },
     },
     http::{self, HttpState},
@@ -51,14 +49,13 @@ pub(super) struct Prepared {
 
 /// Binds every enabled listener; nothing accepts yet.
 pub(super) fn bind(config: &Config, apps: &Apps, workers: usize) -> anyhow::Result<Vec<Prepared>> {
-    let anonymous = allows_anonymous(config);
     let mut prepared = Vec::new();
     for (index, (name, listener)) in config.listeners_enabled().enumerate() {
         let app = apps.get(&listener.app).context("the app of a listener was not created")?;
         let admission = Admission {
             app_name: listener.app.as_str().into(),
             app,
-            anonymous: listener.anonymous.unwrap_or(anonymous),
+            anonymous: config.allows_anonymous(listener),
         };
         let bound = transport::bind(listener.address, workers)
             .with_context(|| format!("listener {name}"))?;
@@ -119,8 +116,9 @@ pub(super) async fn accept(
                 ListenerKind::Http => {
                     let (state, listener) = (http_state.clone(), listener.clone());
                     let name = name.clone();
-                    let serve =
-                        move || serve_http(name, socket, state, &listener, options, settings, stop);
+                    let serve = move || {
+                        serve_http(name, socket, state, &listener, &options, settings, stop);
+                    };
                     on(arbiter, serve).await?;
                 }
             }
@@ -148,17 +146,11 @@ fn serve_http(
     socket: std::net::TcpListener,
     state: HttpState,
     listener: &Listener,
-    options: Arc<ListenerOptions>,
+    options: &Arc<ListenerOptions>,
     settings: PortSettings,
     stop: watch::Receiver<bool>,
 ) {
-    let bytes_max = u64::from(listener.limits.packet_bytes_max);
-    // A frame may hold several packets; each is checked again by the decoder.
-    let rules = Rules { frame_bytes_max: 2 * bytes_max, message_bytes_max: u64::MAX, text: false };
-    let endpoint: Rc<dyn Endpoint> =
-        Rc::new(MqttEndpoint { options, listener: listener.clone(), rules: Rc::new(rules) });
-    let endpoints: Endpoints =
-        listener.websocket_paths.iter().map(|path| (path.clone(), Rc::clone(&endpoint))).collect();
+    let endpoints = ws::mqtt::endpoints(listener, options);
     let app = map_config(http::app(state), |_| AppConfig::default());
     let serve = port::serve(socket, app, Rc::new(endpoints), settings, stop);
     actix_rt::spawn(async move {
@@ -166,38 +158,6 @@ fn serve_http(
             tracing::error!(listener = name, %error, "the HTTP port ended");
         }
     });
-}
-
-/// MQTT behind a WebSocket path.
-struct MqttEndpoint {
-    options: Arc<ListenerOptions>,
-    listener: Listener,
-    rules: Rc<Rules>,
-}
-
-impl Endpoint for MqttEndpoint {
-    fn subprotocols(&self) -> &[&'static str] {
-        MQTT_SUBPROTOCOLS
-    }
-
-    fn allows_origin(&self, origin: Option<&str>, host: Option<&str>) -> bool {
-        self.listener.allows_origin(origin, host)
-    }
-
-    fn has_room(&self) -> bool {
-        self.options.open_connections() < self.options.connections_max
-    }
-
-    fn accept(&self, upgraded: Upgraded) {
-        let socket = TcpSocket::new(upgraded.stream);
-        let socket = WsSocket::new(socket, upgraded.replay, Rc::clone(&self.rules));
-        connection::start(socket, &self.options);
-    }
-}
-
-fn allows_anonymous(config: &Config) -> bool {
-    config.auth.mode == AuthMode::Auto
-        && config.listeners_enabled().all(|(_, listener)| listener.is_loopback())
 }
 
 fn offer(listener: &Listener) -> Offer {

@@ -150,14 +150,21 @@ pub(super) struct Messages {
     pub(super) window: u16,
 }
 
+/// Messages to receivers that are there, for some time.
 #[derive(Args, Clone, Debug)]
-pub(super) struct FanoutArgs {
+pub(super) struct Traffic {
     #[command(flatten)]
     pub(super) common: Common,
     #[command(flatten)]
     pub(super) messages: Messages,
     #[command(flatten)]
     pub(super) time: Time,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct FanoutArgs {
+    #[command(flatten)]
+    pub(super) traffic: Traffic,
     /// Publishers.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) publishers: u32,
@@ -169,11 +176,7 @@ pub(super) struct FanoutArgs {
 #[derive(Args, Clone, Debug)]
 pub(super) struct P2pArgs {
     #[command(flatten)]
-    pub(super) common: Common,
-    #[command(flatten)]
-    pub(super) messages: Messages,
-    #[command(flatten)]
-    pub(super) time: Time,
+    pub(super) traffic: Traffic,
     /// Pairs.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) pairs: u32,

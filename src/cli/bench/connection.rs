@@ -8,7 +8,7 @@ use std::{
     future::poll_fn,
     io,
     net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32},
+    num::NonZeroU16,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -297,19 +297,11 @@ async fn connect_tcp(server: SocketAddr, source: Option<SocketAddr>) -> anyhow::
 fn connect_packet(worker: &Worker, identity: &Identity) -> Connect {
     let common = &worker.common;
     Connect {
-        dialect: common.client().dialect(),
-        client_id: identity.client_id.clone(),
         clean_start: identity.clean_start,
         keep_alive_secs: common.keep_alive,
         session_expiry_secs: if identity.durable { 3_600 } else { 0 },
-        receive_maximum: NonZeroU16::MAX,
-        packet_bytes_max: None::<NonZeroU32>,
-        topic_alias_maximum: 0,
-        request_response_information: false,
-        request_problem_information: true,
-        authentication_method: None,
         user_name: common.username.clone(),
         password: common.password.clone().map(Bytes::from),
-        will: None,
+        ..Connect::new(common.client().dialect(), identity.client_id.clone())
     }
 }

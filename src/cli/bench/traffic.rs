@@ -32,30 +32,30 @@ struct Load {
 
 /// One topic, many subscribers.
 pub(super) fn run_fanout(args: &FanoutArgs) -> anyhow::Result<()> {
-    let window = u64::from(args.messages.window);
+    let window = u64::from(args.traffic.messages.window);
     let limit = window * u64::from(args.publishers) * u64::from(args.subscribers);
     let load = Load {
-        messages: args.messages,
+        messages: args.traffic.messages,
         publishers: args.publishers,
         subscribers: args.subscribers,
         pairs: false,
-        credits: vec![credit(args.messages, limit)],
+        credits: vec![credit(args.traffic.messages, limit)],
     };
     let title = format!("fan-out {} -> {}", args.publishers, args.subscribers);
-    run("fanout", &title, &args.common, args.time, &load)
+    run("fanout", &title, &args.traffic.common, args.traffic.time, &load)
 }
 
 /// Pairs, each with a topic of its own.
 pub(super) fn run_p2p(args: &P2pArgs) -> anyhow::Result<()> {
-    let window = u64::from(args.messages.window);
+    let window = u64::from(args.traffic.messages.window);
     let load = Load {
-        messages: args.messages,
+        messages: args.traffic.messages,
         publishers: args.pairs,
         subscribers: args.pairs,
         pairs: true,
-        credits: (0..args.pairs).map(|_| credit(args.messages, window)).collect(),
+        credits: (0..args.pairs).map(|_| credit(args.traffic.messages, window)).collect(),
     };
-    run("p2p", &format!("p2p {} pairs", args.pairs), &args.common, args.time, &load)
+    run("p2p", &format!("p2p {} pairs", args.pairs), &args.traffic.common, args.traffic.time, &load)
 }
 
 /// At QoS 0 the window counts deliveries; with a fixed rate there is none.

@@ -119,20 +119,9 @@ impl Rest<'_> {
     fn defaults(&self, flags: u8) -> Connect {
         let clean_start = flags & CLEAN_START != 0;
         Connect {
-            dialect: self.dialect,
-            client_id: String::new(),
             clean_start,
-            keep_alive_secs: 0,
             session_expiry_secs: if self.is_v5() || clean_start { 0 } else { u32::MAX },
-            receive_maximum: NonZeroU16::MAX,
-            packet_bytes_max: None,
-            topic_alias_maximum: 0,
-            request_response_information: false,
-            request_problem_information: true,
-            authentication_method: None,
-            user_name: None,
-            password: None,
-            will: None,
+            ..Connect::new(self.dialect, String::new())
         }
     }
 

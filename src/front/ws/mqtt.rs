@@ -1,7 +1,8 @@
 //! MQTT over WebSocket: what waits behind the WebSocket paths of a listener.
 //!
 //! - Owns: nothing; what it starts belongs to its worker. Takes: `Upgraded` sockets. Gives: connections.
-//! - Bound: connections as the listener says; frames and messages `FRAME_PACKETS` times its packets.
+//! - Bound: connections as the listener says; frames `FRAME_PACKETS` times its packets. A message may have
+//!   any length: nothing gathers it.
 //! - Source: MQTT 5.0 §6.
 
 use std::{rc::Rc, sync::Arc};
@@ -17,35 +18,25 @@ use crate::{
     front::transport::TcpSocket,
 };
 
-/// Packets of full size in one frame. Frames are never gathered here, so this only ends nonsense.
-const FRAME_PACKETS: u64 = 4;
-
-/// Longest frame that is taken however small packets must be.
-const FRAME_BYTES_MIN: u64 = 1024 * 1024;
+/// Packets of full size in one frame. Frames are not gathered, and each packet is checked by the decoder,
+/// so this only ends nonsense.
+const FRAME_PACKETS: u64 = 2;
 
 /// MQTT behind a path of one listener, on one worker.
-pub struct MqttEndpoint {
-    listener: Arc<Listener>,
+struct MqttEndpoint {
+    listener: Listener,
     options: Arc<ListenerOptions>,
     rules: Rc<Rules>,
 }
 
-impl MqttEndpoint {
-    /// Puts an endpoint together; `options` are shared by all workers.
-    #[must_use]
-    pub fn new(listener: Arc<Listener>, options: Arc<ListenerOptions>) -> Self {
-        let packet_bytes_max = u64::from(listener.limits.packet_bytes_max);
-        let bytes_max = (packet_bytes_max * FRAME_PACKETS).max(FRAME_BYTES_MIN);
-        let rules = Rules { frame_bytes_max: bytes_max, message_bytes_max: bytes_max, text: false };
-        Self { listener, options, rules: Rc::new(rules) }
-    }
-}
-
-/// Returns the table of a worker's HTTP port: MQTT behind each WebSocket path of `listener`.
+/// Returns the table of a worker's HTTP port: MQTT behind each WebSocket path of `listener`. `options` are
+/// shared by all workers.
 #[must_use]
-pub fn endpoints(listener: &Arc<Listener>, options: &Arc<ListenerOptions>) -> Endpoints {
+pub fn endpoints(listener: &Listener, options: &Arc<ListenerOptions>) -> Endpoints {
+    let frame_bytes_max = FRAME_PACKETS * u64::from(listener.limits.packet_bytes_max);
+    let rules = Rc::new(Rules { frame_bytes_max, message_bytes_max: u64::MAX, text: false });
     let endpoint: Rc<dyn Endpoint> =
-        Rc::new(MqttEndpoint::new(Arc::clone(listener), Arc::clone(options)));
+        Rc::new(MqttEndpoint { listener: listener.clone(), options: Arc::clone(options), rules });
     listener.websocket_paths.iter().map(|path| (path.clone(), Rc::clone(&endpoint))).collect()
 }
 

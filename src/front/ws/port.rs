@@ -82,7 +82,7 @@ pub async fn serve<A, S, B>(
     app: A,
     endpoints: Rc<Endpoints>,
     settings: PortSettings,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()>
 where
     A: IntoServiceFactory<S, Request> + 'static,
@@ -98,7 +98,44 @@ where
 {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
-    let service = http_service(app, endpoints, settings, stop.clone()).await?;
+    let write_timeout = settings.request_timeout;
+    let upgrade = fn_service(move |(request, framed): (Request, Framed<Guarded, h1::Codec>)| {
+        let endpoints = Rc::clone(&endpoints);
+        async move {
+            upgrade(request, framed.into_parts(), &endpoints, write_timeout).await;
+            Ok::<_, Infallible>(())
+        }
+    });
+    let draining = stop.clone();
+    let factory = HttpService::<Guarded, _, _, _, _>::build()
+        .keep_alive(KeepAlive::Timeout(settings.keep_alive))
+        .client_request_timeout(settings.request_timeout)
+        .client_disconnect_timeout(limits::HTTP_LINGER)
+        .graceful_shutdown_signal(move || {
+            let mut stop = draining.clone();
+            async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            }
+        })
+        .upgrade(upgrade)
+        .finish(map_config(app, |()| AppConfig::default()));
+    let service = factory.new_service(()).await;
+    let service = service.map_err(|()| io::Error::other("the HTTP app did not start"))?;
+    accept(listener, &service, settings, stop).await;
+    Ok(())
+}
+
+/// Accepts until `stop` says true, then waits for the requests under way.
+async fn accept<S>(
+    listener: TcpListener,
+    service: &S,
+    settings: PortSettings,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error: fmt::Debug>,
+    S::Future: 'static,
+    S::Error: 'static,
+{
     let connections = Rc::new(Cell::new(0));
     loop {
         let accepted = tokio::select! {
@@ -123,55 +160,6 @@ where
     while connections.get() > 0 {
         sleep(limits::DRAIN_POLL).await;
     }
-    Ok(())
-}
-
-/// Joins app and upgrade service.
-async fn http_service<A, S, B>(
-    app: A,
-    endpoints: Rc<Endpoints>,
-    settings: PortSettings,
-    stop: watch::Receiver<bool>,
-) -> io::Result<
-    impl Service<
-        (Guarded, Protocol, Option<SocketAddr>),
-        Response = (),
-        Error = actix_http::error::DispatchError,
-    >,
->
-where
-    A: IntoServiceFactory<S, Request> + 'static,
-    S: ServiceFactory<
-            Request,
-            Config = AppConfig,
-            Response = ServiceResponse<B>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
-    S::Service: 'static,
-    B: MessageBody + 'static,
-{
-    let write_timeout = settings.request_timeout;
-    let upgrade = fn_service(move |(request, framed): (Request, Framed<Guarded, h1::Codec>)| {
-        let endpoints = Rc::clone(&endpoints);
-        async move {
-            upgrade(request, framed.into_parts(), &endpoints, write_timeout).await;
-            Ok::<_, Infallible>(())
-        }
-    });
-    let factory = HttpService::<Guarded, _, _, _, _>::build()
-        .keep_alive(KeepAlive::Timeout(settings.keep_alive))
-        .client_request_timeout(settings.request_timeout)
-        .client_disconnect_timeout(limits::HTTP_LINGER)
-        .graceful_shutdown_signal(move || {
-            let mut stop = stop.clone();
-            async move {
-                let _ = stop.wait_for(|stop| *stop).await;
-            }
-        })
-        .upgrade(upgrade)
-        .finish(map_config(app, |()| AppConfig::default()));
-    factory.new_service(()).await.map_err(|()| io::Error::other("the HTTP app did not start"))
 }
 
 /// Drives one connection; drops it when it takes too long.

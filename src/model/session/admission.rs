@@ -112,7 +112,8 @@ impl Terms {
                 .then_some(offer.topic_alias_maximum),
             server_keep_alive_secs: (self.keep_alive_secs != connect.keep_alive_secs)
                 .then_some(self.keep_alive_secs),
-            ..plain_connack(session_present, Reason::Success)
+            session_present,
+            ..Connack::new(Reason::Success)
         }
     }
 }
@@ -120,28 +121,7 @@ impl Terms {
 /// Builds the CONNACK that refuses; session present is 0 (MQTT 5.0 section 3.2.2.1.1).
 #[must_use]
 pub fn refusal(reason: Reason, reason_string: Option<&'static str>) -> Connack {
-    Connack { reason_string, ..plain_connack(false, reason) }
-}
-
-fn plain_connack(session_present: bool, reason: Reason) -> Connack {
-    Connack {
-        session_present,
-        reason,
-        session_expiry_secs: None,
-        receive_maximum: None,
-        maximum_qos: None,
-        retain_available: None,
-        packet_bytes_max: None,
-        assigned_client_id: None,
-        topic_alias_maximum: None,
-        reason_string: None,
-        wildcard_available: None,
-        subscription_ids_available: None,
-        shared_available: None,
-        server_keep_alive_secs: None,
-        response_information: None,
-        server_reference: None,
-    }
+    Connack { reason_string, ..Connack::new(reason) }
 }
 
 /// How a connection ended, as far as its session cares.

@@ -259,22 +259,7 @@ fn options(offer: Offer, connections_max: u32, filters_max: u32) -> Arc<Listener
 }
 
 pub(super) fn connect_v5(client_id: &str) -> Connect {
-    Connect {
-        dialect: Dialect::MqttV5,
-        client_id: client_id.to_owned(),
-        clean_start: true,
-        keep_alive_secs: 0,
-        session_expiry_secs: 0,
-        receive_maximum: NonZeroU16::MAX,
-        packet_bytes_max: None,
-        topic_alias_maximum: 0,
-        request_response_information: false,
-        request_problem_information: true,
-        authentication_method: None,
-        user_name: None,
-        password: None,
-        will: None,
-    }
+    Connect::new(Dialect::MqttV5, client_id)
 }
 
 pub(super) fn durable_v5(client_id: &str) -> Connect {
@@ -282,7 +267,7 @@ pub(super) fn durable_v5(client_id: &str) -> Connect {
 }
 
 pub(super) fn connect_v4(client_id: &str) -> Connect {
-    Connect { dialect: Dialect::MqttV4, ..connect_v5(client_id) }
+    Connect::new(Dialect::MqttV4, client_id)
 }
 
 pub(super) fn will(topic: &str, payload: &'static [u8]) -> Option<Will> {

@@ -19,6 +19,19 @@ use crate::{
 const Q0: Qos = Qos::AtMostOnce;
 const Q1: Qos = Qos::AtLeastOnce;
 
+/// A client with a durable session that subscribes to `a` at QoS 1.
+async fn subscribed(bench: &Bench) -> Remote {
+    let (mut receiver, _) = bench.durable("r").await;
+    receiver.subscribe("a", Q1).await;
+    receiver
+}
+
+/// A publisher, while such a client is away.
+async fn sender_to_absent(bench: &Bench) -> Remote {
+    bench.cut(subscribed(bench).await).await;
+    bench.client("s").await
+}
+
 /// Publishes one message at QoS 1 and waits until it is stored.
 async fn store(sender: &mut Remote, payload: &[u8]) {
     let message = Delivery { payload, ..delivery("a", Q1, b"") };
@@ -60,10 +73,7 @@ async fn offline_messages_when_the_client_comes_back_then_in_order_and_once() {
 #[actix::test]
 async fn backlog_larger_than_the_window_then_all_in_order_inside_it() {
     let bench = Bench::with_offer(Offer { receive_maximum: id(1_000), ..offer() });
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
-    bench.cut(receiver).await;
-    let mut sender = bench.client("s").await;
+    let mut sender = sender_to_absent(&bench).await;
     for n in 0..500_u16 {
         store(&mut sender, &n.to_be_bytes()).await;
     }
@@ -111,8 +121,7 @@ async fn window_when_full_then_nothing_more_until_an_ack() {
 #[actix::test]
 async fn unacked_when_the_client_comes_back_then_same_ids_and_dup_before_anything_new() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     let mut sender = bench.client("s").await;
     for payload in [b"1", b"2"] {
         store(&mut sender, payload).await;
@@ -157,8 +166,7 @@ async fn v4_clean_session_0_then_session_present_and_replayed() {
 #[actix::test]
 async fn qos0_to_a_durable_session_then_live_only_and_never_twice() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     let mut sender = bench.client("s").await;
     sender.publish(&delivery("a", Q0, b"live"));
     assert_eq!(receiver.take().await.qos, Q0);
@@ -194,10 +202,7 @@ async fn takeover_then_old_is_told_and_unacked_comes_first_to_the_new_one() {
 #[actix::test]
 async fn session_with_expiry_0_then_resumed_once_and_gone_with_its_connection() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
-    bench.cut(receiver).await;
-    let mut sender = bench.client("s").await;
+    let mut sender = sender_to_absent(&bench).await;
     store(&mut sender, b"1").await;
     let resume = Connect { clean_start: false, ..connect_v5("r") };
     let (mut receiver, connack) = bench.connect(Client::V5, &resume).await;
@@ -211,8 +216,7 @@ async fn session_with_expiry_0_then_resumed_once_and_gone_with_its_connection() 
 #[actix::test]
 async fn disconnect_with_expiry_0_then_the_session_is_gone() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let receiver = subscribed(&bench).await;
     receiver.disconnect(Reason::Success, Some(0));
     bench.cut(receiver).await;
     let (_, present) = bench.durable("r").await;
@@ -222,8 +226,7 @@ async fn disconnect_with_expiry_0_then_the_session_is_gone() {
 #[actix::test]
 async fn clean_start_then_the_old_session_is_gone() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let receiver = subscribed(&bench).await;
     bench.cut(receiver).await;
     let clean = Connect { clean_start: true, ..durable_v5("r") };
     let (receiver, connack) = bench.connect(Client::V5, &clean).await;
@@ -259,8 +262,7 @@ async fn subscriptions_of_a_durable_session_then_kept_replaced_and_limited() {
 #[actix::test]
 async fn acks_then_reported_late_and_together() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     let mut sender = bench.client("s").await;
     for payload in [b"1", b"2", b"3", b"4"] {
         store(&mut sender, payload).await;
@@ -278,8 +280,7 @@ async fn acks_then_reported_late_and_together() {
 #[actix::test]
 async fn release_then_after_the_last_acknowledgement() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     let mut sender = bench.client("s").await;
     store(&mut sender, b"1").await;
     receiver.take().await;
@@ -292,8 +293,7 @@ async fn release_then_after_the_last_acknowledgement() {
 #[actix::test]
 async fn session_claimed_elsewhere_then_this_connection_is_told_and_writes_nothing() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     bench.storage.apply(Command::Claim {
         key: bench.key("r"),
         app: crate::model::id::AppId(1),
@@ -313,8 +313,7 @@ async fn session_claimed_elsewhere_then_this_connection_is_told_and_writes_nothi
 #[actix::test]
 async fn disk_full_then_durable_publish_is_refused_and_live_traffic_goes_on() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
+    let mut receiver = subscribed(&bench).await;
     let mut live = bench.client("l").await;
     live.subscribe("b", Q1).await;
     let mut sender = bench.client("s").await;
@@ -337,10 +336,7 @@ async fn disk_full_then_durable_publish_is_refused_and_live_traffic_goes_on() {
 #[actix::test]
 async fn shard_away_for_a_while_then_the_reader_goes_on_by_itself() {
     let bench = Bench::new();
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
-    bench.cut(receiver).await;
-    let mut sender = bench.client("s").await;
+    let mut sender = sender_to_absent(&bench).await;
     store(&mut sender, b"1").await;
     let (mut receiver, _) = bench.durable("r").await;
     receiver.take().await;
@@ -370,10 +366,7 @@ async fn message_too_large_for_the_client_then_skipped_and_done() {
 #[actix::test]
 async fn slow_reader_then_the_rest_stays_in_the_log() {
     let bench = Bench::with_offer(Offer { receive_maximum: id(1_000), ..offer() });
-    let (mut receiver, _) = bench.durable("r").await;
-    receiver.subscribe("a", Q1).await;
-    bench.cut(receiver).await;
-    let mut sender = bench.client("s").await;
+    let mut sender = sender_to_absent(&bench).await;
     let large = [b'x'; 20_000];
     for _ in 0..50 {
         store(&mut sender, &large).await;

@@ -19,22 +19,7 @@ fn offer() -> Offer {
 }
 
 fn connect(dialect: Dialect) -> Connect {
-    Connect {
-        dialect,
-        client_id: "c".into(),
-        clean_start: true,
-        keep_alive_secs: 60,
-        session_expiry_secs: 0,
-        receive_maximum: NonZeroU16::MAX,
-        packet_bytes_max: None,
-        topic_alias_maximum: 0,
-        request_response_information: false,
-        request_problem_information: true,
-        authentication_method: None,
-        user_name: None,
-        password: None,
-        will: None,
-    }
+    Connect { keep_alive_secs: 60, ..Connect::new(dialect, "c") }
 }
 
 fn will(qos: Qos, retain: bool) -> Option<Will> {
@@ -132,7 +117,8 @@ fn connack_when_limits_are_the_defaults_then_no_property() {
     let connack = terms(&connect, &wide).unwrap().connack(&connect, &wide, true);
     let plain = Connack {
         packet_bytes_max: Some(wide.packet_bytes_max),
-        ..plain_connack(true, Reason::Success)
+        session_present: true,
+        ..Connack::new(Reason::Success)
     };
     assert_eq!(connack, plain);
 }
