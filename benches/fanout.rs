@@ -8,88 +8,38 @@
 
 #[path = "support/ratio.rs"]
 mod ratio;
+#[path = "support/script.rs"]
+mod script;
 
-use std::{
-    io::{self, IoSlice},
-    net::SocketAddr,
-    num::NonZeroU16,
-    rc::Rc,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{num::NonZeroU16, rc::Rc, sync::Arc};
 
 use actix::System;
-use bytes::{Bytes, BytesMut};
 use hongqiao::{
     actors::{
         counters::Counters,
         flusher,
         interest::Interests,
         link::{AnyLink, ClientTerms},
-        socket::Socket,
         topic_router::{Publish, Subscribe, Subscription},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
     front::mqtt::fronts,
     model::{
-        id::{AppId, SessionKey},
-        message::{Message, Qos},
-        topic::{TopicFilter, TopicName},
+        id::SessionKey,
+        topic::TopicFilter,
         wire::{Dialect, SubscriptionOptions},
     },
 };
+use script::{APP, ScriptSocket, TOPIC};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const APP: AppId = AppId(1);
-const TOPIC: &str = "room/0042/messages";
 const PAYLOAD_BYTES: usize = 256;
 
-/// Takes everything and keeps nothing.
-struct Sink;
-
-impl Socket for Sink {
-    fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Pending
-    }
-
-    fn try_read(&self, _: &mut BytesMut) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
-    }
-
-    fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(slices.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn close(&self) {}
-
-    fn peer(&self) -> Option<SocketAddr> {
-        None
-    }
-}
-
-fn message() -> anyhow::Result<Arc<Message>> {
-    Ok(Arc::new(Message {
-        app: APP,
-        topic: TopicName::parse(TOPIC)?,
-        publisher: None,
-        id: None,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        published_at_ms: 0,
-        expires_at_ms: None,
-        properties: Bytes::new(),
-        payload: Bytes::from(vec![b'x'; PAYLOAD_BYTES]),
-    }))
-}
-
 fn connect(worker: &Rc<Worker>) -> Rc<AnyLink> {
-    let link = worker.open(Sink, 0);
+    // Never says anything, and what is written to it is gone.
+    let link = worker.open(ScriptSocket::new(Rc::default(), 0, false), 0);
     link.connect(&ClientTerms {
         dialect: Dialect::MqttV4,
         session: SessionKey(link.slot().into()),
@@ -138,7 +88,7 @@ fn bench(receivers: u32) -> anyhow::Result<()> {
         }
         anyhow::Ok((worker, router, links))
     })?;
-    let message = message()?;
+    let message = script::message(PAYLOAD_BYTES)?;
     let packet = vec![b'p'; PAYLOAD_BYTES + TOPIC.len() + 5];
     let mut vectors = vec![Vec::new(); receivers as usize];
     let rounds = 1_000_000 / receivers;

@@ -6,47 +6,29 @@
 //!   script of 16 bytes of state each), the homes and shards (the backend below grants everything).
 //! - Bound: `BYTES_MAX` of resident memory for a million; `DELIVERIES_PER_SECOND_MIN`.
 
+#[path = "support/crowd.rs"]
+mod crowd;
+#[path = "support/script.rs"]
+mod script;
+
 use std::{
-    cell::Cell,
-    io::{self, IoSlice},
-    net::SocketAddr,
-    num::{NonZeroU16, NonZeroU32},
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 
 use actix::{Addr, Arbiter, System};
-use bytes::{BufMut as _, Bytes, BytesMut};
 use hongqiao::{
     actors::{
-        appender::SubmitError,
-        connection::{
-            backend::{self, Backend, Later, PageError, Subscriber},
-            options::ListenerOptions,
-            start,
-        },
+        connection::start,
         counters::Counters,
-        home::{Claim, ClaimError, Release},
         interest::Interests,
-        publish::{Outcome, Published},
-        socket::Socket,
-        topic_router::{Publish, Subscribe, Subscription, TopicRouter},
-        worker::{LinkLimits, Worker, WorkerConfig},
+        topic_router::{Publish, TopicRouter},
+        worker::Worker,
     },
-    auth::{Admission, Credentials, Principal, Verdict},
     clock,
-    front::mqtt::fronts,
-    model::{
-        id::{AppId, Epoch, HashKey, Position, SessionKey},
-        message::{Message, Qos},
-        session::admission::Offer,
-        topic::{TopicFilter, TopicName},
-        wire::DecodeLimits,
-    },
-    shard::command::{Claimed, Command, FiltersFull, Page, Reply, StoredSubscription},
 };
+use script::{Script, ScriptSocket, TOPIC};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -55,154 +37,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BYTES_MAX: u64 = 900_000_000;
 const DELIVERIES_PER_SECOND_MIN: f64 = 5_000_000.0;
 const ROUNDS: usize = 10;
-const APP: AppId = AppId(1);
-const TOPIC: &str = "news/all";
 const PAYLOAD_BYTES: usize = 64;
 
-/// What the sockets of a worker share: how far the script is.
-#[derive(Default)]
-struct Script {
-    stage: Cell<u8>,
-}
-
-/// A client that says one packet per stage, and reads everything.
-struct ScriptSocket {
-    script: Rc<Script>,
-    number: u32,
-    said: Cell<u8>,
-    distinct: bool,
-}
-
-impl ScriptSocket {
-    fn say(&self, stage: u8, out: &mut BytesMut) {
-        let mut body = BytesMut::new();
-        if stage == 1 {
-            let id = format!("c{}", self.number);
-            body.put_slice(b"\0\x04MQTT\x04\x02\0\x3c");
-            put_text(&mut body, &id);
-            out.put_u8(0x10);
-        } else {
-            body.put_u16(1);
-            put_text(&mut body, TOPIC);
-            body.put_u8(0);
-            if self.distinct {
-                put_text(&mut body, &format!("device/{:07}/inbox", self.number));
-                body.put_u8(0);
-            }
-            out.put_u8(0x82);
-        }
-        out.put_u8(u8::try_from(body.len()).unwrap_or(127));
-        out.put_slice(&body);
-    }
-}
-
-fn put_text(out: &mut BytesMut, text: &str) {
-    out.put_u16(u16::try_from(text.len()).unwrap_or(0));
-    out.put_slice(text.as_bytes());
-}
-
-impl Socket for ScriptSocket {
-    fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The bench wakes every link when the script goes on.
-        if self.said.get() < self.script.stage.get() { Poll::Ready(Ok(())) } else { Poll::Pending }
-    }
-
-    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let stage = self.said.get() + 1;
-        if stage > self.script.stage.get() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let before = buffer.len();
-        self.say(stage, buffer);
-        self.said.set(stage);
-        Ok(buffer.len() - before)
-    }
-
-    fn poll_write_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(slices.iter().map(|slice| slice.len()).sum())
-    }
-
-    fn close(&self) {}
-
-    fn peer(&self) -> Option<SocketAddr> {
-        None
-    }
-}
-
-/// Grants everything; subscriptions go to the real router.
-struct Grant {
-    router: Addr<TopicRouter>,
-    hash_key: HashKey,
-}
-
-impl Backend for Grant {
-    fn authenticate(&self, admission: &Admission, _: Credentials) -> Verdict {
-        Verdict::Now(Ok(Principal { app: admission.app, user: None }))
-    }
-
-    fn session_key(&self, app: AppId, client_id: &str) -> SessionKey {
-        self.hash_key.session(app, client_id)
-    }
-
-    fn claim(&self, _: Claim) -> Later<Result<Box<Claimed>, ClaimError>> {
-        Box::pin(async { Ok(Box::default()) })
-    }
-
-    fn release(&self, _: Release) -> Later<()> {
-        Box::pin(async {})
-    }
-
-    fn submit(&self, _: SessionKey, _: Command) -> Later<Result<Reply, SubmitError>> {
-        Box::pin(async { Ok(Reply::Done) })
-    }
-
-    fn page(
-        &self,
-        _: SessionKey,
-        _: Epoch,
-        _: Position,
-        _: usize,
-        _: usize,
-    ) -> Later<Result<Page, PageError>> {
-        Box::pin(async { Ok(Page::default()) })
-    }
-
-    fn publish(&self, _: &[Arc<Message>]) -> Published {
-        Published { outcomes: Vec::new(), taken: None }
-    }
-
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
-        messages.iter().map(|_| Outcome::Done(Ok(()))).collect()
-    }
-
-    fn subscribe(
-        &self,
-        who: Subscriber,
-        items: Vec<StoredSubscription>,
-        _: usize,
-        _: u32,
-    ) -> Later<Vec<Result<bool, FiltersFull>>> {
-        let item = |item: StoredSubscription| Subscription {
-            filter: item.filter,
-            options: item.options,
-            id: NonZeroU32::new(item.subscription_id),
-        };
-        let items = items.into_iter().map(item).collect();
-        let sent = self.router.send(Subscribe { connection: who.connection, app: who.app, items });
-        Box::pin(async move { sent.await.unwrap_or_default().into_iter().map(Ok).collect() })
-    }
-
-    fn unsubscribe(&self, _: Subscriber, _: Vec<(Option<Bytes>, TopicFilter)>) -> Later<Vec<bool>> {
-        Box::pin(async { Vec::new() })
-    }
-
-    fn leave(&self, _: Subscriber, _: Vec<(Bytes, TopicFilter)>) {}
-
-    fn send_retained(&self, _: Subscriber, _: StoredSubscription) {}
+thread_local! {
+    static SCRIPT: Rc<Script> = Rc::default();
 }
 
 /// One worker thread as the bench sees it.
@@ -212,49 +50,14 @@ struct Thread {
     router: Addr<TopicRouter>,
 }
 
-thread_local! {
-    static SCRIPT: Rc<Script> = Rc::default();
-}
-
-fn listener() -> Arc<ListenerOptions> {
-    let decode = DecodeLimits {
-        packet_bytes_max: 1 << 20,
-        topic_bytes_max: 1_024,
-        topic_levels_max: 32,
-        filters_per_packet_max: 64,
-        user_properties_max: 64,
-    };
-    let offer = Offer {
-        receive_maximum: NonZeroU16::MAX,
-        packet_bytes_max: NonZeroU32::MAX,
-        topic_alias_maximum: 0,
-        keep_alive_secs_max: 0,
-        session_expiry_secs_max: 0,
-        maximum_qos: Qos::ExactlyOnce,
-        retain_available: true,
-        client_id_bytes_max: 64,
-    };
-    let admission = Admission { app_name: "demo#demo".into(), app: APP, anonymous: true };
-    let all = u32::MAX;
-    Arc::new(ListenerOptions::new("million", admission, (offer, decode), all, 1 << 20, 64))
-}
-
 fn spawn(index: u8, interests: &Interests) -> Thread {
     let counters = Arc::new(Counters::default());
-    let config = WorkerConfig {
-        index,
-        fronts: fronts(),
-        limits: vec![LinkLimits { connect_secs: 600, ..LinkLimits::default() }],
-        interests: interests.clone(),
-        counters: Arc::clone(&counters),
-    };
     let arbiter = Arbiter::new();
     let place = Arc::new(Mutex::new(None));
     let filled = Arc::clone(&place);
+    let (interests, shared) = (interests.clone(), Arc::clone(&counters));
     arbiter.spawn_fn(move || {
-        if let Ok((_, router)) = Worker::start(config) {
-            let hash_key = HashKey([7; 16]);
-            backend::install(Box::new(Grant { router: router.clone(), hash_key }));
+        if let Some((_, router)) = crowd::start_worker(index, &interests, &shared) {
             *filled.lock().unwrap_or_else(PoisonError::into_inner) = Some(router);
         }
     });
@@ -270,12 +73,11 @@ fn spawn(index: u8, interests: &Interests) -> Thread {
 impl Thread {
     /// Opens `count` connections in bites, so that the thread's other tasks run between them.
     fn open(&self, first: u32, count: u32, distinct: bool) {
-        let listener = listener();
+        let listener = crowd::listener();
         self.arbiter.spawn(async move {
             for number in first..first + count {
                 let script = SCRIPT.with(Rc::clone);
-                let socket = ScriptSocket { script, number, said: Cell::new(0), distinct };
-                start(socket, &listener);
+                start(ScriptSocket::new(script, number, distinct), &listener);
                 if number % 1_000 == 0 {
                     tokio::task::yield_now().await;
                 }
@@ -322,18 +124,7 @@ async fn until(threads: &[Thread], want: u64, count: impl Fn(&Counters) -> u64) 
 async fn fan_out(threads: &[Thread], connections: u64) -> f64 {
     let written = |counters: &Counters| counters.bytes_out.get();
     let before: u64 = threads.iter().map(|thread| written(&thread.counters)).sum();
-    let message = Arc::new(Message {
-        app: APP,
-        topic: TopicName::parse(TOPIC).unwrap_or_else(|_| std::process::abort()),
-        publisher: None,
-        id: None,
-        qos: Qos::AtMostOnce,
-        retain: false,
-        published_at_ms: 0,
-        expires_at_ms: None,
-        properties: Bytes::new(),
-        payload: Bytes::from(vec![b'x'; PAYLOAD_BYTES]),
-    });
+    let message = script::message(PAYLOAD_BYTES).unwrap_or_else(|_| std::process::abort());
     // 3.1.1: fixed header 2, topic length 2.
     let frame = (2 + 2 + TOPIC.len() + PAYLOAD_BYTES) as u64;
     let start = clock::now();
