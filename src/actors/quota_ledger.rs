@@ -153,7 +153,7 @@ fn need_of(command: &Command) -> Option<(AppId, AppUsage)> {
         Command::Append { message, .. } => {
             Some((message.app, log(u64::from(counted_bytes(message)))))
         }
-        Command::Enqueue { messages, .. } => {
+        Command::Enqueue { messages, .. } | Command::Share { messages, .. } => {
             let bytes = messages.iter().map(|message| u64::from(counted_bytes(message))).sum();
             Some((messages.first()?.app, log(bytes)))
         }
@@ -171,7 +171,9 @@ fn quota_of(command: &Command) -> AppUsage {
     let mut quota =
         AppUsage { log_bytes: u64::MAX, retained_messages: u64::MAX, retained_bytes: u64::MAX };
     match command {
-        Command::Append { quota: of, .. } | Command::Enqueue { quota: of, .. } => {
+        Command::Append { quota: of, .. }
+        | Command::Enqueue { quota: of, .. }
+        | Command::Share { quota: of, .. } => {
             quota.log_bytes = of.app_bytes_max;
         }
         Command::Retain { messages_max, bytes_max, .. } => {
@@ -185,7 +187,9 @@ fn quota_of(command: &Command) -> AppUsage {
 
 fn set_quota(command: &mut Command, slice: AppUsage) {
     match command {
-        Command::Append { quota, .. } | Command::Enqueue { quota, .. } => {
+        Command::Append { quota, .. }
+        | Command::Enqueue { quota, .. }
+        | Command::Share { quota, .. } => {
             quota.app_bytes_max = slice.log_bytes;
         }
         Command::Retain { messages_max, bytes_max, .. } => {

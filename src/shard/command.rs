@@ -191,6 +191,34 @@ pub enum Command {
     /// Of these sessions, those held by an older incarnation of the node are released as if their
     /// connections had just died; see `query::held_before`. → [`Reply::Done`]
     ReleaseStale { keys: Vec<SessionKey>, node: u64, incarnation: u64, now_ms: u64 },
+    /// Stores messages for a member of a shared group, all or none. `how`: QoS and identifier of its
+    /// subscription. With an `id` that was stored before it changes nothing and gets the same reply.
+    /// → [`Reply::Appended`], or [`Reply::Fenced`] if the session has no such subscription
+    Share {
+        key: SessionKey,
+        share: Bytes,
+        filter: TopicFilter,
+        id: Option<MessageId>,
+        messages: Vec<Arc<Message>>,
+        how: (Qos, u32),
+        quota: Quota,
+    },
+    /// As `Unsubscribe`; of shared subscriptions all behind `sent` goes to other members, the rest stays
+    /// with the session until it is acknowledged. → [`Reply::Unsubscribed`]
+    UnsubscribeShared {
+        key: SessionKey,
+        epoch: Epoch,
+        items: Vec<(Option<Bytes>, TopicFilter)>,
+        sent: Position,
+    },
+    /// Of the shares that a member left (see `query::orphan_after`) all up to `moved` has another owner;
+    /// what follows, up to a position, is to go to `owner`. → [`Reply::Done`]
+    Redispatch {
+        log: u64,
+        start: Position,
+        moved: Option<Position>,
+        owner: Option<(Position, SessionKey)>,
+    },
 }
 
 /// What a shard answers to one command.

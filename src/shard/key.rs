@@ -28,6 +28,7 @@
 //! | FFFF, `g`, log | `LogStateRecord`: how much it holds |
 //! | FFFF, `i`, log, first position | chunk of a log's index |
 //! | FFFF, `t`, log | the log has something to trim |
+//! | FFFF, `o`, log, first position | `OrphanRecord`: shares that a member left |
 //! | FFFF, `d`, milliseconds, kind, what | deadline |
 //! | FFFF, `m`, number | chunk of recent message ids |
 //! | FFFF, `r`, app, topic | retained message |
@@ -100,6 +101,12 @@ pub(super) fn subscription(
     share: Option<&Bytes>,
     filter: &TopicFilter,
 ) -> Vec<u8> {
+    let hash = subscription_hash(share, filter);
+    of_session(session, SUBSCRIPTION, &hash.to_be_bytes())
+}
+
+/// Names a subscription of one session.
+pub(super) fn subscription_hash(share: Option<&Bytes>, filter: &TopicFilter) -> u128 {
     // Not keyed: who makes two of his own filters collide harms only himself.
     let mut hasher = SipHasher24::new();
     hasher.write_u8(u8::from(share.is_some()));
@@ -108,7 +115,7 @@ pub(super) fn subscription(
         hasher.write(share);
     }
     hasher.write(filter.as_bytes());
-    of_session(session, SUBSCRIPTION, &hasher.finish128().as_u128().to_be_bytes())
+    hasher.finish128().as_u128()
 }
 
 pub(super) fn drain(session: SessionKey, log: u64, start: Position) -> Vec<u8> {
@@ -132,6 +139,17 @@ pub(super) fn will_id(session: SessionKey, epoch: Epoch) -> MessageId {
     hasher.write(b"will");
     hasher.write_u128(session.0);
     hasher.write_u64(epoch.0);
+    MessageId(hasher.finish128().as_u128())
+}
+
+/// Returns the identity of a part of an orphan that begins at `from`.
+pub(super) fn chunk_id(shard: u16, (log, start): (u64, Position), from: Position) -> MessageId {
+    let mut hasher = SipHasher24::new();
+    hasher.write(b"orphan");
+    hasher.write_u16(shard);
+    hasher.write_u64(log);
+    hasher.write(&position_bytes(start));
+    hasher.write(&position_bytes(from));
     MessageId(hasher.finish128().as_u128())
 }
 
@@ -183,6 +201,18 @@ pub(super) fn index_end(log: u64) -> Vec<u8> {
 
 pub(super) fn trim(log: u64) -> Vec<u8> {
     shard_wide(b't', &[&log.to_be_bytes()])
+}
+
+pub(super) fn orphan(log: u64, start: Position) -> Vec<u8> {
+    shard_wide(b'o', &[&log.to_be_bytes(), &position_bytes(start)])
+}
+
+/// Splits an orphan's key into log and first position.
+pub(super) fn orphan_parts(key: &[u8]) -> Option<(u64, Position)> {
+    let (log, rest) = key.get(3..)?.split_first_chunk::<8>()?;
+    let (entry, rest) = rest.split_first_chunk::<8>()?;
+    let offset = u32::from_be_bytes(*rest.first_chunk()?);
+    Some((u64::from_be_bytes(*log), Position { entry: u64::from_be_bytes(*entry), offset }))
 }
 
 pub(super) fn recent(number: u64) -> Vec<u8> {

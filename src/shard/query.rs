@@ -13,9 +13,11 @@ use super::{
 };
 use crate::model::id::{AppId, SessionKey};
 
+mod orphan;
 mod page;
 mod retained;
 
+pub use orphan::{OrphanChunk, OrphanKey, orphan_after};
 pub use page::{Fenced, PageLimits, page};
 pub use retained::retained;
 
@@ -191,6 +193,12 @@ pub fn totals(machine: &ShardMachine) -> Totals {
 pub fn is_due(machine: &ShardMachine, store: &dyn Store, now_ms: u64) -> bool {
     let (from, to) = key::deadlines_until(now_ms);
     !machine.state.trims.is_empty() || !store.scan(&from, &to, 1).is_empty()
+}
+
+/// Tells whether members of shared groups have left something.
+#[must_use]
+pub fn has_orphans(machine: &ShardMachine) -> bool {
+    !machine.state.orphans.is_empty()
 }
 
 /// Returns the password hash of a user.

@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::command::{AppUsage, Holder, InflightOut, OutState, StoredWill};
 use crate::model::{
-    id::{AppId, Epoch, MessageId, Position},
+    id::{AppId, Epoch, MessageId, Position, SessionKey},
     topic::TopicFilter,
     wire::SubscriptionOptions,
 };
@@ -201,6 +201,32 @@ pub(super) struct LogRecord {
     pub(super) app: AppId,
     /// `None`: private to a session, or its filter has only draining subscriptions.
     pub(super) filter: Option<TopicFilter>,
+    /// Share name and filter of the group whose shares it holds for one member.
+    pub(super) group: Option<(Bytes, TopicFilter)>,
+}
+
+/// A [`LogRecord`] of version 1.
+#[derive(Debug, Deserialize)]
+struct LogRecordV1 {
+    app: AppId,
+    filter: Option<TopicFilter>,
+}
+
+/// What a member of a shared group left unread.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct OrphanRecord {
+    pub(super) app: AppId,
+    pub(super) share: Bytes,
+    pub(super) filter: TopicFilter,
+    /// First position that is not moved yet.
+    pub(super) from: Position,
+    /// First position behind it.
+    pub(super) to: Position,
+    /// Positions that nobody else gets, ascending.
+    pub(super) done: Vec<Position>,
+    pub(super) skips: SkipsRecord,
+    /// Whose everything up to this position is going to be.
+    pub(super) owner: Option<(Position, SessionKey)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,7 +274,18 @@ impl Record for UserRecord {}
 impl Record for AppRecord {}
 impl Record for UsageRecord {}
 impl Record for EntryRecord {}
-impl Record for LogRecord {}
+impl Record for OrphanRecord {}
+impl Record for LogRecord {
+    const VERSION: u8 = 2;
+
+    fn migrate(version: u8, bytes: &[u8]) -> Option<Self> {
+        if version != 1 {
+            return None;
+        }
+        let LogRecordV1 { app, filter } = bincode::deserialize(bytes).ok()?;
+        Some(Self { app, filter, group: None })
+    }
+}
 impl Record for LogStateRecord {}
 impl Record for NumbersRecord {}
 impl Record for RecentRecord {}

@@ -38,6 +38,7 @@ mod quota;
 mod recent;
 mod release;
 mod retain;
+mod shares;
 mod subscribe;
 mod tick;
 mod trim;
@@ -112,6 +113,8 @@ pub(super) struct Log {
     pub(super) state: LogStateRecord,
     /// It is in `State::trims`.
     trim_due: bool,
+    /// It holds shares of a group for one member.
+    is_shares: bool,
     /// Last flush that added items, and which items of it.
     fresh: (u64, usize, usize),
 }
@@ -125,6 +128,10 @@ pub(super) struct State {
     /// By filter number.
     log_of_filter: Vec<usize>,
     trie: FilterTrie,
+    /// Logs of shares, by session and hash of (share, filter).
+    share_logs: BTreeMap<(SessionKey, u128), usize>,
+    /// By the log's number in the store and the first position.
+    pub(super) orphans: BTreeMap<(u64, Position), shares::Orphan>,
     /// Logs with something to trim, by their number in the store.
     pub(super) trims: BTreeMap<u64, usize>,
     pub(super) usage: BTreeMap<AppId, UsageRecord>,
@@ -201,6 +208,8 @@ impl State {
                 self.release_stale(entry, &keys, (node, incarnation), now_ms)
             }
             command @ Command::Claim { .. } => self.claim(entry, command),
+            command @ Command::Share { .. } => self.share(entry, command),
+            command @ Command::Redispatch { .. } => self.redispatch(entry, &command),
             command => self.apply_fenced(entry, command),
         }
     }
@@ -221,7 +230,13 @@ impl State {
             Command::Subscribe { items, filters_max, .. } => {
                 self.subscribe(entry, at, items, filters_max)
             }
-            Command::Unsubscribe { items, .. } => self.unsubscribe(entry, at, &items),
+            Command::Unsubscribe { items, .. } => {
+                let sent = self.sessions[at].cursor;
+                self.unsubscribe(entry, at, &items, sent)
+            }
+            Command::UnsubscribeShared { items, sent, .. } => {
+                self.unsubscribe(entry, at, &items, sent)
+            }
             Command::Enqueue { messages, qos, subscription_id, quota, .. } => {
                 self.enqueue(entry, at, &messages, (qos, subscription_id), quota)
             }
@@ -257,6 +272,7 @@ fn owner_of(command: &Command) -> Option<(SessionKey, Epoch)> {
         Command::Release { key, epoch, .. }
         | Command::Subscribe { key, epoch, .. }
         | Command::Unsubscribe { key, epoch, .. }
+        | Command::UnsubscribeShared { key, epoch, .. }
         | Command::Enqueue { key, epoch, .. }
         | Command::Acknowledge { key, epoch, .. }
         | Command::OutPublish { key, epoch, .. }

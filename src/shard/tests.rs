@@ -5,4 +5,5 @@ mod sessions;
 mod queues;
 mod quotas;
 mod retained;
+mod shares;
 mod against_model;

@@ -212,14 +212,14 @@ impl Delivery {
 
 /// The body chunk that was read last.
 #[derive(Default)]
-struct Chunk {
+pub(super) struct Chunk {
     name: Option<(u64, u32)>,
     bytes: Option<Bytes>,
 }
 
 impl Chunk {
     /// Returns the message of an item; `None` if all of its chunk has expired and is gone.
-    fn message(&mut self, store: &dyn Store, item: &Item) -> Option<Message> {
+    pub(super) fn message(&mut self, store: &dyn Store, item: &Item) -> Option<Message> {
         let name = (item.position.entry, item.chunk);
         if self.name != Some(name) {
             self.name = Some(name);

@@ -138,6 +138,14 @@ impl State {
         used.saturating_add(u64::from(counted_bytes(message))) <= quota.app_bytes_max
     }
 
+    /// Tells whether all of these, of one app, can be stored.
+    pub(super) fn have_room(&self, messages: &[Arc<Message>], quota: Quota) -> bool {
+        let Some(first) = messages.first() else { return true };
+        let used = self.usage.get(&first.app).map_or(0, |usage| usage.log_bytes);
+        let new = messages.iter().map(|message| u64::from(counted_bytes(message))).sum();
+        used.saturating_add(new) <= quota.app_bytes_max
+    }
+
     /// Counts the sessions that read any of `logs`; with many subscriptions to several of them, the
     /// largest log's are counted.
     fn count_sessions(&self, logs: &[usize]) -> u32 {
@@ -161,7 +169,7 @@ impl State {
         u32::try_from(members.len()).unwrap_or(u32::MAX)
     }
 
-    fn store_message(
+    pub(super) fn store_message(
         &mut self,
         entry: &mut Entry<'_>,
         message: &Message,

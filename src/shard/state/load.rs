@@ -7,15 +7,15 @@
 
 use hongqiao_cluster::machine::Store;
 
-use super::{OPEN, State, membership, recent::Recent, subscribe::is_quiet};
+use super::{OPEN, State, membership, recent::Recent, shares::Orphan, subscribe::is_quiet};
 use crate::{
     model::{id::AppId, topic::TopicFilter},
     shard::{
         command::Fact,
         key,
         record::{
-            DrainRecord, LogRecord, LogStateRecord, NumbersRecord, ProgressRecord, Record as _,
-            SessionRecord, SubscriptionRecord, UsageRecord,
+            DrainRecord, LogRecord, LogStateRecord, NumbersRecord, OrphanRecord, ProgressRecord,
+            Record as _, SessionRecord, SubscriptionRecord, UsageRecord,
         },
     },
 };
@@ -39,6 +39,7 @@ impl State {
             let counts = super::read::<LogStateRecord>(store, &key::log_state(number));
             let counts = counts.unwrap_or_default();
             let log = state.add_log(number, record.app, record.filter.as_ref(), counts);
+            state.logs[log].is_shares = record.group.is_some();
             log_at.insert(number, log);
             filters.extend(record.filter.map(|filter| (record.app, filter)));
         });
@@ -47,6 +48,13 @@ impl State {
             if let Some(&log) = log_at.get(&number) {
                 state.logs[log].trim_due = true;
                 state.trims.insert(number, log);
+            }
+        });
+        scan_all(store, key::all(b'o'), |key, value| {
+            let Some((number, start)) = key::orphan_parts(key) else { return };
+            let Some(record) = OrphanRecord::from_bytes(value) else { return };
+            if let Some(&log) = log_at.get(&number) {
+                state.orphans.insert((number, start), Orphan { log, from: record.from });
             }
         });
         scan_all(store, key::all(b'a'), |key, value| {
@@ -73,7 +81,7 @@ impl State {
         key: &[u8],
         value: &[u8],
     ) {
-        let Some((session, tag, _)) = key::session_parts(key) else { return };
+        let Some((session, tag, rest)) = key::session_parts(key) else { return };
         if tag == key::SESSION {
             if let Some(record) = SessionRecord::from_bytes(value) {
                 let at = self.add_session(session, &record);
@@ -92,6 +100,13 @@ impl State {
                 let session = &mut self.sessions[at];
                 session.subscriptions += 1;
                 session.quiet += u32::from(is_quiet(&record));
+                if record.share.is_some()
+                    && let Some(&log) = record.log.and_then(|number| log_at.get(&number))
+                    && let Some(hash) = rest.first_chunk()
+                {
+                    let name = (session.key, u128::from_be_bytes(*hash));
+                    self.share_logs.insert(name, log);
+                }
                 record.log.map(|log| {
                     let SubscriptionRecord { options, subscription_id, joined: start, .. } = record;
                     (log, membership::Joining { start, end: OPEN, options, subscription_id })

@@ -53,7 +53,7 @@ impl State {
         self.numbers.logs += 1;
         let number = self.numbers.logs;
         entry.store.put(key::numbers(), self.numbers.to_bytes());
-        let record = LogRecord { app, filter: filter.cloned() };
+        let record = LogRecord { app, filter: filter.cloned(), group: None };
         entry.store.put(key::log(number), record.to_bytes());
         self.add_log(number, app, filter, LogStateRecord::default())
     }
@@ -75,6 +75,7 @@ impl State {
             open: 0,
             state,
             trim_due: false,
+            is_shares: false,
             fresh: (0, 0, 0),
         });
         if let Some(id) = id {
@@ -157,17 +158,18 @@ impl State {
     }
 
     /// A member takes no more; the filter of a log without any that does is gone.
-    fn close_one(&mut self, entry: &mut Entry<'_>, log: usize) {
+    pub(super) fn close_one(&mut self, entry: &mut Entry<'_>, log: usize) {
         let state = &mut self.logs[log];
         state.open -= 1;
         if state.open > 0 {
             return;
         }
         let Some(id) = state.filter.take() else { return };
+        debug_assert!(!state.is_shares, "a log of shares has no filter of its own");
         let (app, number) = (state.app, state.number);
         let text = self.trie.filter(id).map(|(_, text)| text.to_owned());
         self.trie.remove(id);
-        entry.store.put(key::log(number), LogRecord { app, filter: None }.to_bytes());
+        entry.store.put(key::log(number), LogRecord { app, filter: None, group: None }.to_bytes());
         if let Some(Ok(filter)) = text.map(TopicFilter::parse) {
             (entry.tell)(Fact::FilterRemoved { app, filter });
         }

@@ -2,7 +2,7 @@
 //!
 //! - Takes: `Release`, `ReleaseStale`, `WillDone`. Gives: absolute deadlines that survive a restart.
 //! - Bound: the end of a session deletes what it has at once: its subscriptions (limited per session) and
-//!   packet ids; its messages are trimmed in bounded steps.
+//!   packet ids; its messages are trimmed in bounded steps, shares of groups are left as orphans.
 //! - Source: MQTT 5.0 sections 3.1.2.5, 3.1.2.11.2, 3.1.3.2.2, 3.14.
 
 use bytes::Bytes;
@@ -80,7 +80,16 @@ impl State {
             }
         }
         while let Some(last) = self.sessions[at].subs.len().checked_sub(1) {
-            self.leave(entry, at, last);
+            if self.logs[self.sessions[at].subs[last].log].is_shares {
+                self.give_back(entry, at, last, None);
+            } else {
+                self.leave(entry, at, last);
+            }
+        }
+        let names = (key, 0)..=(key, u128::MAX);
+        let names: Vec<_> = self.share_logs.range(names).map(|(name, _)| *name).collect();
+        for name in names {
+            self.share_logs.remove(&name);
         }
         let (from, to) =
             (key::of_session(key, key::SESSION, &[]), key::of_session(key, key::WILL, &[]));

@@ -2,7 +2,8 @@
 //!
 //! - Takes: `Subscribe`, `Unsubscribe`. Gives: a reply per item; facts through `membership`.
 //! - A subscription with QoS 1 or 2 and no share reads the log of its filter, from the position of its
-//!   `Subscribe` on. One with QoS 0 only adds its id to deliveries; a shared one is only kept.
+//!   `Subscribe` on. One with QoS 0 only adds its id to deliveries; a shared one reads a log of its own once
+//!   the group gives it something (`shares`).
 //! - Replacing options keeps start and messages (MQTT-3.8.4-3). When QoS 0 replaces QoS 1 or 2, what waits
 //!   is still delivered: the subscription drains. Unsubscribing drops what waits only for it.
 //! - Bound: `filters_max` of the command.
@@ -59,6 +60,8 @@ impl State {
         let old_log = old.as_ref().and_then(|old| old.log);
         if record.share.is_none() && record.options.qos > Qos::AtMostOnce {
             record.log = Some(self.read_filter(entry, at, &mut record, old_log));
+        } else if record.share.is_some() {
+            record.log = old_log;
         } else if let Some(number) = old_log {
             self.drain_filter(entry, at, number);
         }
@@ -128,11 +131,12 @@ impl State {
         entry: &mut Entry<'_>,
         at: usize,
         items: &[(Option<Bytes>, TopicFilter)],
+        sent: Position,
     ) -> Reply {
         self.flush(entry);
         let found = items
             .iter()
-            .map(|(share, filter)| self.unsubscribe_one(entry, at, share.as_ref(), filter));
+            .map(|(share, filter)| self.unsubscribe_one(entry, at, (share.as_ref(), filter), sent));
         let found = found.collect();
         self.recount_skips(entry, at);
         Reply::Unsubscribed(found)
@@ -142,8 +146,8 @@ impl State {
         &mut self,
         entry: &mut Entry<'_>,
         at: usize,
-        share: Option<&Bytes>,
-        filter: &TopicFilter,
+        (share, filter): (Option<&Bytes>, &TopicFilter),
+        sent: Position,
     ) -> bool {
         let stored = key::subscription(self.sessions[at].key, share, filter);
         let Some(record) = super::read::<SubscriptionRecord>(&*entry.store, &stored) else {
@@ -153,8 +157,15 @@ impl State {
         let session = &mut self.sessions[at];
         session.quiet -= u32::from(is_quiet(&record));
         session.subscriptions -= 1;
-        if let Some(sub) = record.log.and_then(|number| self.open_sub(at, number)) {
-            self.leave(entry, at, sub);
+        let sub = record.log.and_then(|number| self.open_sub(at, number));
+        match sub {
+            Some(sub) if share.is_some() => {
+                let name = (self.sessions[at].key, key::subscription_hash(share, filter));
+                self.share_logs.remove(&name);
+                self.give_back(entry, at, sub, Some(sent));
+            }
+            Some(sub) => self.leave(entry, at, sub),
+            None => {}
         }
         true
     }

@@ -45,7 +45,9 @@ impl State {
     /// Trims at most `budget` items; `true` if more can go. A log that is empty and read by nobody is
     /// removed.
     pub(super) fn trim(&mut self, entry: &mut Entry<'_>, log: usize, budget: &mut u32) -> bool {
-        let need = self.logs[log].members.iter().map(|member| member.need).min();
+        let state = &self.logs[log];
+        let orphan = if state.is_shares { self.orphan_need(state.number) } else { None };
+        let need = state.members.iter().map(|member| member.need).chain(orphan).min();
         let more = self.trim_before(entry, log, need.unwrap_or(super::OPEN), budget);
         let state = &mut self.logs[log];
         if more {
@@ -55,7 +57,8 @@ impl State {
             self.trims.remove(&state.number);
             entry.store.delete(&key::trim(state.number));
         }
-        if state.members.is_empty() && state.state.trimmed == state.state.total {
+        let unread = state.members.is_empty() && orphan.is_none();
+        if unread && state.state.trimmed == state.state.total {
             self.remove_log(entry, log);
         }
         false
