@@ -36,6 +36,13 @@ pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.
 pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
 
+/// Messages of one chunk of what a member left.
+pub const ORPHAN_CHUNK_MESSAGES: usize = 128;
+/// Bytes of such a chunk, unless its first message alone is larger.
+pub const ORPHAN_CHUNK_BYTES: usize = 256 * 1024;
+/// How long moving rests when no member has room; doubled up to `UPKEEP_INTERVAL`.
+pub const ORPHAN_PAUSE: Duration = Duration::from_millis(10);
+
 // ---- facts ----
 
 /// How often the log says that full queues drop messages.

@@ -1,7 +1,7 @@
 //! Reads a durable session's log for its connection: pages in, deliveries out, acks back to the shard.
 //!
-//! - Owns: the pure [`Reader`], a page whose packet ids are being written, QoS 2 publishes of the client
-//!   whose packet ids are being written.
+//! - Owns: the pure [`Reader`], a page whose packet ids are being written; keeps the client's own QoS 2
+//!   publishes whose packet ids are being written (`beginnings`).
 //! - Takes: news that the log grew, acks, replies of the shard. Gives: deliveries to the link, commands.
 //! - Bound: one page of `limits::PAGE_*` at a time, never more than the client's window and only while
 //!   the outbox has room; one report under way; publishes by the receive maximum.
@@ -13,7 +13,6 @@
 //! ```
 
 use std::{
-    collections::VecDeque,
     num::{NonZeroU16, NonZeroU32},
     rc::Rc,
 };
@@ -23,6 +22,7 @@ use smallvec::SmallVec;
 
 use super::{
     appender::SubmitError,
+    beginnings::Beginnings,
     connection::{
         Event, Timer, Works,
         backend::{Backend, PageError},
@@ -33,11 +33,10 @@ use super::{
 use crate::{
     clock, limits,
     model::{
-        id::{Epoch, MessageId, SessionKey},
-        message::{Message, Qos},
+        id::{Epoch, Position, SessionKey},
+        message::Qos,
         reader::{Acked, Flight, Plan, Reader, Step},
         reason::Reason,
-        session::intake::Ticket,
         wire::{Ack, AckKind, Outbound},
     },
     shard::command::{Claimed, Command, InflightOut, OutState, Page, Queued, Reply},
@@ -107,16 +106,6 @@ pub(super) struct Desk<'a> {
     pub(super) works: &'a mut Works,
 }
 
-/// A QoS 2 publish of the client whose packet id is being written.
-#[derive(Debug)]
-pub(super) struct Beginning {
-    pub(super) ticket: Ticket,
-    pub(super) message: Message,
-    pub(super) committed: bool,
-    /// The packet id carried it before: live receivers have it.
-    pub(super) again: bool,
-}
-
 /// A page that waits for its packet ids.
 #[derive(Debug)]
 struct Prepared {
@@ -131,9 +120,8 @@ pub(super) struct DurableReader {
     epoch: Epoch,
     reader: Reader,
     prepared: Option<Prepared>,
-    /// QoS 2 in, in order of receipt, and the number of the first.
-    beginnings: VecDeque<Option<Beginning>>,
-    first_beginning: u64,
+    /// QoS 2 in, in order of receipt.
+    pub(super) beginnings: Beginnings,
     /// PUBRECs being written; most sessions never have one.
     releases: Option<Box<ReleaseOrder>>,
     /// Acks since the last report.
@@ -159,8 +147,7 @@ impl DurableReader {
             epoch: claimed.epoch,
             reader: Reader::new(window, claimed.cursor, unfinished),
             prepared: None,
-            beginnings: VecDeque::new(),
-            first_beginning: 0,
+            beginnings: Beginnings::default(),
             releases: None,
             acks: 0,
             reporting: false,
@@ -182,6 +169,17 @@ impl DurableReader {
     /// Notes that new messages wait.
     pub(super) fn log_grew(&mut self) {
         self.reader.grew();
+    }
+
+    /// Reads nothing more until [`DurableReader::go_on`]: a shared subscription ends, and what lies behind
+    /// the position returned is going to other members.
+    pub(super) fn hold(&mut self) -> Position {
+        self.reader.hold()
+    }
+
+    /// Reads again.
+    pub(super) fn go_on(&mut self) {
+        self.reader.go_on();
     }
 
     /// Asks for what can go on now. Called after everything that may have changed it.
@@ -303,6 +301,10 @@ impl DurableReader {
     }
 
     fn on_page(&mut self, page: Page, desk: &mut Desk<'_>) -> Result<(), Trouble> {
+        if self.reader.is_outdated() {
+            self.reader.failed();
+            return Ok(());
+        }
         let positions = page.messages.iter().map(|queued| (queued.position, queued.qos));
         let plan = self.reader.plan(positions, page.read_to, page.caught_up);
         // Pages without anything to acknowledge move the cursor too: the log may be trimmed.
@@ -411,51 +413,6 @@ impl DurableReader {
             Ok(_) => Err(Trouble::Failed),
             Err(error) => Err(Trouble::from(*error)),
         }
-    }
-
-    /// Notes a QoS 2 publish of the client; returns its number.
-    pub(super) fn begin(&mut self, beginning: Beginning) -> u64 {
-        self.beginnings.push_back(Some(beginning));
-        self.first_beginning + self.beginnings.len() as u64 - 1
-    }
-
-    /// Its packet id is written; `known`: it carried this message before.
-    pub(super) fn begun(&mut self, number: u64, known: Option<MessageId>) {
-        if let Some(beginning) = self.beginning(number).and_then(Option::as_mut) {
-            beginning.committed = true;
-            if known.is_some() {
-                beginning.message.id = known;
-                beginning.again = true;
-            }
-        }
-    }
-
-    /// Tells whether publishes still wait for their packet ids.
-    pub(super) fn is_beginning(&self) -> bool {
-        !self.beginnings.is_empty()
-    }
-
-    /// Its packet id could not be written; returns its place among the acks.
-    pub(super) fn give_up(&mut self, number: u64) -> Option<Ticket> {
-        self.beginning(number)?.take().map(|beginning| beginning.ticket)
-    }
-
-    /// Takes the publishes at the front that may go out now.
-    pub(super) fn take_begun(&mut self) -> Vec<Beginning> {
-        let mut ready = Vec::new();
-        while let Some(front) = self.beginnings.front() {
-            if front.as_ref().is_some_and(|beginning| !beginning.committed) {
-                break;
-            }
-            self.first_beginning += 1;
-            ready.extend(self.beginnings.pop_front().flatten());
-        }
-        ready
-    }
-
-    fn beginning(&mut self, number: u64) -> Option<&mut Option<Beginning>> {
-        let place = usize::try_from(number.checked_sub(self.first_beginning)?).ok()?;
-        self.beginnings.get_mut(place)
     }
 
     /// What the shard has to know before the session is released.

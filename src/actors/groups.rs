@@ -1,24 +1,25 @@
 //! Shared subscriptions: one message of a group goes to one of its members.
 //!
 //! - Owns: the groups whose home is this worker, with their members on all workers.
-//! - Takes: `Join`, `Leave`, `SessionsGone`, `Dispatch` (a publish matched a group, or a member left with
-//!   messages that it had not acknowledged).
+//! - Takes: `Join`, `Leave`, `SessionsGone`, `Dispatch` (a publish matched a group, or a live member left
+//!   with messages that it had not acknowledged), `Choose` (a durable one left some; `redispatch`).
 //! - Gives: `DeliverTo` to the router of the member's worker; for members with a durable session and
-//!   QoS ≥ 1 an `Enqueue` to the session's own log, flushed before the reply.
+//!   QoS ≥ 1 a `Share` to the session's shard, flushed before the reply.
 //! - Bound: one entry per member; `limits::GROUPS_MAILBOX_MESSAGES`.
 //! - Choice: connected members in turn; without any, members with a durable session in turn.
 //! - Source: MQTT 5.0 section 4.8.2. Redelivery goes by group, so by filter, never by topic.
 //!
 //! ```text
 //! publish ─(GroupTable snapshot)─► Dispatch ─► home of the group ─┬► DeliverTo ─► router ─► link
-//!                                                                └► Enqueue ─► shard (durable)
+//!                                                                └► Share ─► shard (durable)  
 //! ```
 
 use std::{pin::Pin, sync::Arc};
 
-use actix::{Actor, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Message, Recipient, ResponseFuture};
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -31,14 +32,14 @@ use crate::{
     limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, Epoch, HashKey, SessionKey},
+        id::{AppId, HashKey, SessionKey},
         message::{Message as Published, Qos},
         reason::Reason,
         route::{FilterTable, Places},
         topic::TopicFilter,
         wire::SubscriptionOptions,
     },
-    shard::command::Command,
+    shard::command::{Command, Reply},
 };
 
 /// Which group: a keyed hash of (app, share name, filter).
@@ -116,6 +117,8 @@ pub struct Join {
     pub group: GroupKey,
     /// Tenant.
     pub app: AppId,
+    /// Its share name.
+    pub share: Bytes,
     /// What the group subscribes to.
     pub filter: TopicFilter,
     /// Who.
@@ -165,6 +168,47 @@ pub struct DeliverTo {
     pub messages: Vec<Arc<Published>>,
 }
 
+/// Sent by the mover of orphans: who should get the next of what a member left?
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Choice")]
+pub struct Choose(pub GroupKey);
+
+/// The answer to [`Choose`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, actix::MessageResponse)]
+pub enum Choice {
+    /// The group has no member that could.
+    Nobody,
+    /// Into the log of this session.
+    Stored(Member, SessionKey),
+    /// To the link of this connected member.
+    Live(Member),
+}
+
+/// Sent by whoever learns from the shard that a durable session is no member any more.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct NotAMember {
+    /// Which group.
+    pub group: GroupKey,
+    /// As it was known; one that has joined again since stays.
+    pub member: Member,
+}
+
+/// Sent by the mover of orphans to the router of the member's worker. Replies how many of the messages,
+/// from the first on, the member had room for.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "usize")]
+pub struct Offer {
+    /// Whose messages they are.
+    pub group: GroupKey,
+    /// On which terms.
+    pub member: Member,
+    /// Who gets them.
+    pub connection: ConnectionId,
+    /// What.
+    pub messages: Vec<Arc<Published>>,
+}
+
 /// Names a member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberKey {
@@ -187,8 +231,19 @@ pub struct Member {
     pub subscription_id: u32,
 }
 
+impl Member {
+    /// Returns the session whose log takes what the member is to get with QoS 1 or 2.
+    fn log(&self) -> Option<SessionKey> {
+        match self.key {
+            MemberKey::Session(key) if self.options.qos > Qos::AtMostOnce => Some(key),
+            MemberKey::Session(_) | MemberKey::Connection(_) => None,
+        }
+    }
+}
+
 struct Group {
     app: AppId,
+    share: Bytes,
     filter: TopicFilter,
     members: Vec<Member>,
     next: usize,
@@ -203,7 +258,7 @@ pub struct Neighbours {
     pub submit: Recipient<Submit>,
     /// How many shards there are.
     pub shards: u16,
-    /// For `Enqueue`.
+    /// For `Share`.
     pub quotas: Arc<AppQuotas>,
 }
 
@@ -224,34 +279,40 @@ impl Groups {
     }
 
     /// Sends a member its share; the future says when it, or its log, has it.
-    fn hand_over(&self, group: GroupKey, (member, messages): Share) -> Vec<Handed> {
-        let durable = |message: &Arc<Published>| message.qos.min(member.options.qos);
-        let (stored, live): (Vec<_>, Vec<_>) = messages.into_iter().partition(|message| {
-            matches!(member.key, MemberKey::Session(_)) && durable(message) > Qos::AtMostOnce
-        });
+    fn hand_over(&self, key: GroupKey, (member, messages): Share, own: &Addr<Self>) -> Vec<Handed> {
+        let Some(group) = self.groups.get(&key) else { return Vec::new() };
+        let (stored, live): (Vec<_>, Vec<_>) = messages
+            .into_iter()
+            .partition(|message| member.log().is_some() && message.qos > Qos::AtMostOnce);
         let mut handed = Vec::new();
         if let (Some(connection), false) = (member.connection, live.is_empty())
             && let Some(router) = self.neighbours.routers.get(connection.worker())
         {
-            let sent = router.send(DeliverTo { group, member, connection, messages: live });
+            let sent = router.send(DeliverTo { group: key, member, connection, messages: live });
             handed.push(boxed(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
         }
-        let MemberKey::Session(key) = member.key else { return handed };
-        for message in stored {
-            let command = Command::Enqueue {
-                key,
-                epoch: Epoch::default(),
-                qos: message.qos.min(member.options.qos),
-                messages: vec![as_received(&message, member.options)],
-                subscription_id: member.subscription_id,
-                quota: self.neighbours.quotas.of(message.app).quota,
-            };
-            let shard = key.bucket().shard(self.neighbours.shards);
-            let reply = self.neighbours.submit.send(Submit { shard, command });
-            handed.push(boxed(async move {
-                publish::accepted(&reply.await.unwrap_or(Err(SubmitError::Unavailable)))
-            }));
-        }
+        let Some(session) = member.log().filter(|_| !stored.is_empty()) else { return handed };
+        let command = Command::Share {
+            key: session,
+            share: group.share.clone(),
+            filter: group.filter.clone(),
+            id: None,
+            messages: stored.clone(),
+            quota: self.neighbours.quotas.of(group.app).quota,
+        };
+        let shard = session.bucket().shard(self.neighbours.shards);
+        let reply = self.neighbours.submit.send(Submit { shard, command });
+        let own = own.clone();
+        handed.push(boxed(async move {
+            let reply = reply.await.unwrap_or(Err(SubmitError::Unavailable));
+            if reply != Ok(Reply::Fenced) {
+                return publish::accepted(&reply);
+            }
+            // Its session has ended, and the news is still on its way here: another member gets it.
+            let _ = own.send(NotAMember { group: key, member }).await;
+            let again = own.send(Dispatch { group: key, messages: stored });
+            again.await.unwrap_or(Err(Reason::ServerShuttingDown))
+        }));
         handed
     }
 
@@ -272,14 +333,6 @@ type Handed = Pin<Box<dyn Future<Output = Result<(), Reason>>>>;
 
 fn boxed(future: impl Future<Output = Result<(), Reason>> + 'static) -> Handed {
     Box::pin(future)
-}
-
-/// The copy that goes to a member's log: its retain flag is the one that the member shall see.
-fn as_received(message: &Arc<Published>, options: SubscriptionOptions) -> Arc<Published> {
-    if !message.retain || options.retain_as_published {
-        return Arc::clone(message);
-    }
-    Arc::new(Published { retain: false, ..Published::clone(message) })
 }
 
 impl Group {
@@ -306,6 +359,22 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Picks who gets the next of what another member left: whoever is connected, if anyone is.
+    fn choose(&mut self) -> Choice {
+        let fits = |member: &&Member| member.connection.is_some() || member.log().is_some();
+        let connected = self.members.iter().any(|member| member.connection.is_some());
+        let candidates = || {
+            let all = self.members.iter().filter(fits);
+            all.filter(|member| member.connection.is_some() || !connected)
+        };
+        let turn = self.next % candidates().count().max(1);
+        let Some(member) = candidates().nth(turn).copied() else { return Choice::Nobody };
+        self.next = turn + 1;
+        member.log().map_or(Choice::Live(member), |key| Choice::Stored(member, key))
+    }
+}
+
 impl Actor for Groups {
     type Context = Context<Self>;
 
@@ -320,7 +389,8 @@ impl Handler<Join> for Groups {
     fn handle(&mut self, join: Join, _ctx: &mut Self::Context) -> Self::Result {
         let group = self.groups.entry(join.group).or_insert_with(|| {
             self.table.change(join.app, &join.filter, |set| set.0.push(join.group));
-            Group { app: join.app, filter: join.filter.clone(), members: Vec::new(), next: 0 }
+            let (app, share, filter) = (join.app, join.share.clone(), join.filter.clone());
+            Group { app, share, filter, members: Vec::new(), next: 0 }
         });
         let same = |member: &&mut Member| member.key == join.member.key;
         if let Some(member) = group.members.iter_mut().find(same) {
@@ -351,24 +421,54 @@ impl Handler<SessionsGone> for Groups {
     fn handle(&mut self, gone: SessionsGone, _ctx: &mut Self::Context) {
         let keys: Vec<GroupKey> = self.groups.keys().copied().collect();
         for session in gone.0 {
+            let who = MemberKey::Session(session);
             for key in &keys {
-                self.remove(*key, MemberKey::Session(session));
+                // One that is connected has come back: the shard says so if it has not.
+                let ended = self.groups.get(key).is_some_and(|group| {
+                    group
+                        .members
+                        .iter()
+                        .any(|member| member.key == who && member.connection.is_none())
+                });
+                if ended {
+                    self.remove(*key, who);
+                }
             }
         }
+    }
+}
+
+impl Handler<NotAMember> for Groups {
+    type Result = ();
+
+    fn handle(&mut self, not: NotAMember, _ctx: &mut Self::Context) {
+        let group = self.groups.get(&not.group);
+        if group.is_some_and(|group| group.members.contains(&not.member)) {
+            self.remove(not.group, not.member.key);
+        }
+    }
+}
+
+impl Handler<Choose> for Groups {
+    type Result = Choice;
+
+    fn handle(&mut self, Choose(group): Choose, _ctx: &mut Self::Context) -> Self::Result {
+        self.groups.get_mut(&group).map_or(Choice::Nobody, Group::choose)
     }
 }
 
 impl Handler<Dispatch> for Groups {
     type Result = ResponseFuture<Result<(), Reason>>;
 
-    fn handle(&mut self, dispatch: Dispatch, _ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, dispatch: Dispatch, ctx: &mut Self::Context) -> Self::Result {
         let Some(group) = self.groups.get_mut(&dispatch.group) else {
             tracing::debug!(messages = dispatch.messages.len(), "shared group has no member");
             return Box::pin(async { Ok(()) });
         };
         let dealt = group.deal(dispatch.messages);
-        let handed: Vec<Handed> =
-            dealt.into_iter().flat_map(|share| self.hand_over(dispatch.group, share)).collect();
+        let own = ctx.address();
+        let hand = |share| self.hand_over(dispatch.group, share, &own);
+        let handed: Vec<Handed> = dealt.into_iter().flat_map(hand).collect();
         Box::pin(async move { join_all(handed).await.into_iter().collect() })
     }
 }

@@ -6,8 +6,8 @@
 //! | `topic_router::TopicRouter` | one per worker thread (and one per hot topic) | filters and local subscribers | connections, other routers | links of its thread |
 //! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
 //! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
-//! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home |
-//! | `groups::Groups` | one per worker thread | shared groups and their members | connections, publishers | routers |
+//! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home, groups, routers |
+//! | `groups::Groups` | one per worker thread | shared groups and their members | connections, publishers, upkeeps | routers, appender |
 //! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
@@ -35,8 +35,10 @@ pub mod facts;
 pub mod groups;
 pub mod quota_ledger;
 pub mod publish;
+pub mod redispatch;
 pub mod retained;
 pub mod appender;
+mod beginnings;
 pub mod connection;
 mod durable_reader;
 mod release_order;

@@ -2,7 +2,7 @@
 //!
 //! - Owns: the knowledge that a round is under way, and how far sessions of earlier starts are released.
 //! - Takes: `Look` (something may be due), and its own tick each second. Gives: `Tick` commands, wills to
-//!   publish, `SessionsEnded` to the home.
+//!   publish, `SessionsEnded` to the home; lets orphans of shared groups move (`redispatch`).
 //! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit, `limits::STALE_SESSIONS_LOOKED`
 //!   sessions looked at for a release; an idle shard is only read, never written, so that an idle node
 //!   leaves its disk alone.
@@ -16,7 +16,7 @@ use actix::{
 };
 use hongqiao_cluster::id::ShardId;
 
-use super::{appender::Submit, groups::SessionsGone, home::SessionsEnded};
+use super::{appender::Submit, groups::SessionsGone, home::SessionsEnded, redispatch::Moved};
 use crate::{
     clock, limits,
     model::{id::SessionKey, message::Message as Published},
@@ -41,14 +41,25 @@ pub struct Neighbours {
     pub submit: Recipient<Submit>,
     /// By worker.
     pub groups: Vec<Recipient<SessionsGone>>,
-    /// Asks the shard whether anything is due at that time; a read.
-    pub is_due: Rc<dyn Fn(u64) -> Local<bool>>,
+    /// Asks the shard what is due at that time; a read.
+    pub is_due: Rc<dyn Fn(u64) -> Local<Due>>,
+    /// Moves what members of shared groups left.
+    pub mover: Rc<dyn Fn() -> Local<Moved>>,
     /// Looks through the next sessions for holders of earlier starts of this node; a read.
     pub held_before: Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldBefore>>>,
     /// This start: node and incarnation.
     pub start: (u64, u64),
     /// Publishes a will; `true` once it is stored and delivered.
     pub publish: Rc<dyn Fn(Published) -> Local<bool>>,
+}
+
+/// What there is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// `Tick` would find something.
+    pub tick: bool,
+    /// Members of shared groups have left something.
+    pub orphans: bool,
 }
 
 /// See the file header.
@@ -59,6 +70,8 @@ pub struct Upkeep {
     busy: bool,
     again: bool,
     stale: Stale,
+    /// Orphans are being moved, beside the rounds: one member that is slow holds up no deadline.
+    moving: bool,
 }
 
 /// How far the sessions of earlier starts are released.
@@ -78,7 +91,15 @@ impl Upkeep {
     /// Creates the upkeep of `shard`.
     #[must_use]
     pub fn new(shard: ShardId, neighbours: Neighbours) -> Self {
-        Self { shard, neighbours, home: None, busy: false, again: false, stale: Stale::Until(None) }
+        Self {
+            shard,
+            neighbours,
+            home: None,
+            busy: false,
+            again: false,
+            stale: Stale::Until(None),
+            moving: false,
+        }
     }
 
     fn start_round(&mut self, ctx: &mut Context<Self>) {
@@ -91,15 +112,42 @@ impl Upkeep {
         let (neighbours, home) = (self.neighbours.clone(), self.home.clone());
         let work = async move {
             let stale = release_stale(shard, &neighbours, stale).await;
-            (stale, round(shard, neighbours, home).await)
+            let due = (neighbours.is_due)(clock::wall_ms()).await;
+            (stale, due.orphans, due.tick && round(shard, neighbours, home).await)
         };
-        ctx.spawn(work.into_actor(self).map(|(stale, more), actor, ctx| {
+        ctx.spawn(work.into_actor(self).map(|(stale, orphans, more), actor, ctx| {
             actor.busy = false;
-            let moved = std::mem::replace(&mut actor.stale, stale) != stale;
-            if more || moved || std::mem::take(&mut actor.again) {
+            // The round may have ended sessions that leave orphans; if it has, the next look finds them.
+            if orphans {
+                actor.start_moving(ctx);
+            }
+            let released = std::mem::replace(&mut actor.stale, stale) != stale;
+            if more || released || std::mem::take(&mut actor.again) {
                 actor.start_round(ctx);
             }
         }));
+    }
+
+    fn start_moving(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.moving, true) {
+            return;
+        }
+        let mover = Rc::clone(&self.neighbours.mover);
+        let work = async move {
+            let mut pause = limits::ORPHAN_PAUSE;
+            loop {
+                match mover().await {
+                    Moved::All => return,
+                    Moved::Some => pause = limits::ORPHAN_PAUSE,
+                    // Members without room: soon again at first, then once a second.
+                    Moved::Nothing => {
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(limits::UPKEEP_INTERVAL);
+                    }
+                }
+            }
+        };
+        ctx.spawn(work.into_actor(self).map(|(), actor, _| actor.moving = false));
     }
 }
 
@@ -127,11 +175,7 @@ async fn round(
     neighbours: Neighbours,
     home: Option<Recipient<SessionsEnded>>,
 ) -> bool {
-    let now_ms = clock::wall_ms();
-    if !(neighbours.is_due)(now_ms).await {
-        return false;
-    }
-    let command = Command::Tick { now_ms, limit: limits::UPKEEP_STEPS };
+    let command = Command::Tick { now_ms: clock::wall_ms(), limit: limits::UPKEEP_STEPS };
     let reply = neighbours.submit.send(Submit { shard, command }).await;
     let Ok(Ok(Reply::Ticked { wills, sessions_ended, more })) = reply else { return false };
     if !sessions_ended.is_empty() {

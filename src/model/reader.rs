@@ -71,6 +71,23 @@ const END: Position = Position { entry: u64::MAX, offset: u32::MAX };
 /// The sequence number of a delivery that the pass over the log has not reached yet.
 const AHEAD: u64 = u64::MAX;
 
+/// Whether reading has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    None,
+    On,
+    /// And the page under way was asked for before.
+    OnAndOutdated,
+    /// It has not, but the page under way was asked for before it had.
+    Outdated,
+}
+
+impl Hold {
+    fn is_on(self) -> bool {
+        matches!(self, Self::On | Self::OnAndOutdated)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Reader {
@@ -81,6 +98,7 @@ pub struct Reader {
     grew: bool,
     /// A page or a commit in front of its steps is under way.
     busy: bool,
+    hold: Hold,
     /// Unfinished when the connection began, by position; taken over as the pass reaches them.
     resume: VecDeque<Flight>,
     /// By position; a finished one stays until all before it are finished.
@@ -116,6 +134,7 @@ impl Reader {
             caught_up: false,
             grew: false,
             busy: false,
+            hold: Hold::None,
             resume: unfinished.into(),
             flights: VecDeque::new(),
             first: 0,
@@ -139,7 +158,7 @@ impl Reader {
     /// [`Reader::plan`] or [`Reader::failed`].
     pub fn want(&mut self) -> Option<Want> {
         let free = usize::from(self.window).saturating_sub(self.unfinished);
-        if self.busy || free == 0 || self.caught_up {
+        if self.busy || self.hold.is_on() || free == 0 || self.caught_up {
             return None;
         }
         self.busy = true;
@@ -147,9 +166,31 @@ impl Reader {
         Some(Want { after: self.read_to, messages: free })
     }
 
+    /// Stops reading, until [`Reader::go_on`]; returns up to where messages have been or are being sent.
+    pub fn hold(&mut self) -> Position {
+        let is_committing =
+            self.flights.iter().any(|flight| flight.progress == Progress::Committing);
+        let outdated = self.is_outdated() || self.busy && !is_committing;
+        self.hold = if outdated { Hold::OnAndOutdated } else { Hold::On };
+        self.read_to
+    }
+
+    /// Tells whether the page that came was asked for before a [`Reader::hold`]: what it holds may be
+    /// somebody else's. Answer it with [`Reader::failed`].
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        matches!(self.hold, Hold::OnAndOutdated | Hold::Outdated)
+    }
+
+    /// Reads again, from where it had come.
+    pub fn go_on(&mut self) {
+        self.hold = if self.is_outdated() { Hold::Outdated } else { Hold::None };
+    }
+
     /// Notes that the page could not be read; it is wanted again. A commit that failed is no case of
     /// this: the caller keeps the plan and commits it again.
     pub fn failed(&mut self) {
+        self.hold = if self.hold.is_on() { Hold::On } else { Hold::None };
         self.busy = false;
     }
 

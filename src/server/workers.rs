@@ -26,12 +26,14 @@ use crate::{
         hub::Hub,
         interest::Interests,
         publish::{AppQuotas, Publisher, Targets},
+        redispatch::{Moved, Mover, ReadOrphan},
         retained,
         topic_router::TopicRouter,
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
     auth::Authenticator,
+    clock,
     front::mqtt,
     limits,
     model::{id::SessionKey, topic::TopicFilter},
@@ -238,6 +240,7 @@ fn upkeep_neighbours(
     upkeep::Neighbours {
         submit: appender.clone().recipient(),
         groups,
+        mover: mover(shard, shared, targets, appender),
         start,
         held_before: Rc::new(move |after| {
             let cluster = holders.clone();
@@ -252,10 +255,11 @@ fn upkeep_neighbours(
         is_due: Rc::new(move |now_ms| {
             let cluster = shards.cluster().clone();
             Box::pin(async move {
-                let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| {
-                    query::is_due(machine, store, now_ms)
+                let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| upkeep::Due {
+                    tick: query::is_due(machine, store, now_ms),
+                    orphans: query::has_orphans(machine),
                 };
-                cluster.read(shard, ask).await.unwrap_or(false)
+                cluster.read(shard, ask).await.unwrap_or_default()
             })
         }),
         publish: Rc::new(move |message| {
@@ -263,6 +267,42 @@ fn upkeep_neighbours(
             Box::pin(async move { publisher.publish_one(Arc::new(message)).await.is_ok() })
         }),
     }
+}
+
+/// Moves what members of shared groups left in `shard`, one round for each call.
+fn mover(
+    shard: ShardId,
+    shared: &Shared,
+    targets: &Targets,
+    appender: &Addr<Appender>,
+) -> Rc<dyn Fn() -> upkeep::Local<Moved>> {
+    let cluster = shared.shards.cluster().clone();
+    let read: ReadOrphan = Rc::new(move |after| {
+        let cluster = cluster.clone();
+        let (messages, bytes) = (limits::ORPHAN_CHUNK_MESSAGES, limits::ORPHAN_CHUNK_BYTES);
+        let (limits, now_ms) = (query::PageLimits { messages, bytes }, clock::wall_ms());
+        Box::pin(async move {
+            let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| {
+                query::orphan_after(machine, store, after, limits, now_ms)
+            };
+            cluster.read(shard, ask).await.ok().flatten()
+        })
+    });
+    let mover = Mover {
+        shard,
+        shards: targets.shards,
+        hash_key: targets.hash_key,
+        read,
+        submit: appender.clone().recipient(),
+        choose: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
+        not_a_member: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
+        offer: targets.routers.iter().map(|each| each.clone().recipient()).collect(),
+        quotas: Arc::clone(&targets.quotas),
+    };
+    Rc::new(move || {
+        let mover = mover.clone();
+        Box::pin(async move { mover.round().await })
+    })
 }
 
 async fn durable_sessions(shards: &ShardClient, shard: ShardId) -> anyhow::Result<Vec<SessionKey>> {
@@ -300,7 +340,7 @@ async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyho
                     options: item.options,
                     subscription_id: item.subscription_id,
                 };
-                let join = Join { group, app, filter: item.filter, member };
+                let join = Join { group, app, share: share.clone(), filter: item.filter, member };
                 groups[group.home(groups.len())].send(join).await?;
             }
             match page.next {

@@ -191,8 +191,8 @@ pub enum Command {
     /// Of these sessions, those held by an older incarnation of the node are released as if their
     /// connections had just died; see `query::held_before`. → [`Reply::Done`]
     ReleaseStale { keys: Vec<SessionKey>, node: u64, incarnation: u64, now_ms: u64 },
-    /// Stores messages for a member of a shared group, all or none. `how`: QoS and identifier of its
-    /// subscription. With an `id` that was stored before it changes nothing and gets the same reply.
+    /// Stores messages for a member of a shared group, all or none, on the terms of its subscription.
+    /// With an `id` that was stored before it changes nothing and gets the same reply.
     /// → [`Reply::Appended`], or [`Reply::Fenced`] if the session has no such subscription
     Share {
         key: SessionKey,
@@ -200,7 +200,6 @@ pub enum Command {
         filter: TopicFilter,
         id: Option<MessageId>,
         messages: Vec<Arc<Message>>,
-        how: (Qos, u32),
         quota: Quota,
     },
     /// As `Unsubscribe`; of shared subscriptions all behind `sent` goes to other members, the rest stays

@@ -8,6 +8,7 @@ mod load;
 mod offline;
 mod slow;
 mod quotas;
+mod shares;
 mod restart;
 mod crash;
 mod flush_order;

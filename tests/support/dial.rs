@@ -41,6 +41,11 @@ impl Dial {
         self
     }
 
+    /// Where it connects to.
+    pub(crate) fn broker(&self) -> Broker {
+        self.broker
+    }
+
     /// A session that outlives the connection, resumed if it is there.
     #[must_use]
     pub(crate) fn durable(self) -> Self {

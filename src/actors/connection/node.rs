@@ -89,7 +89,13 @@ impl Node {
             options: item.options,
             subscription_id: item.subscription_id,
         };
-        let joined = home.send(Join { group, app: who.app, filter: item.filter.clone(), member });
+        let joined = home.send(Join {
+            group,
+            app: who.app,
+            share: share.clone(),
+            filter: item.filter.clone(),
+            member,
+        });
         Box::pin(async move { joined.await.unwrap_or(false) })
     }
 

@@ -15,7 +15,8 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use crate::{
     actors::{
-        durable_reader::{Beginning, Trouble},
+        beginnings::Beginning,
+        durable_reader::Trouble,
         publish::{Outcome, Published},
         worker::Worker,
     },
@@ -218,7 +219,8 @@ impl Connection {
         let Some(id) = message.id else { return };
         let (session, epoch) = (self.session(), self.epoch());
         let Some(durable) = &mut self.durable else { return };
-        let number = durable.begin(Beginning { ticket, message, committed: false, again: false });
+        let number =
+            durable.beginnings.begin(Beginning { ticket, message, committed: false, again: false });
         let command = Command::InBegin { key: session, epoch, packet_id: packet_id.get(), id };
         let reply = self.backend.submit(session, command);
         self.works.push(async move { Event::Begun(number, reply.await) });
@@ -229,7 +231,7 @@ impl Connection {
         let refused = match reply {
             Ok(Reply::InBegun { known }) => {
                 if let Some(durable) = &mut self.durable {
-                    durable.begun(number, *known);
+                    durable.beginnings.begun(number, *known);
                 }
                 None
             }
@@ -242,7 +244,7 @@ impl Connection {
         };
         let durable = self.durable.as_mut();
         if let Some(reason) = refused
-            && let Some(ticket) = durable.and_then(|durable| durable.give_up(number))
+            && let Some(ticket) = durable.and_then(|durable| durable.beginnings.give_up(number))
         {
             self.settle(ticket, Err(reason));
         }
@@ -256,7 +258,7 @@ impl Connection {
         }
         let Some(durable) = &mut self.durable else { return };
         let (again, new): (Vec<_>, Vec<_>) =
-            durable.take_begun().into_iter().partition(|begun| begun.again);
+            durable.beginnings.take_begun().into_iter().partition(|begun| begun.again);
         let split = |begun: Vec<Beginning>| -> (Vec<_>, Vec<_>) {
             begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip()
         };

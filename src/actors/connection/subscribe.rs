@@ -135,15 +135,23 @@ impl Connection {
         });
     }
 
-    fn remove(&self, items: Vec<(Option<Bytes>, TopicFilter)>) -> Later<Removed> {
+    fn remove(&mut self, items: Vec<(Option<Bytes>, TopicFilter)>) -> Later<Removed> {
         let who = self.subscriber();
         let backend = self.backend.clone();
         if self.durable.is_none() {
             let removed = backend.unsubscribe(who, items);
             return Box::pin(async move { Ok(removed.await) });
         }
-        let (key, epoch) = (who.session, who.epoch);
-        let stored = backend.submit(key, Command::Unsubscribe { key, epoch, items: items.clone() });
+        let (key, epoch, asked) = (who.session, who.epoch, items.clone());
+        let durable = self.durable.as_mut();
+        let command = match durable.filter(|_| items.iter().any(|(share, _)| share.is_some())) {
+            Some(durable) => {
+                let sent = durable.hold();
+                Command::UnsubscribeShared { key, epoch, items: asked, sent }
+            }
+            None => Command::Unsubscribe { key, epoch, items: asked },
+        };
+        let stored = backend.submit(key, command);
         Box::pin(async move {
             let stored = match stored.await? {
                 Reply::Unsubscribed(stored) => stored,
@@ -158,6 +166,9 @@ impl Connection {
     /// Answers, and lets decoding go on.
     pub(super) fn on_controlled(&mut self, controlled: Controlled) {
         self.flags &= !flag::CONTROL;
+        if let Some(durable) = &mut self.durable {
+            durable.go_on();
+        }
         match controlled {
             Controlled::Subscribed { packet_id, codes, added } => {
                 self.link.send(&Outbound::Suback { packet_id, codes });

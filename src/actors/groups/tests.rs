@@ -32,6 +32,8 @@ impl Handler<DeliverTo> for Router {
 
 const KEY: GroupKey = GroupKey(9);
 const APP: AppId = AppId(1);
+/// A session that the shard does not know any more.
+const ENDED: SessionKey = SessionKey(404);
 
 fn message(body: u8) -> Arc<Published> {
     Arc::new(Published {
@@ -52,9 +54,12 @@ impl Handler<Submit> for Router {
     type Result = Result<Reply, SubmitError>;
 
     fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
-        let Command::Enqueue { key, messages, .. } = submit.command else {
+        let Command::Share { key, messages, .. } = submit.command else {
             return Err(SubmitError::Unknown);
         };
+        if key == ENDED {
+            return Ok(Reply::Fenced);
+        }
         let slot = 1_000 + u32::try_from(key.0).unwrap();
         let bodies = messages.iter().map(|message| (slot, message.payload[0]));
         self.0.borrow_mut().extend(bodies);
@@ -66,7 +71,13 @@ fn join(slot: u32) -> Join {
     let connection = ConnectionId::new(0, 1, slot);
     let (key, options) = (MemberKey::Connection(connection), SubscriptionOptions::default());
     let member = Member { key, connection: Some(connection), options, subscription_id: 0 };
-    Join { group: KEY, app: APP, filter: TopicFilter::parse("a/+").unwrap(), member }
+    Join {
+        group: KEY,
+        app: APP,
+        share: Bytes::from_static(b"g"),
+        filter: TopicFilter::parse("a/+").unwrap(),
+        member,
+    }
 }
 
 fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
@@ -139,4 +150,29 @@ async fn durable_member_when_away_gets_messages_only_while_nobody_is_connected()
     groups.send(SessionsGone(vec![SessionKey(5)])).await.unwrap();
     groups.send(send(4)).await.unwrap().unwrap();
     assert_eq!(*log.borrow(), [(1, 1), (1, 2), (1_005, 3)]);
+}
+
+#[actix::test]
+async fn share_when_the_members_session_has_ended_goes_to_another_member() {
+    let (groups, _, log) = start();
+    let options = SubscriptionOptions { qos: Qos::AtLeastOnce, ..Default::default() };
+    let member = |key, connection| {
+        let key = MemberKey::Session(key);
+        Member { key, connection, options, subscription_id: 0 }
+    };
+    let connection = Some(ConnectionId::new(0, 1, 4));
+    groups.send(Join { member: member(ENDED, connection), ..join(0) }).await.unwrap();
+    groups.send(Join { member: member(SessionKey(5), None), ..join(0) }).await.unwrap();
+    let send = |body| Dispatch { group: KEY, messages: vec![message(body)] };
+    groups.send(send(1)).await.unwrap().unwrap();
+    groups.send(send(2)).await.unwrap().unwrap();
+    assert_eq!(*log.borrow(), [(1_005, 1), (1_005, 2)]);
+    let chosen = groups.send(Choose(KEY)).await.unwrap();
+    assert_eq!(chosen, Choice::Stored(member(SessionKey(5), None), SessionKey(5)));
+    // News of a session that has come back meanwhile takes nothing away.
+    let back = Join { member: member(SessionKey(5), connection), ..join(0) };
+    groups.send(back).await.unwrap();
+    groups.send(NotAMember { group: KEY, member: member(SessionKey(5), None) }).await.unwrap();
+    groups.send(SessionsGone(vec![SessionKey(5)])).await.unwrap();
+    assert_ne!(groups.send(Choose(KEY)).await.unwrap(), Choice::Nobody);
 }

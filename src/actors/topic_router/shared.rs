@@ -1,7 +1,8 @@
 //! The router's part in shared subscriptions: a share is written to one link.
 //!
-//! - Takes: `DeliverTo` of the group's home. Gives: frames to the member's link, or the share back to
-//!   the home when the member is gone.
+//! - Takes: `DeliverTo` of the group's home, `Offer` of the mover of orphans. Gives: frames to the member's
+//!   link, or the share back to the home when the member is gone.
+//! - Bound: of an `Offer` no more is taken than the client has room for.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -10,10 +11,12 @@ use actix::{Context, Handler};
 use super::TopicRouter;
 use crate::{
     actors::{
-        groups::{DeliverTo, Dispatch},
-        link::{Terms, live::Share},
+        groups::{DeliverTo, Dispatch, GroupKey, Member, Offer},
+        link::{AnyLink, Terms, live::Share},
+        worker::Worker,
     },
-    clock,
+    clock, limits,
+    model::message::Message,
 };
 
 impl Handler<DeliverTo> for TopicRouter {
@@ -29,16 +32,47 @@ impl Handler<DeliverTo> for TopicRouter {
             return;
         };
         let now_ms = clock::wall_ms();
-        let id = NonZeroU32::new(member.subscription_id);
         for message in messages {
-            let terms = Terms {
-                qos: message.qos.min(member.options.qos),
-                dup: false,
-                retain: message.retain && member.options.retain_as_published,
-                subscription_ids: id.as_slice(),
-            };
-            let share = Share { group, message: Arc::clone(&message) };
-            link.queue_share(&self.worker, &message, &terms, Some(share), now_ms);
+            write_share(&self.worker, &link, (group, member), &message, now_ms);
         }
     }
+}
+
+impl Handler<Offer> for TopicRouter {
+    type Result = usize;
+
+    fn handle(&mut self, offer: Offer, _ctx: &mut Context<Self>) -> Self::Result {
+        let Offer { group, member, connection, messages } = offer;
+        let Some(link) = self.worker.find(connection) else { return 0 };
+        let now_ms = clock::wall_ms();
+        let mut taken = 0;
+        for message in messages {
+            let (_, waiting) = link.live_deliveries();
+            let room = waiting == 0 && link.outbox_bytes() < limits::RETAINED_OUTBOX_BYTES;
+            if !room || link.is_closing() {
+                break;
+            }
+            write_share(&self.worker, &link, (group, member), &message, now_ms);
+            taken += 1;
+        }
+        taken
+    }
+}
+
+fn write_share(
+    worker: &Worker,
+    link: &AnyLink,
+    (group, member): (GroupKey, Member),
+    message: &Arc<Message>,
+    now_ms: u64,
+) {
+    let id = NonZeroU32::new(member.subscription_id);
+    let terms = Terms {
+        qos: message.qos.min(member.options.qos),
+        dup: false,
+        retain: message.retain && member.options.retain_as_published,
+        subscription_ids: id.as_slice(),
+    };
+    let share = Share { group, message: Arc::clone(message) };
+    link.queue_share(worker, message, &terms, Some(share), now_ms);
 }

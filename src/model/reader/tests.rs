@@ -56,6 +56,28 @@ fn want_when_caught_up_then_nothing_until_the_log_grew() {
 }
 
 #[test]
+fn page_when_asked_for_before_a_hold_then_outdated_even_if_it_comes_after() {
+    let mut reader = reader(4, vec![]);
+    reader.want().unwrap();
+    page(&mut reader, &[(1, 1), (2, 1)], false);
+    reader.want().unwrap();
+    assert_eq!(reader.hold(), at(2));
+    reader.go_on();
+    assert!(reader.is_outdated());
+    reader.failed();
+    assert_eq!(reader.want(), Some(Want { after: at(2), messages: 2 }));
+    assert!(!reader.is_outdated());
+    page(&mut reader, &[(4, 2)], false);
+    // What is being committed will be sent: it is no page.
+    assert_eq!(reader.hold(), at(4));
+    assert!(!reader.is_outdated());
+    reader.committed();
+    assert_eq!(reader.want(), None, "held");
+    reader.go_on();
+    assert!(reader.want().is_some());
+}
+
+#[test]
 fn acks_out_of_order_then_cursor_stays_and_the_rest_is_told_beyond() {
     let mut reader = reader(8, vec![]);
     reader.want().unwrap();

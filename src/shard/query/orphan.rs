@@ -45,13 +45,13 @@ pub struct OrphanChunk {
     /// Who was to get it, as written down.
     pub owner: Option<SessionKey>,
     /// Oldest first; empty if all of it has expired.
-    pub messages: Vec<Arc<Message>>,
+    pub messages: Vec<(Position, Arc<Message>)>,
     /// First position of the chunk; with the key and the shard it makes its identity.
     pub from: Position,
     /// Last position of the chunk.
     pub to: Position,
-    /// Nothing follows it.
-    pub is_last: bool,
+    /// End of the orphan; a chunk with nothing behind it reaches to it.
+    pub end: Position,
 }
 
 impl OrphanChunk {
@@ -99,12 +99,11 @@ pub fn orphan_after(
         let message = chunk.message(store, &item);
         if let Some(message) = message.filter(|message| !message.is_expired(now_ms)) {
             bytes += usize::try_from(item.size).unwrap_or(usize::MAX);
-            messages.push(Arc::new(message));
+            messages.push((item.position, Arc::new(message)));
         }
     }
     let is_last = reader.peek().is_none();
     let OrphanRecord { app, share, filter, from, to: end, .. } = record;
-    // With nothing behind it the chunk reaches to the end, whatever was there.
     let to = if is_last { end } else { owner_to.or(to).unwrap_or(end) };
-    Some(OrphanChunk { key, app, share, filter, owner, messages, from, to, is_last })
+    Some(OrphanChunk { key, app, share, filter, owner, messages, from, to, end })
 }

@@ -19,7 +19,7 @@ use super::{Entry, OPEN, Session, State, membership::Joining};
 use crate::{
     model::{
         id::{MessageId, Position},
-        message::{Message, Qos},
+        message::Message,
         topic::TopicFilter,
     },
     shard::{
@@ -47,7 +47,7 @@ pub(in crate::shard) struct Orphan {
 impl State {
     /// Stores messages for one member of a group. `Fenced`: it is none any more.
     pub(super) fn share(&mut self, entry: &mut Entry<'_>, command: Command) -> Reply {
-        let Command::Share { key, share, filter, id, messages, how, quota } = command else {
+        let Command::Share { key, share, filter, id, messages, quota } = command else {
             return Reply::Fenced;
         };
         // First: it had the chunk, even if it has ended meanwhile and others have it now.
@@ -59,16 +59,15 @@ impl State {
         let Some(log) = self.log_of_shares(entry, at, &share, &filter) else {
             return Reply::Fenced;
         };
-        self.store_shares(entry, log, id, &messages, how, quota)
+        self.store_shares(entry, (at, log), id, &messages, quota)
     }
 
     fn store_shares(
         &mut self,
         entry: &mut Entry<'_>,
-        log: usize,
+        (at, log): (usize, usize),
         id: Option<MessageId>,
         messages: &[Arc<Message>],
-        how: (Qos, u32),
         quota: Quota,
     ) -> Reply {
         let mut position = entry.here();
@@ -76,9 +75,17 @@ impl State {
         if !self.have_room(messages, quota) {
             return Reply::Appended { position, sessions: 0, dropped: 0, refused: true };
         }
+        let open = |sub: &&super::Sub| sub.log == log && sub.end == OPEN;
+        let Some(sub) = self.sessions[at].subs.iter().find(open) else { return Reply::Fenced };
+        let (options, how) = (sub.options, Some((sub.options.qos, sub.subscription_id)));
         for message in messages {
             position = entry.take_position();
-            self.store_message(entry, message, position, quota, &[log], Some(how));
+            if message.retain && !options.retain_as_published {
+                let message = Message { retain: false, ..Message::clone(message) };
+                self.store_message(entry, &message, position, quota, &[log], how);
+            } else {
+                self.store_message(entry, message, position, quota, &[log], how);
+            }
         }
         if let (Some(id), false) = (id, messages.is_empty()) {
             self.pending.ids.push((entry.replies.len(), id));

@@ -62,6 +62,10 @@ impl State {
             record.log = Some(self.read_filter(entry, at, &mut record, old_log));
         } else if record.share.is_some() {
             record.log = old_log;
+            if let Some(sub) = old_log.and_then(|number| self.open_sub(at, number)) {
+                let sub = &mut self.sessions[at].subs[sub];
+                (sub.options, sub.subscription_id) = (record.options, record.subscription_id);
+            }
         } else if let Some(number) = old_log {
             self.drain_filter(entry, at, number);
         }

@@ -40,7 +40,6 @@ fn share(key: u128, id: Option<MessageId>, payloads: &[String]) -> Command {
         filter: filter(),
         id,
         messages: payloads.iter().map(message).collect(),
-        how: (Qos::ExactlyOnce, 0),
         quota: QUOTA,
     }
 }
@@ -87,11 +86,9 @@ impl Shard {
         if steps > 0 {
             self.one(step(None, Some((chunk.to, owner))));
         }
-        let payload = |message: &Arc<_>| {
-            let message: &crate::model::message::Message = message;
-            String::from_utf8_lossy(&message.payload).into_owned()
-        };
-        let payloads: Vec<String> = chunk.messages.iter().map(payload).collect();
+        let text = |payload: &Bytes| String::from_utf8_lossy(payload).into_owned();
+        let payloads: Vec<String> =
+            chunk.messages.iter().map(|(_, message)| text(&message.payload)).collect();
         if steps > 1 {
             match self.one(share(owner.0, Some(chunk.id(0)), &payloads)) {
                 Reply::Appended { .. } => {}
@@ -244,7 +241,7 @@ fn orphan_when_all_of_it_has_expired_then_an_empty_chunk_ends_it() {
     shard.one(command);
     shard.end(7);
     let chunk = query::orphan_after(&shard.machine, &shard.store, None, CHUNK, NOW).unwrap();
-    assert!(chunk.messages.is_empty() && chunk.is_last);
+    assert!(chunk.messages.is_empty() && chunk.to == chunk.end);
     let (log, start) = chunk.key;
     shard.one(Command::Redispatch { log, start, moved: Some(chunk.to), owner: None });
     assert_eq!((shard.message_pairs(), shard.pairs(b'o'), shard.pairs(b'f')), (0, 0, 0));
@@ -297,7 +294,7 @@ impl Run {
                 let Some(&epoch) = self.members.get(&key) else { return };
                 let page = shard.page(key, epoch, Position::START, count.max(1));
                 let taken = page.messages.iter().take(count);
-                let Some(last) = taken.clone().last() else { return };
+                let Some(last) = taken.clone().next_back() else { return };
                 shard.acknowledge(key, epoch, last.position);
                 let text = |queued: &crate::shard::command::Queued| {
                     String::from_utf8_lossy(&queued.message.payload).into_owned()
@@ -315,7 +312,7 @@ impl Run {
             Step::Unsubscribe(key, sent) => {
                 let Some(&epoch) = self.members.get(&key) else { return };
                 let page = shard.page(key, epoch, Position::START, sent.max(1)).messages;
-                let sent = page.iter().take(sent).last();
+                let sent = page.iter().take(sent).next_back();
                 let sent = sent.map_or(Position::START, |queued| queued.position);
                 shard.leave_group(key, epoch, sent);
                 shard.subscribe(key, epoch, &[group()]);

@@ -33,6 +33,7 @@ use crate::{
         interest::Interests,
         memory_socket::pair,
         publish::{AppQuota, AppQuotas, Publisher, Targets},
+        redispatch::Moved,
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
@@ -231,10 +232,11 @@ fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender
     let neighbours = upkeep::Neighbours {
         held_before: Rc::new(|_| Box::pin(async { None })),
         start: (1, 1),
+        mover: Rc::new(|| Box::pin(async { Moved::All })),
         submit: appender.clone().recipient(),
         groups: Vec::new(),
         is_due: Rc::new(move |now_ms| {
-            let due = storage.is_due(now_ms);
+            let due = upkeep::Due { tick: storage.is_due(now_ms), orphans: false };
             Box::pin(async move { due })
         }),
         publish: Rc::new(move |will| {
