@@ -2,6 +2,7 @@
 //! and starts that must fail.
 
 mod metrics;
+mod format;
 
 use std::{
     fs,

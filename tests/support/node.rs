@@ -55,6 +55,14 @@ impl Node {
         node
     }
 
+    /// Starts a node on a data folder that `prepare` makes.
+    pub(crate) fn start_on(prepare: impl FnOnce(&Path), settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::new(settings);
+        prepare(&node.data());
+        node.launch();
+        node
+    }
+
     /// The node that conformance tests share: it outlives any test, so its folder is the watchdog's.
     pub(super) fn shared() -> Self {
         let mut node = Self::new(&[]);
