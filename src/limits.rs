@@ -182,7 +182,8 @@ pub const PUBLISH_BATCH_MAX: usize = 256;
 /// Unfinished publishes of a 3.1.1 client; beyond it reading stops.
 pub const V4_UNFINISHED_MAX: usize = 64;
 
-/// How long reading may stand still before the client is told "quota exceeded".
+/// How long publishes may stand still before the client is told "quota exceeded"; counted in whole seconds
+/// of the worker, so up to two more may pass.
 pub const STALL_WAIT: Duration = Duration::from_secs(5);
 
 /// Reads of one connection before other tasks of its thread have their turn.

@@ -5,7 +5,8 @@
 //! - Takes: bytes and signals from its link; replies of its neighbours (`work.rs`). Blocks: never.
 //! - Gives: packets to its link; publishes, claims and shard commands through [`backend::Backend`].
 //! - Bound: unfinished publishes by receive maximum and bytes, one SUBSCRIBE or UNSUBSCRIBE at a time;
-//!   beyond that reading stops and keep alive pauses, after `limits::STALL_WAIT` the client is told 0x97.
+//!   beyond that, and while the routers have not taken the last batch, reading stops and keep alive
+//!   pauses; after `limits::STALL_WAIT` without a step on the client is told 0x97.
 //! - Source: MQTT 5.0 chapters 3 and 4. What is decided is decided in `model::session`.
 //!
 //! ```text
@@ -26,6 +27,7 @@ mod connect;
 mod publish;
 mod ack;
 mod subscribe;
+mod block;
 mod end;
 
 use std::{rc::Rc, sync::Arc, task::Context};
@@ -98,8 +100,8 @@ mod flag {
     pub(super) const CONTROL: u8 = 1 << 4;
     /// Decoding stands still, and keep alive with it.
     pub(super) const HELD: u8 = 1 << 5;
-    /// The timer of a stall runs.
-    pub(super) const STALL_TIMER: u8 = 1 << 6;
+    /// The wheel will wake the connection to look whether publishes stand still.
+    pub(super) const LOOKING: u8 = 1 << 6;
     /// The release is under way.
     pub(super) const RELEASING: u8 = 1 << 7;
 }
@@ -116,8 +118,6 @@ struct Rare {
     shared: Vec<(Bytes, TopicFilter)>,
     /// How the connection ended.
     ending: Ending,
-    /// Number of the last time that decoding stood still for unfinished publishes.
-    stalls: u16,
 }
 
 /// See the file header.
@@ -137,6 +137,10 @@ pub struct Connection {
     app: AppId,
     phase: Phase,
     flags: u8,
+    /// Second (its low byte) since which publishes stand still, while decoding does.
+    blocked_at: u8,
+    /// Second in which the wheel wakes the connection, while `LOOKING`.
+    look_at: u8,
 }
 
 const _: () = {
@@ -165,6 +169,8 @@ impl Connection {
             app: AppId(0),
             phase: Phase::New,
             flags: 0,
+            blocked_at: 0,
+            look_at: 0,
         }
     }
 
@@ -251,7 +257,6 @@ impl Connection {
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),
             Event::Ended(ticket, reply) => self.on_in_ended(ticket, &reply),
             Event::Controlled(controlled) => self.on_controlled(*controlled),
-            Event::Timer(Timer::Stalled(stall)) => self.on_stalled(stall),
             Event::Page(_)
             | Event::OutBegun(_)
             | Event::OutReceived(..)
@@ -318,19 +323,8 @@ impl Connection {
         if !rest.is_empty() {
             self.rare().input = rest;
         }
-        if self.is_stalled() {
-            let rare = self.rare();
-            rare.stalls = rare.stalls.wrapping_add(1);
-            self.time_stall();
-        }
-    }
-
-    /// Starts the timer of the present stall, unless that of an earlier one still runs.
-    fn time_stall(&mut self) {
-        if !self.has(flag::STALL_TIMER) {
-            self.assign(flag::STALL_TIMER, true);
-            let stall = self.rare().stalls;
-            self.works.push_timer(limits::STALL_WAIT, Timer::Stalled(stall));
+        if self.is_blocked() {
+            self.note_block();
         }
     }
 
@@ -345,18 +339,6 @@ impl Connection {
         self.drop_rare();
     }
 
-    fn on_stalled(&mut self, stall: u16) {
-        self.assign(flag::STALL_TIMER, false);
-        if !self.has(flag::HELD) || !self.is_stalled() {
-            return;
-        }
-        if self.rare().stalls == stall {
-            let stop = (Reason::QuotaExceeded, "too many unfinished publishes");
-            return self.end(Some(stop), Ending::default());
-        }
-        self.time_stall();
-    }
-
     /// Frees what is not needed any more.
     fn drop_rare(&mut self) {
         let idle = |rare: &Rare| {
@@ -365,9 +347,8 @@ impl Connection {
                 && rare.will.is_none()
                 && rare.shared.is_empty()
         };
-        // The number of the last stall has to last as long as its timer.
         if self.phase == Phase::Open
-            && !self.has(flag::HELD | flag::STALL_TIMER)
+            && !self.has(flag::HELD)
             && self.rare.as_deref().is_some_and(idle)
         {
             self.rare = None;
@@ -455,6 +436,9 @@ impl LeanActor for Connection {
     fn poll_socket(&mut self, ctx: &mut Self::Context, cx: &mut Context<'_>) {
         if self.phase < Phase::Ending {
             self.on_signals();
+        }
+        if self.has(flag::LOOKING) {
+            self.look_at_block();
         }
         for turn in 0.. {
             if turn == limits::CONNECTION_TURNS_PER_POLL {

@@ -90,11 +90,9 @@ impl Trouble {
 impl From<SubmitError> for Trouble {
     fn from(error: SubmitError) -> Self {
         match error {
-            SubmitError::Overloaded | SubmitError::DiskFull | SubmitError::DiskFailing => {
-                Self::Full
-            }
             SubmitError::Unavailable => Self::Unavailable,
             SubmitError::Unknown => Self::Failed,
+            _ => Self::Full,
         }
     }
 }

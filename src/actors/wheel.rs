@@ -4,7 +4,7 @@
 //! - Takes: `schedule`; `advance` once a second. Gives: entries whose second has come. Whether the
 //!   deadline really is due is asked of the link, which may have moved it on; then it is scheduled
 //!   again. So a packet costs one store, never a timer.
-//! - Bound: one live entry per link; moved-up deadlines leave stale ones for at most `BUCKETS` seconds.
+//! - Bound: one live entry per link, and one more while a connection watches its publishes; moved-up deadlines leave stale ones for at most `BUCKETS` seconds.
 //! - Source: Varghese and Lauck, "Hashed and hierarchical timing wheels", scheme 6.
 
 /// Seconds that the wheel reaches; later deadlines are looked at once per turn.
@@ -15,6 +15,9 @@ const BUCKETS: usize = 512;
 pub struct Alarm(u64);
 
 impl Alarm {
+    /// Ticket of an entry that wakes the connection whatever its deadline is; no link has it.
+    pub const LOOK: u8 = u8::MAX;
+
     /// Puts the parts together; `generation` is cut to 24 bits.
     #[must_use]
     pub fn new(slot: u32, generation: u32, ticket: u8) -> Self {

@@ -321,6 +321,13 @@ impl Worker {
         self.wheel.borrow_mut().schedule(at, alarm);
     }
 
+    /// Wakes the connection in `secs` seconds.
+    pub(super) fn look_after(&self, link: &AnyLink, secs: u8) {
+        let generation = self.id_of(link.slot()).generation();
+        let alarm = Alarm::new(link.slot(), generation, Alarm::LOOK);
+        self.wheel.borrow_mut().schedule(self.now().saturating_add(secs.into()), alarm);
+    }
+
     /// Moves time to `now`, never back, and tells the links whose deadline has come.
     pub fn tick(&self, now: u32) {
         if now < self.now.get() {
@@ -331,9 +338,13 @@ impl Worker {
         self.wheel.borrow_mut().advance(now, &mut due);
         for alarm in due {
             let id = ConnectionId::new(self.index(), alarm.generation(), alarm.slot());
-            let Some(link) = self.find(id).filter(|link| link.ticket() == alarm.ticket()) else {
+            let Some(link) = self.find(id) else { continue };
+            if alarm.ticket() == Alarm::LOOK {
+                link.wake();
+            }
+            if link.ticket() != alarm.ticket() {
                 continue;
-            };
+            }
             match link.deadline(now, self.limits(link.listener())) {
                 Some(at) if at <= now => link.time_out(),
                 Some(at) => self.wheel.borrow_mut().schedule(at, alarm),

@@ -34,7 +34,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Stop, work::Submitted};
+use super::{Connection, Event, Stop, flag, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -283,7 +283,11 @@ impl Connection {
         let Published { outcomes, taken } = self.backend.publish(messages);
         debug_assert!(self.taken.is_none(), "the batch before is with the routers");
         if taken.is_some() {
+            let was_blocked = self.is_blocked();
             self.taken = taken;
+            if self.has(flag::HELD) && !was_blocked {
+                self.note_block();
+            }
         }
         outcomes
     }

@@ -62,8 +62,6 @@ pub(in crate::actors) enum Event {
 /// Which timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::actors) enum Timer {
-    /// Reading has stood still too long since stall number.
-    Stalled(u16),
     /// Time to report the cursor.
     Report,
     /// Time to try the log again.

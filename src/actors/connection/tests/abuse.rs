@@ -125,10 +125,75 @@ async fn unfinished_bytes_over_the_limit_then_reading_stops_and_after_5_s_told()
     settle().await;
     // Nothing is read any more, so keep alive has to stand still.
     remote.send(|codec, out| codec.encode_ping(out));
-    bench.worker.tick(bench.worker.now() + 60);
+    pass(&bench, STALL_SECS).await;
     assert_eq!(remote.maybe_receive().await, None);
     assert!(!remote.peer.is_closed());
-    tokio::time::sleep(limits::STALL_WAIT).await;
+    pass(&bench, 2).await;
+    remote.expect_end(Some(Reason::QuotaExceeded)).await;
+}
+
+const STALL_SECS: u32 = 5;
+const _: () = assert!(STALL_SECS as u64 == limits::STALL_WAIT.as_secs());
+
+/// Lets the worker's clock go on, second by second.
+async fn pass(bench: &Bench, secs: u32) {
+    for _ in 0..secs {
+        bench.worker.tick(bench.worker.now() + 1);
+        settle().await;
+    }
+}
+
+/// A message to be retained is routed once that is committed: until then the batch is not taken.
+#[actix::test]
+async fn batch_that_is_not_taken_then_reading_stops_and_after_5_s_told() {
+    let bench = Bench::new();
+    for codec in [Client::V5, Client::V4] {
+        let connect = Connect { keep_alive_secs: 1, ..connect_v5("c") };
+        let (mut remote, _) = bench.connect(codec, &connect).await;
+        bench.storage.hang(true);
+        let retained = Delivery { retain: true, ..delivery("a", Qos::AtMostOnce, b"x") };
+        remote.publish(&retained);
+        settle().await;
+        remote.send(|codec, out| codec.encode_ping(out));
+        pass(&bench, STALL_SECS).await;
+        assert_eq!(remote.maybe_receive().await, None);
+        assert!(!remote.peer.is_closed());
+        pass(&bench, 2).await;
+        if codec == Client::V5 {
+            remote.expect_end(Some(Reason::QuotaExceeded)).await;
+        } else {
+            assert_eq!(remote.until_closed().await, None);
+        }
+        bench.storage.hang(false);
+    }
+}
+
+/// Each stall has its own five seconds, also where the look at an earlier one is still planned.
+#[actix::test]
+async fn stalls_one_after_the_other_then_each_is_ended_in_time() {
+    let bench = Bench::new();
+    let mut remote = bench.client("c").await;
+    let retained = Delivery { retain: true, ..delivery("a", Q1, b"x") };
+    let large = Delivery { payload: &[b'x'; 90_000], ..delivery("a", Q1, b"") };
+    let _receiver = stored(&bench).await;
+    for _ in 0..4 {
+        for stall in [&retained, &large] {
+            bench.storage.hang(true);
+            let packet_id = remote.publish(stall).unwrap();
+            settle().await;
+            pass(&bench, STALL_SECS - 1).await;
+            assert!(!remote.peer.is_closed());
+            bench.storage.hang(false);
+            remote.expect_ack(AckKind::Puback, packet_id, Reason::Success).await;
+        }
+    }
+    // The look at the last one comes two seconds after this one began.
+    bench.storage.hang(true);
+    remote.publish(&retained);
+    settle().await;
+    pass(&bench, STALL_SECS).await;
+    assert!(!remote.peer.is_closed());
+    pass(&bench, 2).await;
     remote.expect_end(Some(Reason::QuotaExceeded)).await;
 }
 
