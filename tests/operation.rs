@@ -262,8 +262,12 @@ fn sigterm_tells_clients_and_exits_with_0() {
     let mut v5 = node.broker().v5("five").connect();
     let mut web = node.broker().v5("web").websocket().connect();
     let mut v4 = node.broker().v4("four").connect();
+    // Something that the last checkpoint has to write.
+    let _durable = node.broker().v5("durable").durable().connect();
     assert_eq!(node.terminate().code(), Some(0));
     v5.expect_disconnect(&[0x8B]);
     web.expect_disconnect(&[0x8B]);
     v4.expect_closed();
+    let log = node.log();
+    assert!(!log.contains("ERROR"), "an ordinary stop is no error:\n{log}");
 }

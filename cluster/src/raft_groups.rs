@@ -57,7 +57,7 @@ pub(crate) struct Group<M> {
     pub(crate) shard: Arc<Shard<M>>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) raft: Raft<Types>,
-    pub(crate) ready: AtomicBool,
+    pub(crate) ready: Arc<AtomicBool>,
 }
 
 /// What all groups of a node share.
@@ -122,9 +122,14 @@ impl<M: Machine> Groups<M> {
         &self,
         runtime: Handle,
     ) -> impl Fn(&[u16]) + Send + use<M> {
-        let rafts: Vec<_> = self.groups.iter().map(|group| group.raft.clone()).collect();
+        let of = |group: &Arc<Group<M>>| (group.raft.clone(), group.ready.clone());
+        let groups: Vec<_> = self.groups.iter().map(of).collect();
         move |shards| {
-            for raft in shards.iter().filter_map(|shard| rafts.get(usize::from(*shard))) {
+            for (raft, ready) in shards.iter().filter_map(|shard| groups.get(usize::from(*shard))) {
+                // The last checkpoint comes when the groups have ended; they would call that an error.
+                if !ready.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let raft = raft.clone();
                 runtime.spawn(async move { raft.trigger().snapshot().await });
             }
@@ -201,5 +206,5 @@ async fn start_group<M: Machine>(
     leads.await.map_err(|_| no_leader())?;
     let queue = Arc::new(Queue::default());
     tokio::spawn(Proposer { queue: queue.clone(), raft: raft.clone(), fill, health }.run());
-    Ok(Arc::new(Group { shard, queue, raft, ready: AtomicBool::new(true) }))
+    Ok(Arc::new(Group { shard, queue, raft, ready: Arc::new(AtomicBool::new(true)) }))
 }
