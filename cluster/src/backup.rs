@@ -14,12 +14,13 @@ use std::{
 
 use crate::{
     error::{BackupError, StartError},
-    handle::Shared,
+    id::NodeId,
     options::Durability,
     raft_group::{snapshot::pairs, types::Vote},
+    raft_groups::Groups,
     storage::{
         disk::RealDisk,
-        format,
+        format::{self, Format},
         health::Health,
         log::Log,
         state::{
@@ -40,35 +41,46 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupEr
     move |source| BackupError::Io { what, path, source }
 }
 
+/// Whose copy it is.
+pub(crate) struct Origin {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) format: Format,
+}
+
 /// Writes the backup.
-pub(crate) fn write<M>(shared: &Shared<M>, target: &Path) -> Result<(), BackupError> {
+pub(crate) fn write<M>(
+    groups: &Groups<M>,
+    origin: &Origin,
+    target: &Path,
+) -> Result<(), BackupError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(target);
     made.map_err(failed("make", target))?;
     if fs::read_dir(target).map_err(failed("read", target))?.next().is_some() {
         return Err(BackupError::NotEmpty { path: target.into() });
     }
     let state = target.join("state");
-    let shards = shared.format.shards;
+    let shards = origin.format.shards;
     let kv = SledKv::open(&state, shards, CACHE_BYTES).map_err(failed("open", &state))?;
     let mut marks = Vec::new();
-    for group in &shared.groups.groups {
+    for group in &groups.groups {
         let store = &group.shard.store;
         let _pin = store.pin.clone().blocking_lock_owned();
-        if !shared.groups.checkpointer.write(&[store]) {
+        if !groups.checkpointer.write(&[store]) {
             return Err(BackupError::Stopping);
         }
         copy(store, &kv).map_err(failed("copy into", &state))?;
-        let vote = shared.groups.log.group(store.shard).and_then(|group| group.vote);
+        let vote = groups.log.group(store.shard).and_then(|group| group.vote);
         marks.push((store.shard, vote, store.state.lock().stored.last));
     }
     kv.flush().map_err(failed("flush", &state))?;
     drop(kv);
     write_log(target, shards, &marks)?;
     let node = target.join("node");
-    let text = format::node_text(shared.node.0, shared.incarnation);
+    let text = format::node_text(origin.node.0, origin.incarnation);
     format::replace(&node, &text).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
-    format::write(&target.join("FORMAT"), &shared.format)
+    format::write(&target.join("FORMAT"), &origin.format)
         .map_err(|error| start_failed(error, target))
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    backup,
+    backup::{self, Origin},
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
     limits::{PROPOSE_TIMEOUT, READS_MAX},
@@ -30,7 +30,7 @@ use crate::{
     raft_group::types::Caller,
     raft_groups::{Group, Groups},
     stats::{DiskState, Stats},
-    storage::format::{Folder, Format},
+    storage::format::Folder,
 };
 
 /// The runtimes of a node.
@@ -46,9 +46,7 @@ pub(crate) struct Shared<M> {
     pub(crate) groups: Groups<M>,
     runtimes: Handles,
     reads: Arc<Semaphore>,
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: u64,
-    pub(crate) format: Format,
+    pub(crate) origin: Origin,
 }
 
 impl<M> Shared<M> {
@@ -62,9 +60,11 @@ impl<M> Shared<M> {
             groups,
             runtimes,
             reads: Arc::new(Semaphore::new(READS_MAX)),
-            node: options.node,
-            incarnation: folder.incarnation,
-            format: folder.format.clone(),
+            origin: Origin {
+                node: options.node,
+                incarnation: folder.incarnation,
+                format: folder.format.clone(),
+            },
         })
     }
 
@@ -87,7 +87,9 @@ impl<M> Clone for ClusterHandle<M> {
 
 impl<M> std::fmt::Debug for ClusterHandle<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ClusterHandle").field("node", &self.shared.node).finish_non_exhaustive()
+        f.debug_struct("ClusterHandle")
+            .field("node", &self.shared.origin.node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,31 +157,31 @@ impl<M: Machine> ClusterHandle<M> {
     /// Returns how many shards there are.
     #[must_use]
     pub fn shards(&self) -> u16 {
-        self.shared.format.shards
+        self.shared.origin.format.shards
     }
 
     /// Returns this node's id.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.shared.node
+        self.shared.origin.node
     }
 
     /// Returns the number of this start of the node; it grows with each.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.shared.incarnation
+        self.shared.origin.incarnation
     }
 
     /// Returns the secret that keys name hashes; made at the first start of the cluster.
     #[must_use]
     pub fn hash_key(&self) -> [u8; 16] {
-        self.shared.format.hash_key
+        self.shared.origin.format.hash_key
     }
 
     /// Returns the cluster's id; made at its first start.
     #[must_use]
     pub fn cluster_id(&self) -> [u8; 16] {
-        self.shared.format.cluster
+        self.shared.origin.format.cluster
     }
 
     /// Returns whether every shard can be proposed to and read here.
@@ -227,8 +229,8 @@ impl<M: Machine> ClusterHandle<M> {
     /// The copy is useless then; what is there may be removed.
     pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
         let (shared, target) = (self.shared.clone(), target.to_path_buf());
-        let written =
-            self.shared.runtimes.work.spawn_blocking(move || backup::write(&shared, &target));
+        let write = move || backup::write(&shared.groups, &shared.origin, &target);
+        let written = self.shared.runtimes.work.spawn_blocking(write);
         written.await.unwrap_or(Err(BackupError::Stopping))
     }
 }
