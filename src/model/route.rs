@@ -9,6 +9,7 @@
 use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 use imbl::HashMap;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 use super::{
@@ -62,10 +63,20 @@ impl Places for ShardSet {
     }
 }
 
-/// A node of the tree of wildcard filters; `children` are literal levels.
+/// Most literal levels below a node that are kept in a list.
+const FEW_MAX: usize = 8;
+
+/// The literal levels below a node. Most nodes have one: a map of one takes half a kilobyte.
+#[derive(Clone)]
+enum Children<P: Places> {
+    Few(SmallVec<[(Bytes, Arc<Node<P>>); 1]>),
+    Many(HashMap<Bytes, Arc<Node<P>>>),
+}
+
+/// A node of the tree of wildcard filters.
 #[derive(Clone, Default)]
 struct Node<P: Places> {
-    children: HashMap<Bytes, Arc<Self>>,
+    children: Children<P>,
     plus: Option<Arc<Self>>,
     /// Filters that end here.
     here: P,
@@ -155,6 +166,57 @@ impl<P: Places> Node<P> {
     }
 }
 
+impl<P: Places> Default for Children<P> {
+    fn default() -> Self {
+        Self::Few(SmallVec::new())
+    }
+}
+
+impl<P: Places> Children<P> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(few) => few.is_empty(),
+            Self::Many(many) => many.is_empty(),
+        }
+    }
+
+    fn get(&self, level: &[u8]) -> Option<&Arc<Node<P>>> {
+        match self {
+            Self::Few(few) => few.iter().find(|(known, _)| known == level).map(|(_, child)| child),
+            Self::Many(many) => many.get(level),
+        }
+    }
+
+    /// Changes a child, which is made if need be; one that is unused then goes.
+    fn change(&mut self, level: &Bytes, change: impl FnOnce(&mut Node<P>)) {
+        match self {
+            Self::Few(few) => {
+                let known = few.iter().position(|(known, _)| known == level);
+                let at = known.unwrap_or_else(|| {
+                    few.push((level.clone(), Arc::default()));
+                    few.len() - 1
+                });
+                change(Arc::make_mut(&mut few[at].1));
+                if few[at].1.is_unused() {
+                    few.swap_remove(at);
+                } else if few.len() > FEW_MAX {
+                    *self = Self::Many(few.drain(..).collect());
+                }
+            }
+            Self::Many(many) => {
+                let child = many.entry(level.clone()).or_default();
+                change(Arc::make_mut(child));
+                if child.is_unused() {
+                    many.remove(level);
+                    if many.is_empty() {
+                        *self = Self::default();
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Splits off the first level; the rest is `None` after the last one.
 fn split_level(levels: &Bytes) -> (Bytes, Option<Bytes>) {
     match levels.iter().position(|byte| *byte == b'/') {
@@ -175,13 +237,7 @@ fn change_node<P: Places>(node: &mut Node<P>, levels: Option<&Bytes>, apply: &im
                 node.plus = None;
             }
         }
-        _ => {
-            let child = node.children.entry(level.clone()).or_default();
-            change_node(Arc::make_mut(child), rest.as_ref(), apply);
-            if child.is_unused() {
-                node.children.remove(&level);
-            }
-        }
+        _ => node.children.change(&level, |child| change_node(child, rest.as_ref(), apply)),
     }
 }
 
@@ -253,6 +309,27 @@ mod tests {
                 prop_assert!(table.places(AppId(2), topic).is_empty());
             }
         }
+    }
+
+    const _: () = assert!(size_of::<Node<ShardSet>>() <= 96);
+
+    #[test]
+    fn table_with_many_children_when_they_go_one_by_one_then_matches_and_empties() {
+        let mut table = RouteTable::new();
+        let filter = |n: u16| TopicFilter::parse(format!("a/{n}/+")).unwrap();
+        let topic = |n: u16| TopicName::parse(format!("a/{n}/x")).unwrap();
+        for n in 0..40 {
+            table.add(APP, &filter(n), ShardId(n));
+        }
+        for gone in 0..40 {
+            for n in 0..40 {
+                let found: Vec<_> = table.places(APP, &topic(n)).iter().collect();
+                let want: Vec<_> = (n >= gone).then_some(ShardId(n)).into_iter().collect();
+                assert_eq!(found, want);
+            }
+            table.remove(APP, &filter(gone), ShardId(gone));
+        }
+        assert!(table.wild.is_empty());
     }
 
     #[test]
