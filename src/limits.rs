@@ -151,6 +151,8 @@ pub const SHARED_PAYLOAD_BYTES_MIN: usize = 2 * 1024;
 
 /// Connections that the kernel holds for a listener before they are accepted.
 pub const LISTEN_BACKLOG: i32 = 4_096;
+/// File descriptors that sockets leave to the log and the state, where the limit allows it.
+pub const FILES_RESERVED: u64 = 64;
 /// Connections that a listener takes before other tasks of its thread have their turn.
 pub const ACCEPTS_PER_POLL: usize = 64;
 

@@ -190,7 +190,8 @@ impl Link<dyn Socket> {
         self.assign(flag::DURABLE, terms.durable);
         self.set(flag::CONNECTED);
         self.receive_maximum.set(terms.receive_maximum.get());
-        self.packet_bytes_max.set(terms.packet_bytes_max);
+        // No length beyond it can be written, whatever the client takes.
+        self.packet_bytes_max.set(terms.packet_bytes_max.min(limits::MQTT_PACKET_BYTES_MAX));
         self.keep_alive_secs.set(terms.keep_alive_secs);
         Worker::with(|worker| {
             let aliases = terms.topic_alias_maximum.min(self.limits(worker).topic_aliases_max);

@@ -3,13 +3,16 @@
 //! - Owns: listening sockets until their worker takes them; each connection's socket inside its link.
 //! - Takes: an address. Gives: accepted sockets, on the worker that accepted them.
 //! - Bound: `limits::LISTEN_BACKLOG`; `limits::ACCEPTS_PER_POLL` before other tasks have their turn;
-//!   whoever opens the connection bounds their number.
+//!   whoever opens the connection bounds their number. The last descriptors of the process are not for
+//!   sockets, or clients that only connect could keep the log from being written.
 //! - Source: socket(7) `SO_REUSEPORT`: the kernel spreads connections over the workers' listeners.
 
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
     net::{Shutdown, SocketAddr, TcpListener as StdListener},
+    os::fd::AsRawFd as _,
+    sync::OnceLock,
     task::{Context, Poll},
     time::Duration,
 };
@@ -22,7 +25,11 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::{actors::socket::Socket, limits};
+use crate::{
+    actors::{socket::Socket, worker::Worker},
+    limits,
+    metrics::ProcessUsage,
+};
 
 /// How long a listener waits when the process has no file descriptor left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -122,6 +129,10 @@ fn poll_accept(
     for _ in 0..limits::ACCEPTS_PER_POLL {
         match listener.poll_accept(cx) {
             Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok((stream, _))) if is_reserved(&stream) => {
+                tracing::debug!("no descriptor is left for this connection, socket closed");
+                Worker::with(|worker| worker.counters().connections_refused.add(1));
+            }
             Poll::Ready(Ok((stream, _))) => open(TcpSocket(stream)),
             Poll::Ready(Err(error)) if is_of_one_connection(&error) => {}
             Poll::Ready(Err(error)) => return Poll::Ready(error),
@@ -129,6 +140,16 @@ fn poll_accept(
     }
     cx.waker().wake_by_ref();
     Poll::Pending
+}
+
+/// Tells whether a socket has one of the last descriptors: the lowest free one is taken each time.
+pub(super) fn is_reserved(stream: &TcpStream) -> bool {
+    static END: OnceLock<u64> = OnceLock::new();
+    let end = END.get_or_init(|| match ProcessUsage::read().max_fds {
+        0 => u64::MAX,
+        max => max - limits::FILES_RESERVED.min(max / 4),
+    });
+    u64::try_from(stream.as_raw_fd()).is_ok_and(|descriptor| descriptor >= *end)
 }
 
 /// Errors of accept(2) that say nothing about the listener.

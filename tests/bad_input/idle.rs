@@ -6,6 +6,7 @@ use crate::{
     bad_input::{Healthy, allow_open_files},
     delivery::alone,
     support::{
+        mqtt_client::Received,
         node::Node,
         process::{open_files, resident_kib},
         wait::{let_pass, now, wait_until, wait_until_within},
@@ -131,5 +132,30 @@ fn connections_beyond_the_limit_of_a_listener_are_closed_at_once() {
                 crate::support::packet::Packet::Connack { code: 0, .. }
             )
         )
+    });
+}
+
+#[test]
+fn sockets_leave_descriptors_to_the_log() {
+    let node = Node::start_under(
+        &["prlimit", "--nofile=160:160"],
+        &[("storage.durability", "os"), ("storage.checkpoint_bytes", "4 MiB")],
+    );
+    let broker = node.broker();
+    let mut absent = broker.v5("absent").durable().connect();
+    absent.subscribe("d", 1);
+    absent.disconnect();
+    let mut from = broker.v5("from").connect();
+    let crowd: Vec<_> = (0..400).map(|_| std::net::TcpStream::connect(broker.mqtt())).collect();
+    // More than two segments, so that files are opened while the crowd is there.
+    let body = "x".repeat(500_000);
+    for _ in 0..150 {
+        from.publish("d", &body, 1);
+    }
+    drop(crowd);
+    wait_until("others are served again", || {
+        let mut client = broker.v5("after").open();
+        client.send_raw(&broker.v5("after").connect_bytes())
+            && !matches!(client.receive(client.patience), Received::Closed)
     });
 }

@@ -40,7 +40,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::upgrade::{Endpoints, Upgraded, judge};
-use crate::{clock, limits};
+use crate::{clock, front::transport, limits};
 
 /// What a port allows.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +145,8 @@ async fn accept<S>(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let Some(place) = Place::take(&connections, settings.connections_max) else {
+                let place = Place::take(&connections, settings.connections_max);
+                let Some(place) = place.filter(|_| !transport::is_reserved(&stream)) else {
                     refuse_full(&stream);
                     continue;
                 };
