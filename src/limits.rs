@@ -210,10 +210,10 @@ pub const READER_RETRY: Duration = Duration::from_millis(200);
 
 // ---- shard ----
 
-/// Ids of stored messages that a shard remembers to recognise a double (ONCE).
+/// Slots of message ids (exchanges of QoS 2 under way, wills) that a shard remembers to recognise a double.
 pub const DEDUP_IDS_MAX: usize = 65_536;
-/// Positions beyond its cursor that a session remembers as acknowledged; a reader keeps its window of
-/// QoS 2 deliveries below it.
+/// Positions beyond its cursor that a session remembers as acknowledged; `model::reader::SPAN_MAX` keeps
+/// every reader below it.
 pub const BEYOND_MAX: usize = 8_192;
 /// Index items that one acknowledgement may trim; the rest is left to `Tick`.
 pub const TRIM_INLINE_ITEMS: u32 = 1_024;

@@ -256,6 +256,7 @@ impl Connection {
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),
             Event::Ended(ticket, reply) => self.on_in_ended(ticket, &reply),
+            Event::Refused(ticket, reason, reply) => self.on_refused(ticket, reason, &reply),
             Event::Controlled(controlled) => self.on_controlled(*controlled),
             Event::Page(_)
             | Event::OutBegun(_)

@@ -118,8 +118,8 @@ pub(super) struct DurableReader {
     epoch: Epoch,
     reader: Reader,
     prepared: Option<Prepared>,
-    /// QoS 2 in, in order of receipt.
-    pub(super) beginnings: Beginnings,
+    /// QoS 2 in, once there is something.
+    beginnings: Option<Box<Beginnings>>,
     /// PUBRECs being written; most sessions never have one.
     releases: Option<Box<ReleaseOrder>>,
     /// Acks since the last report.
@@ -143,9 +143,10 @@ impl DurableReader {
         Self {
             session,
             epoch: claimed.epoch,
-            reader: Reader::new(window, claimed.cursor, unfinished),
+            reader: Reader::new(window, claimed.cursor, unfinished).with_beyond(&claimed.beyond),
             prepared: None,
-            beginnings: Beginnings::default(),
+            beginnings: (!claimed.incoming.is_empty())
+                .then(|| Box::new(Beginnings::resume(&claimed.incoming))),
             releases: None,
             acks: 0,
             reporting: false,
@@ -167,6 +168,16 @@ impl DurableReader {
     /// Notes that new messages wait.
     pub(super) fn log_grew(&mut self) {
         self.reader.grew();
+    }
+
+    /// The client's own QoS 2 publishes.
+    pub(super) fn beginnings(&mut self) -> &mut Beginnings {
+        self.beginnings.get_or_insert_default()
+    }
+
+    /// Tells whether some of them wait for their packet ids.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.beginnings.as_ref().is_some_and(|beginnings| !beginnings.is_empty())
     }
 
     /// Reads nothing more until [`DurableReader::go_on`]: a shared subscription ends, and what lies behind

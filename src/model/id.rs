@@ -24,6 +24,37 @@ pub struct SessionKey(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MessageId(pub u128);
 
+impl MessageId {
+    /// Names a message within `slot`: a later message of the same slot says that nobody asks for an earlier
+    /// one any more.
+    #[must_use]
+    pub fn in_slot(slot: u64, unique: u64) -> Self {
+        Self(u128::from(slot) << 64 | u128::from(unique))
+    }
+
+    /// Names a message that `publisher` sends with QoS 2 in its exchange number `exchange`: no other
+    /// exchange that is under way has this number.
+    #[must_use]
+    pub fn in_exchange(publisher: SessionKey, exchange: u16, unique: u64) -> Self {
+        let [.., a, b, c, d, e, f] = publisher.0.to_be_bytes();
+        let [g, h] = exchange.to_be_bytes();
+        Self::in_slot(u64::from_be_bytes([a, b, c, d, e, f, g, h]), unique)
+    }
+
+    /// Returns the slot.
+    #[must_use]
+    pub fn slot(self) -> u64 {
+        u64::try_from(self.0 >> 64).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the number of the exchange, if it was made by [`MessageId::in_exchange`].
+    #[must_use]
+    pub fn exchange(self) -> u16 {
+        let [.., g, h] = self.slot().to_be_bytes();
+        u16::from_be_bytes([g, h])
+    }
+}
+
 /// How often a session was claimed; a write with an older epoch is refused (FENCED).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,

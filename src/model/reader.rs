@@ -4,7 +4,7 @@
 //! - Owns: deliveries in flight of one connection, in order of position; the cursor.
 //! - Takes: unfinished deliveries of the last connection, pages, acks, news that the log grew.
 //! - Gives: steps to perform in order, ids to commit first, the cursor to report.
-//! - Bound: the client's receive maximum; nothing is read that could not be sent.
+//! - Bound: the client's receive maximum; `SPAN_MAX` deliveries from the oldest unacknowledged on; nothing is read that could not be sent.
 //! - Source: MQTT 5.0 sections 4.3.3, 4.4, 4.6, 4.9; design of "in flight" in ARCHITECTURE.md.
 //!
 //! ```text
@@ -65,6 +65,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
 }
 
+/// Most deliveries from the oldest unacknowledged one on, with what is acknowledged behind it: so the log
+/// can remember all of the latter.
+pub const SPAN_MAX: usize = 8_192;
+
 /// After every message.
 const END: Position = Position { entry: u64::MAX, offset: u32::MAX };
 
@@ -112,6 +116,8 @@ pub struct Reader {
     last_id: u16,
     /// QoS 2 ids whose end has to be written.
     completed: Vec<u16>,
+    /// Acknowledged over earlier connections, behind something that is not.
+    earlier: VecDeque<Position>,
     cursor: Position,
     reported: Position,
     /// Finished deliveries behind an unfinished one that were not reported yet.
@@ -142,10 +148,24 @@ impl Reader {
             ids,
             last_id,
             completed: Vec::new(),
+            earlier: VecDeque::new(),
             cursor,
             reported: cursor,
             beyond_untold: 0,
         }
+    }
+
+    /// Adds what the log knows as acknowledged beyond the cursor, ascending.
+    #[must_use]
+    pub fn with_beyond(mut self, beyond: &[Position]) -> Self {
+        self.earlier = beyond.iter().copied().collect();
+        self
+    }
+
+    /// Tells whether so much lies behind the oldest unacknowledged delivery that nothing new is begun. What
+    /// is resumed always goes on: it was counted before.
+    fn is_spanned(&self) -> bool {
+        self.resume.is_empty() && self.flights.len() + self.earlier.len() >= SPAN_MAX
     }
 
     /// Notes that new messages wait.
@@ -158,7 +178,7 @@ impl Reader {
     /// [`Reader::plan`] or [`Reader::failed`].
     pub fn want(&mut self) -> Option<Want> {
         let free = usize::from(self.window).saturating_sub(self.unfinished);
-        if self.busy || self.hold.is_on() || free == 0 || self.caught_up {
+        if self.busy || self.hold.is_on() || free == 0 || self.caught_up || self.is_spanned() {
             return None;
         }
         self.busy = true;
@@ -319,6 +339,9 @@ impl Reader {
     }
 
     fn begin(&mut self, position: Position, qos: Qos, plan: &mut Plan) -> Option<NonZeroU16> {
+        if self.is_spanned() {
+            return None;
+        }
         let packet_id = self.next_id()?;
         let progress = if qos == Qos::ExactlyOnce {
             plan.commit.push((packet_id.get(), position));
@@ -369,6 +392,9 @@ impl Reader {
         let next = self.resume.front().map_or(END, |front| front.position);
         if self.flights.is_empty() && self.read_to < next {
             self.cursor = self.cursor.max(self.read_to);
+        }
+        while self.earlier.front().is_some_and(|front| *front <= self.cursor) {
+            self.earlier.pop_front();
         }
     }
 }

@@ -133,7 +133,7 @@ pub(super) fn will(session: SessionKey, epoch: Epoch) -> Vec<u8> {
     of_session(session, WILL, &epoch.0.to_be_bytes())
 }
 
-/// Returns the identity of a will: the same whoever publishes it, however often.
+/// Returns the identity of a will: the same whoever publishes it, however often; in a slot of its own.
 pub(super) fn will_id(session: SessionKey, epoch: Epoch) -> MessageId {
     let mut hasher = SipHasher24::new();
     hasher.write(b"will");
@@ -149,8 +149,10 @@ pub(super) fn chunk_id(shard: u16, (log, start): (u64, Position), from: Position
     hasher.write_u16(shard);
     hasher.write_u64(log);
     hasher.write(&position_bytes(start));
+    let slot = hasher.finish128().h1;
     hasher.write(&position_bytes(from));
-    MessageId(hasher.finish128().as_u128())
+    // A chunk is moved before the next one is sent.
+    MessageId::in_slot(slot, hasher.finish128().h2)
 }
 
 /// Every key of every session.

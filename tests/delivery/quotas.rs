@@ -113,3 +113,23 @@ fn retained_messages_when_at_their_limit_can_be_replaced_and_cleared() {
     assert_eq!(retain(110, "x"), QUOTA_EXCEEDED);
     assert_eq!(metric(node.broker().http(), "hongqiao_retained_messages "), Some(100.0));
 }
+
+#[test]
+fn packet_id_of_a_refused_qos_2_publish_is_free_for_another_message() {
+    let node = node();
+    absent(node.broker(), "absent", "a");
+    let mut from = node.broker().v5("from").durable().connect();
+    fill(&mut from, |_| "a".to_owned());
+    let mut to = node.broker().v5("to").connect();
+    to.subscribe("b", 2);
+    let payload = vec![b'x'; PAYLOAD_BYTES];
+    let refused = Publish { payload, id: 60_000, ..message("a", "", 2) };
+    assert_eq!(from.publish_code(refused), QUOTA_EXCEEDED);
+    from.publish_with(Publish { id: 60_000, ..message("b", "another", 2) });
+    assert_eq!(to.expect_publish().text(), "another");
+    from.cut();
+    // Nothing of it is open for the next connection either.
+    let mut from = node.broker().v5("from").durable().connect();
+    from.publish_with(Publish { id: 60_000, ..message("b", "a third", 2) });
+    assert_eq!(to.expect_publish().text(), "a third");
+}

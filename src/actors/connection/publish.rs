@@ -15,6 +15,7 @@ use std::{num::NonZeroU16, sync::Arc};
 
 use crate::{
     actors::{
+        appender::SubmitError,
         beginnings::Beginning,
         durable_reader::Trouble,
         publish::{Outcome, Published},
@@ -22,7 +23,6 @@ use crate::{
     },
     clock, limits,
     model::{
-        id::MessageId,
         message::{Message, Qos},
         reason::Reason,
         session::{
@@ -34,7 +34,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Stop, flag, work::Submitted};
+use super::{Connection, Event, Stop, backend::Later, flag, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -97,7 +97,7 @@ impl Connection {
 
     pub(super) fn on_publish(&mut self, publish: Publish, batch: &mut Batch) -> Result<(), Stop> {
         self.check(&publish)?;
-        let (mut message, packet_id) = self.message(publish, batch)?;
+        let (message, packet_id) = self.message(publish, batch)?;
         let qos = message.qos;
         batch.received[qos as usize] += 1;
         match (qos, packet_id) {
@@ -112,7 +112,7 @@ impl Connection {
                 if !open {
                     return Ok(());
                 }
-                message.id = Some(MessageId(rand::random()));
+                // Without storage nothing is sent again on another connection: no id is needed.
                 if self.durable.is_some() {
                     self.begin_second(packet_id, message);
                     return Ok(());
@@ -213,14 +213,19 @@ impl Connection {
     }
 
     /// Writes down which message the packet id carries; the rest follows the reply.
-    fn begin_second(&mut self, packet_id: NonZeroU16, message: Message) {
+    fn begin_second(&mut self, packet_id: NonZeroU16, mut message: Message) {
         let bytes = message.payload.len();
         let ticket = self.intake().owe(Some((AckKind::Pubrec, packet_id)), bytes);
-        let Some(id) = message.id else { return };
         let (session, epoch) = (self.session(), self.epoch());
         let Some(durable) = &mut self.durable else { return };
-        let number =
-            durable.beginnings.begin(Beginning { ticket, message, committed: false, again: false });
+        let id = durable.beginnings().id_for(session, packet_id);
+        message.id = Some(id);
+        let number = durable.beginnings().begin(Beginning {
+            ticket,
+            message,
+            committed: false,
+            again: false,
+        });
         let command = Command::InBegin { key: session, epoch, packet_id: packet_id.get(), id };
         let reply = self.backend.submit(session, command);
         self.works.push(async move { Event::Begun(number, reply.await) });
@@ -231,7 +236,7 @@ impl Connection {
         let refused = match reply {
             Ok(Reply::InBegun { known }) => {
                 if let Some(durable) = &mut self.durable {
-                    durable.beginnings.begun(number, *known);
+                    durable.beginnings().begun(number, *known);
                 }
                 None
             }
@@ -244,11 +249,36 @@ impl Connection {
         };
         let durable = self.durable.as_mut();
         if let Some(reason) = refused
-            && let Some(ticket) = durable.and_then(|durable| durable.beginnings.give_up(number))
+            && let Some(ticket) = durable.and_then(|durable| durable.beginnings().give_up(number))
         {
-            self.settle(ticket, Err(reason));
+            let written = !matches!(
+                reply,
+                Ok(Reply::Fenced)
+                    | Err(SubmitError::Overloaded
+                        | SubmitError::DiskFull
+                        | SubmitError::Unavailable)
+            );
+            self.refuse_begun(ticket, reason, written);
         }
         self.publish_begun();
+    }
+
+    /// Refuses a publish whose packet id was not written now; it may be known of an earlier connection.
+    fn refuse_begun(&mut self, ticket: Ticket, reason: Reason, written: bool) {
+        let packet_id = self.intake().pubrec_of(ticket);
+        let known = packet_id.zip(self.durable.as_mut()).is_some_and(|(packet_id, durable)| {
+            let known = written || durable.beginnings().is_resumed(packet_id);
+            if !known {
+                durable.beginnings().close(packet_id);
+            }
+            known
+        });
+        if known {
+            self.settle(ticket, Err(reason));
+        } else {
+            self.intake().settle(ticket, reason);
+            self.send_ready();
+        }
     }
 
     /// Publishes what has its packet id written, in the order of receipt.
@@ -258,7 +288,7 @@ impl Connection {
         }
         let Some(durable) = &mut self.durable else { return };
         let (again, new): (Vec<_>, Vec<_>) =
-            durable.beginnings.take_begun().into_iter().partition(|begun| begun.again);
+            durable.beginnings().take_begun().into_iter().partition(|begun| begun.again);
         let split = |begun: Vec<Beginning>| -> (Vec<_>, Vec<_>) {
             begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip()
         };
@@ -324,15 +354,54 @@ impl Connection {
 
     fn await_outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         match outcome {
-            Outcome::Done(outcome) => self.intake().settle(ticket, reason_of(outcome)),
+            Outcome::Done(outcome) if !self.ends_exchange(ticket, outcome) => {
+                self.intake().settle(ticket, reason_of(outcome));
+            }
+            Outcome::Done(_) => {}
             Outcome::Pending(part) => self.works.push_publish(ticket, part),
         }
     }
 
     /// A publish has come out.
     pub(super) fn settle(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
-        self.intake().settle(ticket, reason_of(outcome));
-        self.send_ready();
+        if !self.ends_exchange(ticket, outcome) {
+            self.intake().settle(ticket, reason_of(outcome));
+            self.send_ready();
+        }
+    }
+
+    /// A PUBREC that refuses ends the exchange (MQTT 5.0 section 4.3.3): before the client may use the packet
+    /// id for another message, the shard must not take that for this one. `true`: the PUBREC waits.
+    fn ends_exchange(&mut self, ticket: Ticket, outcome: Result<(), Reason>) -> bool {
+        let Err(reason) = outcome else { return false };
+        // 3.1.1 is closed instead, and its client sends the same message again.
+        if self.durable.is_none() || !self.is_v5() {
+            return false;
+        }
+        let Some(packet_id) = self.intake().pubrec_of(ticket) else { return false };
+        let reply = self.end_exchange(packet_id);
+        self.works.push(async move { Event::Refused(ticket, reason, reply.await) });
+        true
+    }
+
+    /// Writes the end of a packet id.
+    fn end_exchange(&mut self, packet_id: NonZeroU16) -> Later<Submitted> {
+        if let Some(durable) = &mut self.durable {
+            durable.beginnings().close(packet_id);
+        }
+        let (key, epoch) = (self.session(), self.epoch());
+        self.backend.submit(key, Command::InEnd { key, epoch, packet_id: packet_id.get() })
+    }
+
+    /// The packet id of a refused publish is free, or the session cannot go on.
+    pub(super) fn on_refused(&mut self, ticket: Ticket, reason: Reason, reply: &Submitted) {
+        match reply {
+            Ok(Reply::InEnded(_)) => {
+                self.intake().settle(ticket, reason);
+                self.send_ready();
+            }
+            reply => self.on_in_ended(ticket, reply),
+        }
     }
 
     /// Sends the acks whose turn it is.
@@ -364,9 +433,7 @@ impl Connection {
         if self.durable.is_none() {
             return self.settle(ticket, Ok(()));
         }
-        let (key, epoch) = (self.session(), self.epoch());
-        let command = Command::InEnd { key, epoch, packet_id: packet_id.get() };
-        let reply = self.backend.submit(key, command);
+        let reply = self.end_exchange(packet_id);
         self.works.push(async move { Event::Ended(ticket, reply.await) });
     }
 

@@ -41,6 +41,8 @@ pub(in crate::actors) enum Event {
     Begun(u64, Submitted),
     /// QoS 2 in: the end of a packet id is written.
     Ended(Ticket, Submitted),
+    /// QoS 2 in: the end of the packet id of a publish that is refused is written.
+    Refused(Ticket, Reason, Submitted),
     /// SUBSCRIBE or UNSUBSCRIBE is done: what is to be told.
     Controlled(Box<super::subscribe::Controlled>),
     /// A page of the log.

@@ -2,16 +2,13 @@
 //!
 //! - Owns: nothing; deliveries and cursor belong to [`Reader`]. Takes: acks, outcomes of commits.
 //! - Gives: what to commit or to send for an ack; reports (the cursor, and what lies beyond it).
-//! - Bound: `BEYOND_MAX` positions in one report.
+//! - Bound: `SPAN_MAX` positions in one report.
 //! - Source: MQTT 5.0 sections 4.3.2 and 4.3.3.
 
 use std::num::NonZeroU16;
 
 use super::{AHEAD, Flight, Progress, Reader};
 use crate::model::{id::Position, message::Qos, wire::AckKind};
-
-/// Most positions beyond the cursor in one report.
-const BEYOND_MAX: usize = 4_096;
 
 /// What an ack of the client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +114,6 @@ impl Reader {
         self.reported = self.cursor;
         let untold = self.flights.iter_mut().filter(|flight| flight.is_untold());
         let beyond: Vec<_> = untold
-            .take(BEYOND_MAX)
             .map(|flight| {
                 flight.told = true;
                 flight.position

@@ -78,6 +78,39 @@ fn page_when_asked_for_before_a_hold_then_outdated_even_if_it_comes_after() {
 }
 
 #[test]
+fn span_when_the_oldest_is_never_acknowledged_then_reading_stops_over_reconnects_too() {
+    let mut window = reader(u16::MAX, vec![]);
+    let (mut next, mut told) = (1_u64, Vec::new());
+    for _ in 0..4 {
+        // All but the first are acknowledged, as far as anything comes.
+        while let Some(want) = window.want() {
+            let messages: Vec<_> = (next..next + want.messages.min(1_000) as u64).collect();
+            let page: Vec<_> =
+                messages.iter().map(|entry| (at(*entry), Qos::AtLeastOnce)).collect();
+            let end = at(next + page.len() as u64 - 1);
+            for step in window.plan(page, end, false).steps {
+                let Step::Publish { packet_id: Some(packet_id), dup, .. } = step else { panic!() };
+                next += u64::from(!dup);
+                if packet_id != id(1) {
+                    window.acked(AckKind::Puback, packet_id, true);
+                }
+            }
+            told.extend(window.acknowledge().map(|(_, beyond)| beyond).unwrap_or_default());
+        }
+        assert_eq!((told.len(), window.cursor()), (SPAN_MAX - 1, Position::START));
+        // The next connection reads its first message again, then goes on behind the others.
+        let first = Flight::unfinished(id(1), at(1), Qos::AtLeastOnce, false);
+        window = Reader::new(id(u16::MAX), Position::START, vec![first]).with_beyond(&told);
+        assert_eq!(window.want().unwrap().after, Position::START);
+        window.plan([(at(1), Qos::AtLeastOnce)], at(next - 1), false);
+    }
+    assert_eq!(window.want(), None);
+    window.acked(AckKind::Puback, id(1), true);
+    assert!(window.cursor() >= *told.last().unwrap());
+    assert!(window.want().is_some());
+}
+
+#[test]
 fn acks_out_of_order_then_cursor_stays_and_the_rest_is_told_beyond() {
     let mut reader = reader(8, vec![]);
     reader.want().unwrap();

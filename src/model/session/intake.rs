@@ -165,6 +165,13 @@ impl Intake {
         }
     }
 
+    /// Returns the packet id whose PUBREC waits for this ticket; `None` if another ack does.
+    #[must_use]
+    pub fn pubrec_of(&self, ticket: Ticket) -> Option<NonZeroU16> {
+        let owed = self.owed.get(ticket.0.wrapping_sub(self.first) as usize)?;
+        owed.ack.and_then(|(kind, packet_id)| (kind == AckKind::Pubrec).then_some(packet_id))
+    }
+
     /// Takes the next ack that may be sent: the oldest thing owed, once it is settled.
     pub fn pop_ready(&mut self) -> Option<Ack> {
         loop {

@@ -2,19 +2,21 @@
 //!
 //! - Takes: `Acknowledge`, and cursors that a full queue moves. Gives: a written `ProgressRecord`; logs are
 //!   trimmed behind the slowest reader.
-//! - Bound: `BEYOND_MAX` positions beyond the cursor are kept, the oldest; what is acknowledged further
-//!   out counts once the cursor comes near, or is delivered again after a resume.
+//! - Bound: `BEYOND_MAX` positions beyond the cursor are kept, the oldest. A reader never has more (its
+//!   `SPAN_MAX`), so nothing that was acknowledged is delivered again (ONCE).
 
 use super::{Entry, OPEN, Session, State, limit_of};
 use crate::{
     limits::BEYOND_MAX,
-    model::id::Position,
+    model::{id::Position, reader::SPAN_MAX},
     shard::{
         index::amount_at,
         key,
         record::{ProgressRecord, Record as _},
     },
 };
+
+const _: () = assert!(SPAN_MAX <= BEYOND_MAX);
 
 impl State {
     pub(super) fn acknowledge(

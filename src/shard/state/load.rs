@@ -138,7 +138,7 @@ impl State {
     }
 }
 
-fn scan_all(
+pub(super) fn scan_all(
     store: &dyn Store,
     (mut from, to): (Vec<u8>, Vec<u8>),
     mut take: impl FnMut(&[u8], &[u8]),

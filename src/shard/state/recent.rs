@@ -1,8 +1,12 @@
-//! The window of message ids that were appended before (ONCE).
+//! The ids of messages that were appended before (ONCE).
 //!
-//! - Owns: the newest `DEDUP_IDS_MAX` ids of messages that were stored, and what was replied.
-//! - Bound: that many, about 100 bytes each; in the store in chunks of `CHUNK_IDS`, the oldest chunk goes
-//!   when a new one begins. A message whose id has left the window is a new one.
+//! - Owns: for each slot of ids the newest, and what was replied. A slot is one exchange of QoS 2 of one
+//!   publisher, one will, one orphan: a new id in it says that nobody sends the one before again. So an id
+//!   lives as long as its packet id is open in its publisher's session, however much is appended meanwhile.
+//! - Bound: `DEDUP_IDS_MAX` slots, about 150 bytes each. With more the oldest are forgotten, and a message
+//!   that is sent again after that is a new one. An id that matched no log is not kept: nobody has it.
+//! - In the store: chunks of `CHUNK_IDS`; new ids go into the last one. Chunks from the front on are
+//!   rewritten to the back when half of all stored ids are out of date.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,48 +24,79 @@ use crate::{
 
 /// Ids in a chunk; it stays under 4 KiB.
 const CHUNK_IDS: usize = 64;
+/// Chunks that may be there whatever they hold.
+const CHUNKS_MIN: usize = 8;
+/// Chunks that are looked at when a new one begins.
+const CLEAN_CHUNKS: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Recent {
-    by_id: BTreeMap<MessageId, RecentItem>,
-    /// Chunks with their number, oldest first; the last one takes more.
-    chunks: VecDeque<(u64, Vec<MessageId>)>,
+    /// By slot.
+    live: BTreeMap<u64, RecentItem>,
+    /// Chunks with their number, oldest first, as they are stored; the last one takes more.
+    chunks: VecDeque<(u64, Vec<RecentItem>)>,
     /// Numbers of the chunks that changed since they were written.
     dirty: Vec<u64>,
-    /// Numbers of the chunks that left the window.
+    /// Numbers of the chunks that are gone.
     gone: Vec<u64>,
 }
 
 impl Recent {
     pub(super) fn get(&self, id: MessageId) -> Option<RecentItem> {
-        self.by_id.get(&id).copied()
+        self.live.get(&id.slot()).filter(|item| item.id == id).copied()
     }
 
     pub(super) fn add(&mut self, id: MessageId, position: Position, sessions: u32) {
-        self.by_id.insert(id, RecentItem { id, position, sessions, dropped: 0 });
+        let item = RecentItem { id, position, sessions, dropped: 0 };
+        self.live.insert(id.slot(), item);
+        if self.push(item) {
+            self.clean();
+        }
+    }
+
+    /// Puts an id at the end; `true` if a chunk begins with it.
+    fn push(&mut self, item: RecentItem) -> bool {
         let full = self.chunks.back().is_none_or(|(_, ids)| ids.len() >= CHUNK_IDS);
         if full {
             let number = self.chunks.back().map_or(0, |(number, _)| number + 1);
             self.chunks.push_back((number, Vec::new()));
         }
         if let Some((number, ids)) = self.chunks.back_mut() {
-            ids.push(id);
+            ids.push(item);
             if self.dirty.last() != Some(number) {
                 self.dirty.push(*number);
             }
         }
-        while self.chunks.len() > DEDUP_IDS_MAX / CHUNK_IDS {
-            let Some((number, ids)) = self.chunks.pop_front() else { break };
-            for id in ids {
-                self.by_id.remove(&id);
+        full
+    }
+
+    /// Takes chunks from the front while there are too many: what lives in them goes to the back, or is
+    /// forgotten if too much lives.
+    fn clean(&mut self) {
+        for _ in 0..CLEAN_CHUNKS {
+            let over = self.live.len() > DEDUP_IDS_MAX;
+            let chunks_max = CHUNKS_MIN + 2 * self.live.len() / CHUNK_IDS;
+            if !over && self.chunks.len() <= chunks_max {
+                return;
             }
+            let Some((number, ids)) = self.chunks.pop_front() else { return };
             self.gone.push(number);
+            for item in ids {
+                if self.get(item.id).is_none() {
+                    continue;
+                }
+                if over {
+                    self.live.remove(&item.id.slot());
+                } else {
+                    self.push(item);
+                }
+            }
         }
     }
 
     /// Counts a session that did not get the message; only of this entry.
     pub(super) fn add_dropped(&mut self, id: MessageId) {
-        if let Some(item) = self.by_id.get_mut(&id) {
+        if let Some(item) = self.live.get_mut(&id.slot()).filter(|item| item.id == id) {
             item.dropped += 1;
         }
     }
@@ -70,9 +105,14 @@ impl Recent {
     pub(super) fn write(&mut self, entry: &mut Entry<'_>) {
         for number in self.dirty.drain(..) {
             let found = self.chunks.binary_search_by_key(&number, |(number, _)| *number);
-            let Some((_, ids)) = found.ok().and_then(|at| self.chunks.get(at)) else { continue };
-            let items = ids.iter().filter_map(|id| self.by_id.get(id).copied()).collect();
-            entry.store.put(key::recent(number), RecentRecord(items).to_bytes());
+            let Some((_, ids)) = found.ok().and_then(|at| self.chunks.get_mut(at)) else {
+                continue;
+            };
+            for item in ids.iter_mut() {
+                let live = self.live.get(&item.id.slot());
+                *item = live.filter(|live| live.id == item.id).copied().unwrap_or(*item);
+            }
+            entry.store.put(key::recent(number), RecentRecord(ids.clone()).to_bytes());
         }
         for number in self.gone.drain(..) {
             entry.store.delete(&key::recent(number));
@@ -82,12 +122,12 @@ impl Recent {
     pub(super) fn load(store: &dyn Store) -> Self {
         let mut recent = Self::default();
         let (from, to) = key::all(b'm');
-        for (key, value) in store.scan(&from, &to, DEDUP_IDS_MAX) {
-            let Some(RecentRecord(items)) = RecentRecord::from_bytes(&value) else { continue };
-            let ids = items.iter().map(|item| item.id).collect();
-            recent.chunks.push_back((key::number_of(&key), ids));
-            recent.by_id.extend(items.into_iter().map(|item| (item.id, item)));
-        }
+        super::load::scan_all(store, (from, to), |key, value| {
+            let Some(RecentRecord(items)) = RecentRecord::from_bytes(value) else { return };
+            // Of a slot the last id is the newest: ids are only ever added at the back.
+            recent.live.extend(items.iter().map(|item| (item.id.slot(), *item)));
+            recent.chunks.push_back((key::number_of(key), items));
+        });
         recent
     }
 }

@@ -270,7 +270,7 @@ impl NewMessage {
         Message {
             qos: self.qos,
             publisher: self.publisher.map(SessionKey),
-            id: self.id.map(MessageId),
+            id: self.id.map(|id| MessageId(id << 64)),
             expires_at_ms: self.expired.then_some(NOW),
             ..message(self.topic, &"x".repeat(self.bytes))
         }

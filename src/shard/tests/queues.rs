@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::support::*;
 use crate::{
     model::{
-        id::{Epoch, Position, SessionKey},
+        id::{Epoch, MessageId, Position, SessionKey},
         message::{Message, Qos},
         topic::TopicFilter,
         wire::SubscriptionOptions,
@@ -251,6 +251,86 @@ fn append_when_the_id_is_known_then_the_same_reply_and_nothing_stored() {
     let replies = shard.apply(&[twice.clone(), twice]);
     assert_eq!(replies[0], replies[1]);
     assert_eq!(shard.waiting(7, epoch), ["x", "y", "z"]);
+}
+
+#[test]
+fn append_when_sent_again_after_any_number_of_others_then_known_while_its_exchange_is_open() {
+    let (mut shard, epoch) = one_reader("a");
+    let publisher = SessionKey(1 << 80);
+    let id = |publisher, exchange, unique| MessageId::in_exchange(publisher, exchange, unique);
+    let append_as =
+        |id, payload: &str| append(Message { id: Some(id), ..message("a", payload) }, QUOTA);
+    let stuck = append_as(id(publisher, 0, 1), "stuck");
+    let first = shard.one(stuck.clone());
+    // More than the shard remembers, of this publisher and of another; each exchange ends at once.
+    let others = 2 * u64::try_from(crate::limits::DEDUP_IDS_MAX).unwrap() / 512;
+    for n in 0..others {
+        let batch: Vec<Command> = (0..512)
+            .map(|at| {
+                let publisher = SessionKey(u128::from(1 + at % 2) << 80);
+                append_as(id(publisher, 1 + u16::try_from(at % 32).unwrap(), n * 512 + at), "x")
+            })
+            .collect();
+        let replies = shard.apply(&batch);
+        let Some(Reply::Appended { position, .. }) = replies.last() else { panic!() };
+        shard.acknowledge(7, epoch, *position);
+        if n == others / 2 {
+            shard.reload();
+        }
+    }
+    assert_eq!(shard.one(stuck.clone()), first);
+    shard.reload();
+    assert_eq!(shard.one(stuck), first);
+    assert!(shard.pairs(b'm') < 20, "ids that nobody asks for are not kept");
+    // The exchange goes on to another message: the first one would be new again.
+    shard.one(append_as(id(publisher, 0, 2), "next"));
+    shard.one(append_as(id(publisher, 0, 2), "next"));
+    assert_eq!(shard.waiting(7, epoch), ["next"]);
+}
+
+#[test]
+fn append_when_more_exchanges_are_open_than_remembered_then_the_oldest_is_new_again() {
+    let (mut shard, epoch) = one_reader("a");
+    let append_in = |slot: u64| {
+        let id = Some(MessageId::in_slot(slot, 9));
+        append(Message { id, ..message("a", "x") }, QUOTA)
+    };
+    let max = u64::try_from(crate::limits::DEDUP_IDS_MAX).unwrap();
+    let mut last = Position::START;
+    for from in (0..max).step_by(1_024) {
+        let batch: Vec<Command> = (from..from + 1_024).map(append_in).collect();
+        let replies = shard.apply(&batch);
+        let Some(Reply::Appended { position, .. }) = replies.last() else { panic!() };
+        last = *position;
+        shard.acknowledge(7, epoch, last);
+    }
+    // As many as it holds: all are known.
+    for slot in [0, 1, max / 2, max - 1] {
+        shard.one(append_in(slot));
+    }
+    assert!(shard.waiting(7, epoch).is_empty());
+    // One chunk of 64 more, and the oldest are forgotten; the others are not.
+    let batch: Vec<Command> = (max..max + 65).map(append_in).collect();
+    shard.apply(&batch);
+    let new = shard.waiting(7, epoch).len();
+    assert_eq!(new, 65);
+    for slot in [0, max / 2, max - 1, max] {
+        shard.one(append_in(slot));
+    }
+    assert_eq!(shard.waiting(7, epoch).len(), new + 1);
+    assert!(last > Position::START);
+}
+
+#[test]
+fn append_when_it_matched_nothing_then_a_resend_reaches_who_subscribed_since_once() {
+    let mut shard = Shard::new();
+    let epoch = shard.claim(7).epoch;
+    let command = append(with_id(5, message("a", "x")), QUOTA);
+    shard.one(command.clone());
+    shard.subscribe(7, epoch, &[subscription("a", Qos::ExactlyOnce)]);
+    shard.one(command.clone());
+    shard.one(command);
+    assert_eq!(shard.waiting(7, epoch), ["x"]);
 }
 
 #[test]

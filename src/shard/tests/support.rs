@@ -222,7 +222,7 @@ pub(super) fn message(topic: &str, payload: &str) -> Message {
 }
 
 pub(super) fn with_id(id: u128, message: Message) -> Message {
-    Message { id: Some(MessageId(id)), ..message }
+    Message { id: Some(MessageId(id << 64)), ..message }
 }
 
 pub(super) fn subscription(filter: &str, qos: Qos) -> StoredSubscription {
