@@ -11,6 +11,8 @@
 
 #[path = "support/crowd.rs"]
 mod crowd;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/script.rs"]
 mod script;
 
@@ -150,6 +152,7 @@ fn main() -> anyhow::Result<()> {
         let thread = std::thread::spawn(run).join();
         rows.extend(thread.map_err(|_| anyhow::anyhow!("the bench panicked"))??);
     }
+    println!("{}", machine::line());
     println!("live bytes of one of {connections} connections");
     let bare = rows.first().map_or(1.0, |row| row.bytes);
     for Row { state, bytes } in &rows {

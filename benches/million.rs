@@ -8,6 +8,8 @@
 
 #[path = "support/crowd.rs"]
 mod crowd;
+#[path = "support/machine.rs"]
+mod machine;
 #[path = "support/script.rs"]
 mod script;
 
@@ -171,6 +173,7 @@ async fn run(arguments: &Arguments) -> bool {
         let bytes = resident();
         println!("  {what:<34} {:>8.1} MB  {:>7.1} B each", bytes as f64 / 1e6, each(bytes));
     };
+    println!("{}", machine::line());
     println!("{connections} connections, {workers} workers");
     report("empty");
     let share = connections / u32::from(workers);

@@ -59,7 +59,10 @@ def churn(options, server):
 def idle(*arguments):
     def run(options, server):
         connections = ["--connections", options.connections, "--first", options.connections // 9]
-        return {"bytes": generate(options, server, "idle", *connections, *arguments)["bytes_per_connection"]}
+        slope = generate(options, server, "idle", *connections, *arguments)["bytes_per_connection"]
+        if slope <= 0:
+            raise Failed("memory fell while connections came; measure again with more of them")
+        return {"bytes": slope}
 
     return run
 

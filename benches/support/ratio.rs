@@ -5,11 +5,17 @@
 //! - Bound: `ROUNDS` rounds, in each of which everybody runs once, so that a slow moment of the
 //!   machine falls on all.
 
-use std::hint::black_box;
+#[path = "machine.rs"]
+mod machine;
+
+use std::{hint::black_box, sync::Once};
 
 use hongqiao::clock;
 
 const ROUNDS: usize = 15;
+
+/// The machine is named once, before the first table.
+static NAMED: Once = Once::new();
 
 /// One of those who run: its name, and its work.
 pub(crate) type Runner<'a> = (&'a str, Box<dyn FnMut() -> u64 + 'a>);
@@ -18,6 +24,7 @@ pub(crate) type Runner<'a> = (&'a str, Box<dyn FnMut() -> u64 + 'a>);
 /// and how many times those of the first the others take.
 #[expect(clippy::print_stdout, reason = "a bench talks to a person")]
 pub(crate) fn compare(title: &str, operations: u32, mut runners: Vec<Runner<'_>>) {
+    NAMED.call_once(|| println!("{}", machine::line()));
     let mut times = vec![Vec::with_capacity(ROUNDS); runners.len()];
     for round in 0..=ROUNDS {
         for (runner, times) in runners.iter_mut().zip(&mut times) {
