@@ -14,6 +14,8 @@
 //!                                                                └► Share ─► shard (durable)  
 //! ```
 
+mod members;
+
 use std::{pin::Pin, sync::Arc};
 
 use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Message, Recipient, ResponseFuture};
@@ -23,6 +25,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+
+use members::Members;
 
 use super::{
     appender::{Submit, SubmitError},
@@ -210,7 +214,7 @@ pub struct Offer {
 }
 
 /// Names a member of a group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberKey {
     /// A session that ends with its connection.
     Connection(ConnectionId),
@@ -245,8 +249,7 @@ struct Group {
     app: AppId,
     share: Bytes,
     filter: TopicFilter,
-    members: Vec<Member>,
-    next: usize,
+    members: Members,
 }
 
 /// Where messages go from here.
@@ -265,6 +268,8 @@ pub struct Neighbours {
 /// See the file header.
 pub struct Groups {
     groups: AHashMap<GroupKey, Group>,
+    /// Groups of which a durable session is a member.
+    of_session: AHashMap<SessionKey, SmallVec<[GroupKey; 1]>>,
     table: Arc<GroupTable>,
     neighbours: Neighbours,
 }
@@ -275,7 +280,7 @@ impl Groups {
     /// Creates the groups of one worker.
     #[must_use]
     pub fn new(table: Arc<GroupTable>, neighbours: Neighbours) -> Self {
-        Self { groups: AHashMap::new(), table, neighbours }
+        Self { groups: AHashMap::new(), of_session: AHashMap::new(), table, neighbours }
     }
 
     /// Sends a member its share; the future says when it, or its log, has it.
@@ -318,12 +323,18 @@ impl Groups {
 
     fn remove(&mut self, key: GroupKey, who: MemberKey) -> bool {
         let Some(group) = self.groups.get_mut(&key) else { return false };
-        let before = group.members.len();
-        group.members.retain(|member| member.key != who);
-        let left = group.members.len() < before;
+        let left = group.members.remove(who);
         if group.members.is_empty() {
             self.table.change(group.app, &group.filter, |set| set.0.retain(|each| *each != key));
             self.groups.remove(&key);
+        }
+        if let (true, MemberKey::Session(session)) = (left, who)
+            && let Some(groups) = self.of_session.get_mut(&session)
+        {
+            groups.retain(|each| *each != key);
+            if groups.is_empty() {
+                self.of_session.remove(&session);
+            }
         }
         left
     }
@@ -338,39 +349,25 @@ fn boxed(future: impl Future<Output = Result<(), Reason>> + 'static) -> Handed {
 impl Group {
     /// Deals messages to members in turn; each member gets its share in order.
     fn deal(&mut self, messages: Vec<Arc<Published>>) -> Vec<Share> {
-        let connected = self.members.iter().any(|member| member.connection.is_some());
-        let candidates: Vec<Member> = self
-            .members
-            .iter()
-            .filter(|member| member.connection.is_some() || !connected)
-            .copied()
-            .collect();
         let mut dealt: Vec<Share> = Vec::new();
-        for (nth, message) in messages.into_iter().enumerate() {
-            let turn = self.next % candidates.len().max(1);
-            let Some(member) = candidates.get(turn) else { break };
-            self.next = turn + 1;
-            match dealt.get_mut(nth % candidates.len()) {
+        let mut at = 0;
+        for message in messages {
+            let Some(member) = self.members.turn(|_| true) else { break };
+            // Rounds go over the same members in the same order.
+            let begins = dealt.first().is_none_or(|(first, _)| first.key == member.key);
+            at = if begins { 0 } else { at + 1 };
+            match dealt.get_mut(at) {
                 Some((_, share)) => share.push(message),
-                None => dealt.push((*member, vec![message])),
+                None => dealt.push((member, vec![message])),
             }
         }
         dealt
     }
-}
 
-impl Group {
     /// Picks who gets the next of what another member left: whoever is connected, if anyone is.
     fn choose(&mut self) -> Choice {
-        let fits = |member: &&Member| member.connection.is_some() || member.log().is_some();
-        let connected = self.members.iter().any(|member| member.connection.is_some());
-        let candidates = || {
-            let all = self.members.iter().filter(fits);
-            all.filter(|member| member.connection.is_some() || !connected)
-        };
-        let turn = self.next % candidates().count().max(1);
-        let Some(member) = candidates().nth(turn).copied() else { return Choice::Nobody };
-        self.next = turn + 1;
+        let fits = |member: &Member| member.connection.is_some() || member.log().is_some();
+        let Some(member) = self.members.turn(fits) else { return Choice::Nobody };
         member.log().map_or(Choice::Live(member), |key| Choice::Stored(member, key))
     }
 }
@@ -390,15 +387,13 @@ impl Handler<Join> for Groups {
         let group = self.groups.entry(join.group).or_insert_with(|| {
             self.table.change(join.app, &join.filter, |set| set.0.push(join.group));
             let (app, share, filter) = (join.app, join.share.clone(), join.filter.clone());
-            Group { app, share, filter, members: Vec::new(), next: 0 }
+            Group { app, share, filter, members: Members::default() }
         });
-        let same = |member: &&mut Member| member.key == join.member.key;
-        if let Some(member) = group.members.iter_mut().find(same) {
-            *member = join.member;
-            return false;
+        let new = group.members.put(join.member);
+        if let (true, MemberKey::Session(session)) = (new, join.member.key) {
+            self.of_session.entry(session).or_default().push(join.group);
         }
-        group.members.push(join.member);
-        true
+        new
     }
 }
 
@@ -410,8 +405,7 @@ impl Handler<Leave> for Groups {
             return self.remove(leave.group, leave.who);
         }
         let Some(group) = self.groups.get_mut(&leave.group) else { return false };
-        let found = group.members.iter_mut().find(|member| member.key == leave.who);
-        found.is_some_and(|member| member.connection.take().is_some())
+        group.members.disconnect(leave.who)
     }
 }
 
@@ -419,19 +413,13 @@ impl Handler<SessionsGone> for Groups {
     type Result = ();
 
     fn handle(&mut self, gone: SessionsGone, _ctx: &mut Self::Context) {
-        let keys: Vec<GroupKey> = self.groups.keys().copied().collect();
         for session in gone.0 {
             let who = MemberKey::Session(session);
-            for key in &keys {
+            for key in self.of_session.get(&session).cloned().unwrap_or_default() {
                 // One that is connected has come back: the shard says so if it has not.
-                let ended = self.groups.get(key).is_some_and(|group| {
-                    group
-                        .members
-                        .iter()
-                        .any(|member| member.key == who && member.connection.is_none())
-                });
-                if ended {
-                    self.remove(*key, who);
+                let member = self.groups.get(&key).and_then(|group| group.members.get(who));
+                if member.is_some_and(|member| member.connection.is_none()) {
+                    self.remove(key, who);
                 }
             }
         }
@@ -443,7 +431,8 @@ impl Handler<NotAMember> for Groups {
 
     fn handle(&mut self, not: NotAMember, _ctx: &mut Self::Context) {
         let group = self.groups.get(&not.group);
-        if group.is_some_and(|group| group.members.contains(&not.member)) {
+        let known = group.and_then(|group| group.members.get(not.member.key));
+        if known == Some(&not.member) {
             self.remove(not.group, not.member.key);
         }
     }

@@ -1,0 +1,154 @@
+//! The members of one shared group: found by key, and taken in turn.
+//!
+//! - Owns: one entry per member; an index from `INDEXED_MIN` members on; whose turn it is.
+//! - Takes: joins, leaves, ends of connections. Gives: the member whose turn it is.
+//! - Bound: one entry per session. All but `turn` take constant time in a large group; a turn passes over
+//!   members that are away.
+//! - Source: own design.
+
+use ahash::AHashMap;
+
+use super::{Member, MemberKey};
+
+/// Fewer members are looked through one by one.
+const INDEXED_MIN: usize = 16;
+
+/// See the file header.
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    list: Vec<Member>,
+    /// Places in `list`; empty while there are few.
+    places: AHashMap<MemberKey, usize>,
+    connected: usize,
+    next: usize,
+}
+
+impl Members {
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn get(&self, key: MemberKey) -> Option<&Member> {
+        self.list.get(self.place(key)?)
+    }
+
+    /// Adds a member or replaces it; `true` if it is new.
+    pub(super) fn put(&mut self, member: Member) -> bool {
+        self.connected += usize::from(member.connection.is_some());
+        if let Some(old) = self.place(member.key).and_then(|at| self.list.get_mut(at)) {
+            self.connected -= usize::from(old.connection.is_some());
+            *old = member;
+            return false;
+        }
+        self.list.push(member);
+        if !self.places.is_empty() {
+            self.places.insert(member.key, self.list.len() - 1);
+        } else if self.list.len() == INDEXED_MIN {
+            let places = self.list.iter().enumerate().map(|(at, member)| (member.key, at));
+            self.places = places.collect();
+        }
+        true
+    }
+
+    /// Takes a member out; `false` if it was none.
+    pub(super) fn remove(&mut self, key: MemberKey) -> bool {
+        let Some(at) = self.place(key) else { return false };
+        let gone = self.list.swap_remove(at);
+        self.connected -= usize::from(gone.connection.is_some());
+        if self.list.len() < INDEXED_MIN / 2 {
+            self.places = AHashMap::new();
+        } else if !self.places.is_empty() {
+            self.places.remove(&key);
+            if let Some(moved) = self.list.get(at) {
+                self.places.insert(moved.key, at);
+            }
+        }
+        true
+    }
+
+    /// Notes that the connection of a member has ended; `false` if there was none.
+    pub(super) fn disconnect(&mut self, key: MemberKey) -> bool {
+        let member = self.place(key).and_then(|at| self.list.get_mut(at));
+        let was = member.is_some_and(|member| member.connection.take().is_some());
+        self.connected -= usize::from(was);
+        was
+    }
+
+    /// Gives the next member that fits, of the connected ones if there are any.
+    pub(super) fn turn(&mut self, fits: impl Fn(&Member) -> bool) -> Option<Member> {
+        let all = self.list.len();
+        let anyone = self.connected == 0;
+        for step in 0..all {
+            let at = (self.next + step) % all;
+            let member = self.list.get(at)?;
+            if (anyone || member.connection.is_some()) && fits(member) {
+                self.next = at + 1;
+                return Some(*member);
+            }
+        }
+        None
+    }
+
+    fn place(&self, key: MemberKey) -> Option<usize> {
+        if self.places.is_empty() {
+            return self.list.iter().position(|member| member.key == key);
+        }
+        self.places.get(&key).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{connection_id::ConnectionId, id::SessionKey, wire::SubscriptionOptions};
+
+    fn member(number: u32, connected: bool) -> Member {
+        Member {
+            key: MemberKey::Session(SessionKey(number.into())),
+            connection: connected.then(|| ConnectionId::new(0, 0, number)),
+            options: SubscriptionOptions::default(),
+            subscription_id: 0,
+        }
+    }
+
+    #[test]
+    fn members_when_they_come_and_go_then_each_is_found_and_has_its_turn() {
+        for all in [1, 5, INDEXED_MIN, 60] {
+            let mut members = Members::default();
+            let all = u32::try_from(all).unwrap();
+            for number in 0..all {
+                assert!(members.put(member(number, number % 3 != 0)));
+                assert!(!members.put(member(number, true)), "known");
+            }
+            for left in (0..all).rev() {
+                let mut turns: Vec<u32> = (0..=left)
+                    .map(|_| members.turn(|_| true).unwrap().connection.unwrap().slot())
+                    .collect();
+                turns.sort_unstable();
+                assert!(turns.into_iter().eq(0..=left), "each once in a round");
+                assert!(members.get(member(left, true).key).is_some());
+                assert!(members.remove(member(left, true).key));
+                assert!(!members.remove(member(left, true).key));
+            }
+            assert!(members.is_empty() && members.connected == 0);
+        }
+    }
+
+    #[test]
+    fn turn_when_some_are_connected_then_passes_over_the_others() {
+        let mut members = Members::default();
+        for number in 0..40 {
+            members.put(member(number, true));
+        }
+        for number in (0..40).filter(|number| *number != 7) {
+            assert!(members.disconnect(member(number, true).key));
+            assert!(!members.disconnect(member(number, true).key));
+        }
+        assert_eq!(members.turn(|_| true), Some(member(7, true)));
+        assert_eq!(members.turn(|_| true), Some(member(7, true)));
+        assert!(members.disconnect(member(7, true).key));
+        let first = members.turn(|_| true).unwrap();
+        assert_ne!(members.turn(|_| true), Some(first), "all in turn while nobody is there");
+        assert_eq!(members.turn(|_| false), None);
+    }
+}
