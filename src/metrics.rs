@@ -76,7 +76,7 @@ const fn metric(
 }
 
 /// All metrics, in the order of the page.
-pub const METRICS: [Metric; 31] = [
+pub const METRICS: [Metric; 32] = [
     metric(
         "hongqiao_build",
         "",
@@ -203,6 +203,13 @@ pub const METRICS: [Metric; 31] = [
         &[],
         "Bytes that the write-ahead log takes on disk",
         Gauge(|s| one(s.log_bytes)),
+    ),
+    metric(
+        "hongqiao_log_memory",
+        "bytes",
+        &[],
+        "Bytes of the write-ahead log held in memory until a checkpoint covers them",
+        Gauge(|s| one(s.log_memory_bytes)),
     ),
     metric(
         "hongqiao_table",

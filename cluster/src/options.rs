@@ -38,8 +38,9 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Longest time between an applied command and its checkpoint, when the disk keeps up.
     pub checkpoint_interval: Duration,
-    /// Bytes in the memory tables of all shards that bring a checkpoint forward. One shard's
-    /// table takes no new proposals beyond this.
+    /// Bytes in the memory tables of all shards that bring a checkpoint forward; at twice as many
+    /// proposals wait. Log entries in memory bring one forward at twice, and hold proposals back at
+    /// three times as many.
     pub checkpoint_bytes: usize,
     /// Proposals are refused while the disk has less free space than this.
     pub disk_reserve_bytes: u64,

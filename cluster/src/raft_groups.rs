@@ -88,7 +88,7 @@ impl<M: Machine> Groups<M> {
     ) -> Result<Self, StartError> {
         let Parts { disk, kv, log, health } = parts;
         let base = Arc::new(Base { kv, health: health.clone() });
-        let fill = Arc::new(Fill::new(options.checkpoint_bytes));
+        let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
         let mut stores = Vec::new();
         for shard in 0..options.shards {
             let state = ShardState::open(shard, base.clone()).map_err(|source| StartError::Io {
@@ -204,6 +204,11 @@ async fn start_group<M: Machine>(
         "leader with its log replayed",
     );
     leads.await.map_err(|_| no_leader())?;
+    // The last start may have ended between a checkpoint and its purge; nothing else would ask for it.
+    let stored = shard.store.state.lock().stored.last;
+    if let Some(last) = stored {
+        raft.trigger().purge_log(last.index).await.map_err(|_| no_leader())?;
+    }
     let queue = Arc::new(Queue::default());
     tokio::spawn(Proposer { queue: queue.clone(), raft: raft.clone(), fill, health }.run());
     Ok(Arc::new(Group { shard, queue, raft, ready: Arc::new(AtomicBool::new(true)) }))

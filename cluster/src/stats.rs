@@ -24,6 +24,8 @@ pub struct Stats {
     pub log_written_bytes: u64,
     /// Bytes that the log takes on disk.
     pub log_bytes: u64,
+    /// Bytes of log entries held in memory until a checkpoint covers them.
+    pub log_memory_bytes: u64,
     /// Bytes in memory tables, not in a checkpoint yet.
     pub table_bytes: u64,
     /// Bytes that the state takes on disk.
@@ -54,6 +56,7 @@ impl Stats {
             appends: load(&health.entries),
             log_written_bytes: load(&health.log_written_bytes),
             log_bytes: load(&health.log_bytes),
+            log_memory_bytes: health.memory.bytes() as u64,
             table_bytes: 0,
             state_bytes: 0,
             checkpoints: load(&health.checkpoints),

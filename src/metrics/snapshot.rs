@@ -59,6 +59,8 @@ pub struct Snapshot {
     pub log_written_bytes: u64,
     /// Bytes that the write-ahead log takes on disk.
     pub log_bytes: u64,
+    /// Bytes of the write-ahead log that are held in memory.
+    pub log_memory_bytes: u64,
     /// Bytes applied but not in a checkpoint yet.
     pub table_bytes: u64,
     /// Bytes that the state takes on disk.

@@ -162,6 +162,7 @@ fn add_stats(snapshot: &mut Snapshot, stats: &Stats) {
     snapshot.commands_waiting = stats.proposals_waiting;
     snapshot.log_written_bytes = stats.log_written_bytes;
     snapshot.log_bytes = stats.log_bytes;
+    snapshot.log_memory_bytes = stats.log_memory_bytes;
     snapshot.table_bytes = stats.table_bytes;
     snapshot.state_bytes = stats.state_bytes;
     snapshot.checkpoints = stats.checkpoints;

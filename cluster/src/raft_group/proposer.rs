@@ -146,7 +146,7 @@ impl Proposer {
             tokio::select! {
                 biased;
                 permit = &mut turn => return permit,
-                () = tokio::time::sleep(STALL_TICK) => {}
+                () = tokio::time::sleep(STALL_TICK) => self.fill.nudge(),
             }
         }
     }

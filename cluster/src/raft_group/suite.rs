@@ -60,7 +60,7 @@ fn build(disk: Arc<dyn Disk>, kv: Box<dyn Kv>) -> (Arc<Log>, LogStore, StateMach
     let health = Arc::new(Health::default());
     let (log, _) = Log::open(disk.clone(), 1, Durability::Disk, health.clone()).unwrap();
     let base = Arc::new(Base { kv, health });
-    let fill = Arc::new(Fill::new(options.checkpoint_bytes));
+    let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
     let state = ShardState::open(0, base.clone()).unwrap();
     let store = ShardStore::new(state, 0, base.clone(), fill.clone());
     let checkpointer =

@@ -50,8 +50,13 @@ pub(crate) struct ShardStore {
     pub(crate) fill: Arc<Fill>,
 }
 
-/// How full the memory tables of a node are.
-#[derive(Debug, Default)]
+/// Log entries in memory call for a checkpoint at this many times `checkpoint_bytes` ...
+const LOG_KICK: usize = 2;
+/// ... and hold proposals back at this many times.
+const LOG_MAX: usize = 3;
+
+/// How full the memory tables of a node are, and the log behind them.
+#[derive(Debug)]
 pub(crate) struct Fill {
     active: AtomicUsize,
     frozen: AtomicUsize,
@@ -60,6 +65,9 @@ pub(crate) struct Fill {
     kick: Mutex<Kick>,
     wake: Condvar,
     kick_bytes: usize,
+    health: Arc<Health>,
+    /// The log in memory has called for the next checkpoint.
+    log_kicked: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -69,8 +77,38 @@ struct Kick {
 }
 
 impl Fill {
-    pub(crate) fn new(kick_bytes: usize) -> Self {
-        Self { kick_bytes, ..Self::default() }
+    pub(crate) fn new(kick_bytes: usize, health: Arc<Health>) -> Self {
+        Self {
+            active: AtomicUsize::default(),
+            frozen: AtomicUsize::default(),
+            room: Notify::default(),
+            kick: Mutex::default(),
+            wake: Condvar::default(),
+            kick_bytes,
+            health,
+            log_kicked: AtomicBool::default(),
+        }
+    }
+
+    fn kick(&self) {
+        self.kick.lock().due = true;
+        self.wake.notify_one();
+    }
+
+    /// Asked by whoever has waited for room for a while: what holds it up may have been called off.
+    pub(crate) fn nudge(&self) {
+        if self.is_full() {
+            self.kick();
+        }
+    }
+
+    /// Calls for a checkpoint when the log in memory is large although the tables are not: entries
+    /// whose messages are gone again leave nothing in a table, and stay until they are purged.
+    fn look_at_log(&self) {
+        let large = self.health.memory.bytes() >= self.kick_bytes.saturating_mul(LOG_KICK);
+        if large && !self.log_kicked.swap(true, Ordering::Relaxed) {
+            self.kick();
+        }
     }
 
     /// Counts what an `apply` changed; calls for a checkpoint when there is enough.
@@ -83,10 +121,10 @@ impl Fill {
             // One shard's batch holds up its reads while it is applied: it must not be all of that.
             let one_max = self.kick_bytes / 4;
             if all || (before < one_max && after >= one_max) {
-                self.kick.lock().due = true;
-                self.wake.notify_one();
+                self.kick();
             }
         }
+        self.look_at_log();
     }
 
     fn froze(&self, bytes: usize) {
@@ -104,16 +142,25 @@ impl Fill {
 
     fn is_full(&self) -> bool {
         self.bytes() >= self.kick_bytes.saturating_mul(2)
+            || self.health.memory.bytes() >= self.kick_bytes.saturating_mul(LOG_MAX)
     }
 
     /// Waits until the tables have room for more.
     pub(crate) async fn room(&self) {
         while self.is_full() {
-            let room = self.room.notified();
+            let (room, freed) = (self.room.notified(), self.health.memory.freed.notified());
+            // Registered before the look, so that nothing is missed between it and the wait.
+            tokio::pin!(room, freed);
+            room.as_mut().enable();
+            freed.as_mut().enable();
             if !self.is_full() {
                 return;
             }
-            room.await;
+            self.kick();
+            tokio::select! {
+                () = room => {}
+                () = freed => {}
+            }
         }
     }
 
@@ -211,14 +258,22 @@ impl Checkpointer {
     pub(crate) fn run(&self, news: &News) {
         loop {
             let stopped = self.fill.wait(self.interval);
+            self.fill.log_kicked.store(false, Ordering::Relaxed);
             self.look_at_disk();
             // Marks of the last round's purges; removes segments that are behind.
             self.log.nudge();
             let (stores, pins) = self.dirty();
-            if !stores.is_empty() && self.write(&stores) {
-                news(&stores.iter().map(|store| store.shard).collect::<Vec<_>>());
+            if !stores.is_empty() {
+                self.write(&stores);
             }
             drop(pins);
+            // Also those of earlier rounds: news that comes while a group names a snapshot is lost on it,
+            // and its log would stay until its next checkpoint.
+            let unnamed = self.stores.iter().filter(|store| store.unnamed.load(Ordering::SeqCst));
+            let unnamed: Vec<u16> = unnamed.map(|store| store.shard).collect();
+            if !unnamed.is_empty() {
+                news(&unnamed);
+            }
             if stopped {
                 return;
             }

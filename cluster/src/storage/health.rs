@@ -1,15 +1,17 @@
 //! Whether the disk takes writes: looked at before every proposal, set by whoever meets an error.
 //!
-//! - Owns: three flags and the figures of the flusher.
+//! - Owns: three flags, the figures of the flusher, the count of log bytes in memory.
 //! - Takes: errors and successes of the log and of the checkpoint, free space once per checkpoint tick.
 //! - Gives: `DiskState`; plain numbers for metrics.
 //! - Bound: none; never blocks.
 //! - Source: own design.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
+
+use tokio::sync::Notify;
 
 use crate::error::ProposeError;
 
@@ -46,6 +48,7 @@ pub(crate) struct Health {
     log_failing: AtomicBool,
     state_failing: AtomicBool,
     full: AtomicBool,
+    pub(crate) memory: LogMemory,
     pub(crate) flushes: AtomicU64,
     pub(crate) flush_us: AtomicU64,
     pub(crate) flush_buckets: [AtomicU64; 13],
@@ -55,6 +58,29 @@ pub(crate) struct Health {
     pub(crate) retries: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) checkpoint_us: AtomicU64,
+}
+
+/// Bytes of log entries that are held in memory, of all groups.
+#[derive(Debug, Default)]
+pub(crate) struct LogMemory {
+    bytes: AtomicUsize,
+    /// Signalled when they become fewer.
+    pub(crate) freed: Notify,
+}
+
+impl LogMemory {
+    pub(crate) fn changed(&self, before: usize, after: usize) {
+        if after < before {
+            self.bytes.fetch_sub(before - after, Ordering::Relaxed);
+            self.freed.notify_waiters();
+        } else {
+            self.bytes.fetch_add(after - before, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
 }
 
 impl Health {

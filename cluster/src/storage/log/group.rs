@@ -3,13 +3,17 @@
 //! - Owns: vote, committed, purged, and every entry that is not purged.
 //! - Takes: records, in log order: from openraft while running, from the segments at start.
 //! - Gives: entries by index, without touching the disk.
-//! - Bound: entries are purged behind each checkpoint, so at most about two checkpoints' worth stay.
+//! - Bound: entries are purged behind each checkpoint; their bytes are counted, and call for a checkpoint or
+//!   hold proposals back when they are many (`storage/checkpoint.rs`, `Fill`).
 //! - Source: openraft 0.9 `RaftLogStorage`.
 
 use std::{
     collections::VecDeque,
     ops::{Bound, RangeBounds},
 };
+
+use bytes::Bytes;
+use openraft::EntryPayload;
 
 use super::frame::Record;
 use crate::raft_group::types::{Entry, LogId, Vote};
@@ -21,6 +25,22 @@ pub(crate) struct GroupLog {
     pub(crate) committed: Option<LogId>,
     pub(crate) purged: Option<LogId>,
     entries: VecDeque<Entry>,
+    /// What they hold in memory.
+    bytes: usize,
+}
+
+/// What an entry holds beside its commands: itself, and a handle per command.
+const ENTRY_BYTES: usize = size_of::<Entry>() + 32;
+
+/// Places for entries that an empty log keeps.
+const SPARE_ENTRIES_MAX: usize = 1_024;
+
+fn bytes_of(entry: &Entry) -> usize {
+    let commands = match &entry.payload {
+        EntryPayload::Normal(proposal) => &proposal.commands[..],
+        EntryPayload::Blank | EntryPayload::Membership(_) => &[],
+    };
+    ENTRY_BYTES + commands.iter().map(|command| command.len() + size_of::<Bytes>()).sum::<usize>()
 }
 
 impl GroupLog {
@@ -42,20 +62,30 @@ impl GroupLog {
             return;
         }
         self.truncate(entry.log_id.index);
+        self.bytes += bytes_of(&entry);
         self.entries.push_back(entry);
     }
 
     pub(crate) fn truncate(&mut self, index: u64) {
-        while self.entries.back().is_some_and(|entry| entry.log_id.index >= index) {
-            self.entries.pop_back();
+        while let Some(entry) = self.entries.pop_back_if(|entry| entry.log_id.index >= index) {
+            self.bytes -= bytes_of(&entry);
         }
     }
 
     pub(crate) fn purge(&mut self, id: LogId) {
-        while self.entries.front().is_some_and(|entry| entry.log_id.index <= id.index) {
-            self.entries.pop_front();
+        while let Some(entry) = self.entries.pop_front_if(|entry| entry.log_id.index <= id.index) {
+            self.bytes -= bytes_of(&entry);
+        }
+        // What a burst needed is given back with it.
+        if self.entries.is_empty() && self.entries.capacity() > SPARE_ENTRIES_MAX {
+            self.entries = VecDeque::new();
         }
         self.purged = self.purged.max(Some(id));
+    }
+
+    /// Returns what the entries hold in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn last(&self) -> Option<LogId> {
@@ -98,5 +128,51 @@ impl GroupLog {
         let purged = self.purged.map(Record::Purge);
         let committed = self.committed.map(Record::Committed);
         [vote, purged, committed].into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use openraft::CommittedLeaderId;
+
+    use super::*;
+    use crate::raft_group::types::Proposal;
+
+    fn id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(1, 1), index)
+    }
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        let commands = Arc::from([Bytes::from(vec![0; bytes])]);
+        Entry {
+            log_id: id(index),
+            payload: EntryPayload::Normal(Proposal { commands, waiting: None }),
+        }
+    }
+
+    fn held(log: &GroupLog) -> usize {
+        log.entries.iter().map(bytes_of).sum()
+    }
+
+    #[test]
+    fn bytes_when_entries_come_go_and_are_replaced_then_those_that_are_held() {
+        let mut log = GroupLog::default();
+        for index in 1..=5_000 {
+            log.push(entry(index, 100));
+            assert_eq!(log.bytes(), held(&log));
+        }
+        assert!(log.bytes() >= 5_000 * 100);
+        log.push(entry(4_000, 7));
+        assert_eq!((log.bytes(), log.last()), (held(&log), Some(id(4_000))));
+        log.truncate(3_000);
+        log.purge(id(2_000));
+        assert_eq!(log.bytes(), held(&log));
+        // Purged ones do not come back.
+        log.push(entry(1_500, 100));
+        assert_eq!((log.bytes(), log.entries.len()), (held(&log), 999));
+        log.purge(id(9_999));
+        assert_eq!((log.bytes(), log.entries.capacity()), (0, 0));
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! - Owns: each group's entries in memory, the batch that waits for the flusher.
 //! - Takes: entries, votes, marks. Gives: a callback once they are as durable as configured.
-//! - Bound: openraft awaits each callback before the next append, so one append per group waits.
+//! - Bound: bytes of entries in memory are counted in `health.memory`. openraft awaits each callback before the next append, so one append per group waits.
 //! - Source: own design; openraft 0.9 `RaftLogStorage`.
 
 mod flusher;
@@ -80,6 +80,8 @@ impl Log {
         health: Arc<Health>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StartError> {
         let recovered = recover::recover(&*disk, groups)?;
+        let held = recovered.groups.iter().map(GroupLog::bytes).sum();
+        health.memory.changed(0, held);
         let log = Arc::new(Self {
             disk,
             durability,
@@ -113,11 +115,13 @@ impl Log {
             frame::put(&mut pending.batch, group, &Record::Committed(committed));
         }
         let mut last = None;
+        let before = state.bytes();
         for entry in entries {
             frame::put_entry(&mut pending.batch, group, &entry);
             last = Some((group, entry.log_id.index));
             state.push(entry);
         }
+        self.health.memory.changed(before, state.bytes());
         drop(state);
         pending.appended.extend(last);
         pending.done.push(done);
@@ -153,7 +157,9 @@ impl Log {
             Record::Vote(_) => pending.sync = true,
             _ => {}
         }
+        let before = state.bytes();
         state.apply(record);
+        self.health.memory.changed(before, state.bytes());
         drop(state);
         if let Some(done) = done {
             pending.done.push(done);
