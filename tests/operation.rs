@@ -3,6 +3,7 @@
 
 mod metrics;
 mod format;
+mod refusals;
 
 use std::{
     fs,
