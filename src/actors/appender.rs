@@ -213,7 +213,9 @@ fn bytes_of(command: &Command) -> usize {
     };
     match command {
         Command::Append { message, .. } | Command::Retain { message, .. } => message_bytes(message),
-        Command::Enqueue { messages, .. } | Command::Share { messages, .. } => {
+        Command::Enqueue { messages, .. }
+        | Command::EnqueueRetained { messages, .. }
+        | Command::Share { messages, .. } => {
             messages.iter().map(|message| message_bytes(message)).sum::<usize>() + FIXED
         }
         _ => FIXED,

@@ -21,6 +21,7 @@ use ahash::AHashMap;
 use futures_util::future::{FutureExt as _, Shared, join_all};
 use hongqiao_cluster::id::{Bucket, ShardId};
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 use super::{
     appender::{Appender, Submit, SubmitError},
@@ -128,19 +129,19 @@ impl Publisher {
     /// Publishes a batch of one publisher; everything is enqueued before this returns, unless a mailbox
     /// is full. A publisher hands over its next batch after `taken`.
     ///
-    /// A batch with a message to be retained reaches live subscribers after that is committed: who
-    /// subscribes meanwhile finds it in one place or the other.
+    /// A batch with a message to be retained reaches subscribers, live and durable, after that is
+    /// committed: who subscribes meanwhile finds it in one place or the other.
     #[must_use]
     pub fn publish(&self, messages: &[Arc<Message>]) -> Published {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
-        self.store(messages, &mut parts);
         self.deal(messages, &mut parts);
         let retained = self.retain(messages, &mut parts);
         let mut taken = Parts::new();
         if retained.is_empty() {
+            self.store(messages, &mut parts);
             taken.extend(self.route(messages));
         } else {
-            let routed = self.route_after(retained, messages);
+            let routed = self.spread_after(retained, messages, &mut parts);
             // Acknowledged means also: who subscribes from now on gets the copy alone.
             let kept = messages.iter().zip(&mut parts).filter(|(message, _)| message.retain);
             kept.for_each(|(_, parts)| parts.push(Box::pin(routed.clone())));
@@ -242,17 +243,46 @@ impl Publisher {
         }
     }
 
-    /// Routes a batch once its retained messages are committed (or refused: live traffic goes on).
-    fn route_after(&self, retained: Vec<Shared<Part>>, messages: &[Arc<Message>]) -> Shared<Part> {
+    /// Stores and routes a batch once its retained messages are committed (or refused: traffic goes on).
+    /// `parts` wait for what is stored then; the future is done when routers have their copies.
+    fn spread_after(
+        &self,
+        retained: Vec<Shared<Part>>,
+        messages: &[Arc<Message>],
+        parts: &mut [Parts],
+    ) -> Shared<Part> {
+        let mut answers = Vec::with_capacity(messages.len());
+        for parts in parts {
+            let (answer, stored) = oneshot::channel();
+            answers.push(answer);
+            parts.push(Box::pin(
+                async move { stored.await.unwrap_or(Err(Reason::ServerShuttingDown)) },
+            ));
+        }
         let (this, messages) = (self.clone(), messages.to_vec());
-        let routed: Part = Box::pin(async move {
+        let spread: Part = Box::pin(async move {
             join_all(retained).await;
+            let mut stored: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
+            this.store(&messages, &mut stored);
+            for (answer, parts) in answers.into_iter().zip(stored) {
+                match join(parts) {
+                    // Nobody waits any more where the connection has ended.
+                    None => {
+                        let _ = answer.send(Ok(()));
+                    }
+                    Some(part) => {
+                        actix_rt::spawn(async move {
+                            let _ = answer.send(part.await);
+                        });
+                    }
+                }
+            }
             match this.route(&messages) {
                 Some(routed) => routed.await,
                 None => Ok(()),
             }
         });
-        routed.shared()
+        spread.shared()
     }
 
     /// Sends every worker those messages for which it may have live subscribers.

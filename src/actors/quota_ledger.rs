@@ -153,7 +153,9 @@ fn need_of(command: &Command) -> Option<(AppId, AppUsage)> {
         Command::Append { message, .. } => {
             Some((message.app, log(u64::from(counted_bytes(message)))))
         }
-        Command::Enqueue { messages, .. } | Command::Share { messages, .. } => {
+        Command::Enqueue { messages, .. }
+        | Command::EnqueueRetained { messages, .. }
+        | Command::Share { messages, .. } => {
             let bytes = messages.iter().map(|message| u64::from(counted_bytes(message))).sum();
             Some((messages.first()?.app, log(bytes)))
         }
@@ -173,6 +175,7 @@ fn quota_of(command: &Command) -> AppUsage {
     match command {
         Command::Append { quota: of, .. }
         | Command::Enqueue { quota: of, .. }
+        | Command::EnqueueRetained { quota: of, .. }
         | Command::Share { quota: of, .. } => {
             quota.log_bytes = of.app_bytes_max;
         }
@@ -189,6 +192,7 @@ fn set_quota(command: &mut Command, slice: AppUsage) {
     match command {
         Command::Append { quota, .. }
         | Command::Enqueue { quota, .. }
+        | Command::EnqueueRetained { quota, .. }
         | Command::Share { quota, .. } => {
             quota.app_bytes_max = slice.log_bytes;
         }

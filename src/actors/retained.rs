@@ -6,7 +6,7 @@
 //! - Bound: `limits::RETAINED_PAGE_MESSAGES` and `PAGE_BYTES_MAX` at a time, for one subscription of a
 //!   connection at a time; each page waits until the connection has room, so a slow client holds up only
 //!   itself. A copy that is older than what the connection has seen
-//!   live on that topic since it subscribed is skipped.
+//!   live on that topic since it subscribed is skipped; of copies for the log the shard knows that itself.
 //! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
 
 mod turns;
@@ -197,7 +197,7 @@ async fn send_page(
             continue;
         }
         if receiver.epoch != Epoch::default() && qos > Qos::AtMostOnce {
-            to_log.push((qos, message));
+            to_log.push(message);
             continue;
         }
         let Some(link) = room(receiver.connection).await else { return false };
@@ -218,32 +218,27 @@ async fn send_page(
     Worker::with(|worker| worker.find(receiver.connection).is_some()).unwrap_or(false)
 }
 
-/// Stores copies in the session's log, one command per QoS.
+/// Stores copies in the session's log, one command for a page.
 async fn enqueue(
     source: &Source,
     receiver: Receiver,
     subscription: &StoredSubscription,
-    messages: Vec<(Qos, Arc<Message>)>,
+    messages: Vec<Arc<Message>>,
 ) {
-    for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
-        let of_qos = messages.iter().filter(|(of, _)| *of == qos);
-        let messages: Vec<_> = of_qos.map(|(_, message)| retained_copy(message)).collect();
-        if messages.is_empty() {
-            continue;
-        }
-        let command = Command::Enqueue {
-            key: receiver.session,
-            epoch: receiver.epoch,
-            messages,
-            qos,
-            subscription_id: subscription.subscription_id,
-            quota: source.quotas.of(receiver.app).quota,
-        };
-        let shard = source.shards.session_shard(receiver.session);
-        let reply = source.appender.send(Submit { shard, command }).await;
-        if !matches!(reply, Ok(Ok(_))) {
-            tracing::warn!(session = ?receiver.session, "retained copies could not be stored");
-        }
+    if messages.is_empty() {
+        return;
+    }
+    let command = Command::EnqueueRetained {
+        key: receiver.session,
+        epoch: receiver.epoch,
+        filter: subscription.filter.clone(),
+        messages: messages.iter().map(retained_copy).collect(),
+        quota: source.quotas.of(receiver.app).quota,
+    };
+    let shard = source.shards.session_shard(receiver.session);
+    let reply = source.appender.send(Submit { shard, command }).await;
+    if !matches!(reply, Ok(Ok(_))) {
+        tracing::warn!(session = ?receiver.session, "retained copies could not be stored");
     }
 }
 

@@ -218,6 +218,15 @@ pub enum Command {
         moved: Option<Position>,
         owner: Option<(Position, SessionKey)>,
     },
+    /// Stores retained copies for the session's subscription `filter`, unless its log has a newer message of
+    /// their topic since the subscription was asked for. → [`Reply::Appended`] of the last
+    EnqueueRetained {
+        key: SessionKey,
+        epoch: Epoch,
+        filter: TopicFilter,
+        messages: Vec<Arc<Message>>,
+        quota: Quota,
+    },
 }
 
 /// What a shard answers to one command.

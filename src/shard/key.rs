@@ -41,7 +41,7 @@ use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 use crate::model::{
     id::{AppId, Epoch, MessageId, Position, SessionKey},
-    topic::TopicFilter,
+    topic::{TopicFilter, TopicName},
 };
 
 pub(super) const SESSION: u8 = 1;
@@ -140,6 +140,15 @@ pub(super) fn will_id(session: SessionKey, epoch: Epoch) -> MessageId {
     hasher.write_u128(session.0);
     hasher.write_u64(epoch.0);
     MessageId(hasher.finish128().as_u128())
+}
+
+/// Returns the slot of the retained messages of a topic.
+pub(super) fn topic_slot(app: AppId, topic: &TopicName) -> u64 {
+    let mut hasher = SipHasher24::new();
+    hasher.write(b"topic");
+    hasher.write_u32(app.0);
+    hasher.write(topic.as_bytes());
+    hasher.finish128().h1
 }
 
 /// Returns the identity of a part of an orphan that begins at `from`.

@@ -121,8 +121,22 @@ pub(super) struct SubscriptionRecord {
     pub(super) start: Position,
     /// First position that it gets from its log; later than `start` if it had QoS 0 before.
     pub(super) joined: Position,
-    /// Log of its filter, where messages wait for it (QoS 1 and 2, not shared).
+    /// Log of its filter, where messages wait for it (QoS 1 and 2); of a shared one the log of its shares.
     pub(super) log: Option<u64>,
+    /// When the client subscribed last.
+    pub(super) asked: Position,
+}
+
+/// A [`SubscriptionRecord`] of version 1.
+#[derive(Debug, Deserialize)]
+struct SubscriptionRecordV1 {
+    filter: TopicFilter,
+    share: Option<Bytes>,
+    options: SubscriptionOptions,
+    subscription_id: u32,
+    start: Position,
+    joined: Position,
+    log: Option<u64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -264,7 +278,20 @@ pub(super) struct RecentRecord(pub(super) Vec<RecentItem>);
 
 impl Record for SessionRecord {}
 impl Record for ProgressRecord {}
-impl Record for SubscriptionRecord {}
+impl Record for SubscriptionRecord {
+    const VERSION: u8 = 2;
+
+    fn migrate(version: u8, bytes: &[u8]) -> Option<Self> {
+        if version != 1 {
+            return None;
+        }
+        let old: SubscriptionRecordV1 = bincode::deserialize(bytes).ok()?;
+        let SubscriptionRecordV1 { filter, share, options, subscription_id, start, joined, log } =
+            old;
+        let asked = joined;
+        Some(Self { filter, share, options, subscription_id, start, joined, log, asked })
+    }
+}
 impl Record for DrainRecord {}
 impl Record for OutRecord {}
 impl Record for InflightRecord {}

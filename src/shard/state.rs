@@ -240,6 +240,9 @@ impl State {
             Command::Enqueue { messages, qos, subscription_id, quota, .. } => {
                 self.enqueue(entry, at, &messages, (qos, subscription_id), quota)
             }
+            Command::EnqueueRetained { filter, messages, quota, .. } => {
+                self.enqueue_retained(entry, at, &filter, messages, quota)
+            }
             Command::Acknowledge { cursor, beyond, .. } => {
                 self.acknowledge(entry, at, cursor, beyond);
                 Reply::Done
@@ -274,6 +277,7 @@ fn owner_of(command: &Command) -> Option<(SessionKey, Epoch)> {
         | Command::Unsubscribe { key, epoch, .. }
         | Command::UnsubscribeShared { key, epoch, .. }
         | Command::Enqueue { key, epoch, .. }
+        | Command::EnqueueRetained { key, epoch, .. }
         | Command::Acknowledge { key, epoch, .. }
         | Command::OutPublish { key, epoch, .. }
         | Command::OutReceived { key, epoch, .. }

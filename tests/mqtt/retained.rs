@@ -358,3 +358,30 @@ fn retained_copy_never_comes_after_a_newer_live_message() {
         }
     }
 }
+
+#[test]
+fn durable_subscription_beside_retained_publishes_sees_them_in_order_up_to_the_newest() {
+    let names = Names::new();
+    let topic = names.topic("a");
+    let mut from = broker().v5(&names.id("from")).connect();
+    // Somebody has the filter already, so that messages are stored from the first on.
+    broker().v5(&names.id("other")).durable().connect().subscribe(&topic, 1);
+    for round in 0..40 {
+        let values: Vec<u32> = (round * 5..round * 5 + 5).collect();
+        let mut to = broker().v5(&names.id(&format!("to{round}"))).durable().connect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for value in &values {
+                    from.retain(&topic, &value.to_string(), 1);
+                }
+            });
+            to.subscribe(&topic, 1);
+        });
+        let mut seen: Vec<u32> = Vec::new();
+        while seen.last() != values.last() {
+            seen.push(to.expect_publish().text().parse().unwrap());
+        }
+        assert!(seen.is_sorted(), "round {round}: {seen:?}");
+        to.expect_silence_for(Duration::from_millis(100));
+    }
+}

@@ -13,6 +13,7 @@ use crate::{
     model::{
         id::{AppId, MessageId, Position, SessionKey},
         message::{Message, Qos},
+        topic::TopicFilter,
         trie::FoundFilters,
     },
     shard::{
@@ -20,7 +21,7 @@ use crate::{
         command::{Quota, Reply, counted_bytes},
         index::Item,
         key::{self, Due},
-        record::ChunkInfo,
+        record::{ChunkInfo, SubscriptionRecord},
     },
 };
 
@@ -86,7 +87,37 @@ impl State {
             self.pending.ids.push((entry.replies.len(), id));
             self.recent.add(id, position, sessions);
         }
+        if message.retain {
+            // Which topic has what since when: no older retained copy may come behind it.
+            let slot = key::topic_slot(message.app, &message.topic);
+            self.recent.add(MessageId::in_slot(slot, entry.index), position, sessions);
+        }
         Reply::Appended { position, sessions, dropped: 0, refused: false }
+    }
+
+    pub(super) fn enqueue_retained(
+        &mut self,
+        entry: &mut Entry<'_>,
+        at: usize,
+        filter: &TopicFilter,
+        mut messages: Vec<Arc<Message>>,
+        quota: Quota,
+    ) -> Reply {
+        let stored = key::subscription(self.sessions[at].key, None, filter);
+        let Some(record) = super::read::<SubscriptionRecord>(&*entry.store, &stored) else {
+            let position = entry.here();
+            return Reply::Appended { position, sessions: 0, dropped: 0, refused: false };
+        };
+        let overtaken = |message: &Arc<Message>| {
+            let newest = self.recent.newest(key::topic_slot(message.app, &message.topic));
+            newest.is_some_and(|position| position >= record.asked)
+        };
+        // Without its own messages the log may not have that one: the copy is sent.
+        if !record.options.no_local {
+            messages.retain(|message| !overtaken(message));
+        }
+        let how = (record.options.qos, record.subscription_id);
+        self.enqueue(entry, at, &messages, how, quota)
     }
 
     pub(super) fn enqueue(

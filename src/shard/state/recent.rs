@@ -1,7 +1,7 @@
 //! The ids of messages that were appended before (ONCE).
 //!
 //! - Owns: for each slot of ids the newest, and what was replied. A slot is one exchange of QoS 2 of one
-//!   publisher, one will, one orphan: a new id in it says that nobody sends the one before again. So an id
+//!   publisher, one will, one orphan, the retained messages of one topic: a new id in it says that nobody sends the one before again. So an id
 //!   lives as long as its packet id is open in its publisher's session, however much is appended meanwhile.
 //! - Bound: `DEDUP_IDS_MAX` slots, about 150 bytes each. With more the oldest are forgotten, and a message
 //!   that is sent again after that is a new one. An id that matched no log is not kept: nobody has it.
@@ -44,6 +44,11 @@ pub(super) struct Recent {
 impl Recent {
     pub(super) fn get(&self, id: MessageId) -> Option<RecentItem> {
         self.live.get(&id.slot()).filter(|item| item.id == id).copied()
+    }
+
+    /// Returns where the newest message of a slot stands.
+    pub(super) fn newest(&self, slot: u64) -> Option<Position> {
+        self.live.get(&slot).map(|item| item.position)
     }
 
     pub(super) fn add(&mut self, id: MessageId, position: Position, sessions: u32) {

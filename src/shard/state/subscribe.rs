@@ -56,6 +56,7 @@ impl State {
             start,
             joined: old.as_ref().map_or(start, |old| old.joined),
             log: None,
+            asked: entry.here(),
         };
         let old_log = old.as_ref().and_then(|old| old.log);
         if record.share.is_none() && record.options.qos > Qos::AtMostOnce {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::support::*;
 use crate::{
     model::{
-        id::{AppId, Position},
-        message::Message,
+        id::{AppId, Position, SessionKey},
+        message::{Message, Qos},
         topic::{TopicFilter, TopicName},
     },
     shard::{
@@ -135,4 +135,34 @@ fn retained_when_messages_are_large_then_pages_end_at_their_bytes() {
     }
     assert_eq!(sizes.iter().sum::<usize>(), 100);
     assert!(sizes.iter().all(|size| *size <= 3), "{sizes:?}");
+}
+
+#[test]
+fn retained_copy_when_the_log_has_a_newer_message_of_its_topic_then_skipped() {
+    let mut shard = Shard::new();
+    let epoch = shard.claim(7).epoch;
+    let retained = |topic: &str, payload: &str| Message { retain: true, ..message(topic, payload) };
+    let copies = |topics: &[&str]| Command::EnqueueRetained {
+        key: SessionKey(7),
+        epoch,
+        filter: TopicFilter::parse("a/+").unwrap(),
+        messages: topics.iter().map(|topic| Arc::new(retained(topic, "copy"))).collect(),
+        quota: QUOTA,
+    };
+    let other = shard.claim(8).epoch;
+    shard.subscribe(8, other, &[subscription("a/#", Qos::AtLeastOnce)]);
+    // Before the subscription: not in its log.
+    shard.append(&[retained("a/1", "before")]);
+    shard.subscribe(7, epoch, &[subscription("a/+", Qos::AtLeastOnce)]);
+    shard.append(&[retained("a/2", "after"), message("a/3", "not retained")]);
+    shard.reload();
+    shard.one(copies(&["a/1", "a/2", "a/3"]));
+    assert_eq!(shard.waiting(7, epoch), ["after", "not retained", "copy", "copy"]);
+    // Subscribed again: what came before that is no reason to send no copy.
+    shard.subscribe(7, epoch, &[subscription("a/+", Qos::AtLeastOnce)]);
+    shard.one(copies(&["a/2"]));
+    assert_eq!(shard.waiting(7, epoch).len(), 5);
+    shard.unsubscribe(7, epoch, "a/+");
+    shard.one(copies(&["a/2"]));
+    assert_eq!(shard.waiting(7, epoch).len(), 3);
 }
