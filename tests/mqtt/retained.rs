@@ -385,3 +385,22 @@ fn durable_subscription_beside_retained_publishes_sees_them_in_order_up_to_the_n
         to.expect_silence_for(Duration::from_millis(100));
     }
 }
+
+#[test]
+fn durable_subscription_made_during_a_retained_publish_does_not_miss_it() {
+    let names = Names::new();
+    let mut from = broker().v5(&names.id("from")).connect();
+    let mut to = broker().v5(&names.id("to")).durable().connect();
+    for round in 0..300_u64 {
+        let topic = names.topic(&round.to_string());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let_pass(Duration::from_micros(round % 10 * 200));
+                from.retain(&topic, &round.to_string(), 1);
+            });
+            to.subscribe(&topic, 1);
+        });
+        // Twice is allowed: as the copy and as itself.
+        while to.expect_publish().text() != round.to_string() {}
+    }
+}
