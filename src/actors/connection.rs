@@ -252,6 +252,7 @@ impl Connection {
             Event::Claimed(claimed) => self.on_claimed(claimed),
             Event::Released => self.phase = Phase::Ended,
             Event::Begun(number, reply) => self.on_begun(number, &reply),
+            Event::Controlled(late) if self.phase >= Phase::Ending => self.on_late(*late),
             _ if self.phase >= Phase::Ending => {}
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),

@@ -213,6 +213,18 @@ pub struct Offer {
     pub messages: Vec<Arc<Published>>,
 }
 
+/// Sent by a router that did not find a member: this connection of it is gone.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Gone {
+    /// Which group.
+    pub group: GroupKey,
+    /// Who.
+    pub who: MemberKey,
+    /// Which; one that came since stays.
+    pub connection: ConnectionId,
+}
+
 /// Names a member of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberKey {
@@ -434,6 +446,22 @@ impl Handler<NotAMember> for Groups {
         let known = group.and_then(|group| group.members.get(not.member.key));
         if known == Some(&not.member) {
             self.remove(not.group, not.member.key);
+        }
+    }
+}
+
+impl Handler<Gone> for Groups {
+    type Result = ();
+
+    fn handle(&mut self, gone: Gone, _ctx: &mut Self::Context) {
+        let Some(group) = self.groups.get_mut(&gone.group) else { return };
+        let known = group.members.get(gone.who);
+        if known.is_none_or(|member| member.connection != Some(gone.connection)) {
+            return;
+        }
+        match gone.who {
+            MemberKey::Connection(_) => drop(self.remove(gone.group, gone.who)),
+            MemberKey::Session(_) => drop(group.members.disconnect(gone.who)),
         }
     }
 }

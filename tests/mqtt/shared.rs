@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::support::{
     broker::{Names, broker},
     mqtt_client::{Client, Received, message},
-    packet::{AckKind, Packet, Publish, Sub, Version},
+    packet::{AckKind, Packet, Publish, Sub, Version, encode_subscribe},
     property::{Props, SUBSCRIPTION_ID},
     wait::let_pass,
 };
@@ -313,4 +313,30 @@ fn shared_delivery_has_the_lower_qos_and_the_subscription_id() {
     assert_eq!((came.qos, came.props.numbers(SUBSCRIPTION_ID)), (1, vec![9]));
     client.publish_with(message(&names.topic("a"), "y", 0));
     assert_eq!(client.expect_publish().qos, 0);
+}
+
+#[test]
+fn member_that_is_cut_while_it_joins_is_no_member() {
+    for durable in [false, true] {
+        let names = Names::new();
+        let filter = format!("$share/{}/{}", names.id("g"), names.topic("a"));
+        for n in 0..30 {
+            let dial = broker().v5(&names.id(&format!("cut{n}")));
+            let dial = if durable { dial.clean(false).expiry(1) } else { dial };
+            let mut client = dial.open();
+            let sub = encode_subscribe(Version::V5, 1, &[Sub::new(&filter, 1)], &Props::new());
+            client.send_raw(&[dial.connect_bytes(), sub].concat());
+            client.cut();
+        }
+        // Until the durable ones have ended too.
+        let_pass(Duration::from_millis(if durable { 3_500 } else { 500 }));
+        let mut from = broker().v5(&names.id("from")).connect();
+        from.publish(&names.topic("a"), "for nobody", 1);
+        let_pass(Duration::from_millis(200));
+        let mut to = broker().v5(&names.id("to")).connect();
+        to.subscribe(&filter, 1);
+        to.expect_silence();
+        from.publish(&names.topic("a"), "for the member", 1);
+        assert_eq!(to.expect_publish().text(), "for the member");
+    }
 }

@@ -67,7 +67,9 @@ impl Connection {
     /// Releases once every QoS 2 publish whose packet id may be written has gone out: a known packet
     /// id must mean that live receivers have the message (ONCE).
     pub(super) fn release_if_begun(&mut self) {
-        let waits = self.durable.as_ref().is_some_and(|durable| durable.is_beginning());
+        let begins = self.durable.as_ref().is_some_and(|durable| durable.is_beginning());
+        // What was subscribed meanwhile has to be left again.
+        let waits = begins || self.has(flag::CONTROL);
         if self.phase == Phase::Ending && !self.has(flag::CLAIMING) && !waits {
             self.release();
         }

@@ -188,6 +188,20 @@ impl Connection {
         }
     }
 
+    /// The connection ends while groups took it in: it leaves them again.
+    pub(super) fn on_late(&mut self, controlled: Controlled) {
+        self.flags &= !flag::CONTROL;
+        if let Controlled::Subscribed { added, .. } = controlled {
+            let joined = added.into_iter().map(|(subscription, _)| subscription);
+            let joined = joined.filter_map(|item| Some((item.share?, item.filter)));
+            let joined: Vec<_> = joined.collect();
+            if !joined.is_empty() {
+                self.backend.leave(self.subscriber(), joined);
+            }
+        }
+        self.release_if_begun();
+    }
+
     /// Does what follows a subscription that is in force.
     fn subscribed(&mut self, who: Subscriber, subscription: StoredSubscription, new: bool) {
         if let Some(share) = &subscription.share {

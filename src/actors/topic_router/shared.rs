@@ -11,12 +11,12 @@ use actix::{Context, Handler};
 use super::TopicRouter;
 use crate::{
     actors::{
-        groups::{DeliverTo, Dispatch, GroupKey, Member, Offer},
+        groups::{DeliverTo, Dispatch, Gone, GroupKey, Member, Offer},
         link::{AnyLink, Terms, live::Share},
         worker::Worker,
     },
     clock, limits,
-    model::message::Message,
+    model::{connection_id::ConnectionId, message::Message},
 };
 
 impl Handler<DeliverTo> for TopicRouter {
@@ -25,6 +25,8 @@ impl Handler<DeliverTo> for TopicRouter {
     fn handle(&mut self, deliver: DeliverTo, _ctx: &mut Context<Self>) {
         let DeliverTo { group, member, connection, messages } = deliver;
         let Some(link) = self.worker.find(connection).filter(|link| !link.is_closing()) else {
+            // Without it a group whose last member is gone would send the messages round for ever.
+            self.say_gone(group, member, connection);
             let homes = self.worker.groups();
             if let Some(home) = homes.get(group.home(homes.len())) {
                 actix_rt::spawn(home.send(Dispatch { group, messages }));
@@ -43,7 +45,10 @@ impl Handler<Offer> for TopicRouter {
 
     fn handle(&mut self, offer: Offer, _ctx: &mut Context<Self>) -> Self::Result {
         let Offer { group, member, connection, messages } = offer;
-        let Some(link) = self.worker.find(connection) else { return 0 };
+        let Some(link) = self.worker.find(connection) else {
+            self.say_gone(group, member, connection);
+            return 0;
+        };
         let now_ms = clock::wall_ms();
         let mut taken = 0;
         for message in messages {
@@ -56,6 +61,15 @@ impl Handler<Offer> for TopicRouter {
             taken += 1;
         }
         taken
+    }
+}
+
+impl TopicRouter {
+    fn say_gone(&self, group: GroupKey, member: Member, connection: ConnectionId) {
+        let homes = self.worker.groups();
+        if let Some(home) = homes.get(group.home(homes.len())) {
+            actix_rt::spawn(home.send(Gone { group, who: member.key, connection }));
+        }
     }
 }
 
