@@ -36,6 +36,10 @@ pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.
 pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
 
+/// Exchanges of QoS 2 whose message a live member got, times groups: a home remembers so many, and at most
+/// as many before them (32 B each, twice that while a table grows), to deal none of them again.
+pub const GROUPS_LIVE_EXCHANGES: usize = 16_384;
+
 /// Messages of one chunk of what a member left.
 pub const ORPHAN_CHUNK_MESSAGES: usize = 128;
 /// Bytes of such a chunk, unless its first message alone is larger.
@@ -210,7 +214,7 @@ pub const READER_RETRY: Duration = Duration::from_millis(200);
 
 // ---- shard ----
 
-/// Slots of message ids (exchanges of QoS 2 under way, wills) that a shard remembers to recognise a double.
+/// Slots of message ids (exchanges of QoS 2 under way, by shared group, too; wills) that a shard remembers to recognise a double.
 pub const DEDUP_IDS_MAX: usize = 65_536;
 /// Positions beyond its cursor that a session remembers as acknowledged; `model::reader::SPAN_MAX` keeps
 /// every reader below it.

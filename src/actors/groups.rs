@@ -1,7 +1,7 @@
 //! Shared subscriptions: one message of a group goes to one of its members.
 //!
 //! - Owns: the groups whose home is this worker, with their members on all workers.
-//! - Takes: `Join`, `Leave`, `SessionsGone`, `Dispatch` (a publish matched a group, or a live member left
+//! - Takes: `Join`, `Leave`, `SessionsGone`, `DispatchAgain` (`again`), `Dispatch` (a publish matched a group, or a live member left
 //!   with messages that it had not acknowledged), `Choose` (a durable one left some; `redispatch`).
 //! - Gives: `DeliverTo` to the router of the member's worker; for members with a durable session and
 //!   QoS ≥ 1 a `Share` to the session's shard, flushed before the reply.
@@ -14,11 +14,13 @@
 //!                                                                └► Share ─► shard (durable)  
 //! ```
 
+mod again;
+mod hand_over;
 mod members;
 
-use std::{pin::Pin, sync::Arc};
+use std::sync::Arc;
 
-use actix::{Actor, Addr, AsyncContext as _, Context, Handler, Message, Recipient, ResponseFuture};
+use actix::{Actor, AsyncContext as _, Context, Handler, Message, Recipient, ResponseFuture};
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -26,24 +28,23 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+pub use again::DispatchAgain;
+use again::{DealtLive, UnderWay};
+use hand_over::Turn;
 use members::Members;
 
-use super::{
-    appender::{Submit, SubmitError},
-    publish::{self, AppQuotas},
-};
+use super::{appender::Submit, publish::AppQuotas};
 use crate::{
     limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, HashKey, SessionKey},
+        id::{AppId, HashKey, MessageId, SessionKey},
         message::{Message as Published, Qos},
         reason::Reason,
         route::{FilterTable, Places},
         topic::TopicFilter,
         wire::SubscriptionOptions,
     },
-    shard::command::{Command, Reply},
 };
 
 /// Which group: a keyed hash of (app, share name, filter).
@@ -284,6 +285,9 @@ pub struct Groups {
     of_session: AHashMap<SessionKey, SmallVec<[GroupKey; 1]>>,
     table: Arc<GroupTable>,
     neighbours: Neighbours,
+    dealt_live: DealtLive,
+    /// Messages that are dealt again, by the id of the share.
+    under_way: AHashMap<MessageId, UnderWay>,
 }
 
 type Share = (Member, Vec<Arc<Published>>);
@@ -292,45 +296,14 @@ impl Groups {
     /// Creates the groups of one worker.
     #[must_use]
     pub fn new(table: Arc<GroupTable>, neighbours: Neighbours) -> Self {
-        Self { groups: AHashMap::new(), of_session: AHashMap::new(), table, neighbours }
-    }
-
-    /// Sends a member its share; the future says when it, or its log, has it.
-    fn hand_over(&self, key: GroupKey, (member, messages): Share, own: &Addr<Self>) -> Vec<Handed> {
-        let Some(group) = self.groups.get(&key) else { return Vec::new() };
-        let (stored, live): (Vec<_>, Vec<_>) = messages
-            .into_iter()
-            .partition(|message| member.log().is_some() && message.qos > Qos::AtMostOnce);
-        let mut handed = Vec::new();
-        if let (Some(connection), false) = (member.connection, live.is_empty())
-            && let Some(router) = self.neighbours.routers.get(connection.worker())
-        {
-            let sent = router.send(DeliverTo { group: key, member, connection, messages: live });
-            handed.push(boxed(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
+        Self {
+            groups: AHashMap::new(),
+            of_session: AHashMap::new(),
+            table,
+            neighbours,
+            dealt_live: DealtLive::default(),
+            under_way: AHashMap::new(),
         }
-        let Some(session) = member.log().filter(|_| !stored.is_empty()) else { return handed };
-        let command = Command::Share {
-            key: session,
-            share: group.share.clone(),
-            filter: group.filter.clone(),
-            id: None,
-            messages: stored.clone(),
-            quota: self.neighbours.quotas.of(group.app).quota,
-        };
-        let shard = session.bucket().shard(self.neighbours.shards);
-        let reply = self.neighbours.submit.send(Submit { shard, command });
-        let own = own.clone();
-        handed.push(boxed(async move {
-            let reply = reply.await.unwrap_or(Err(SubmitError::Unavailable));
-            if reply != Ok(Reply::Fenced) {
-                return publish::accepted(&reply);
-            }
-            // Its session has ended, and the news is still on its way here: another member gets it.
-            let _ = own.send(NotAMember { group: key, member }).await;
-            let again = own.send(Dispatch { group: key, messages: stored });
-            again.await.unwrap_or(Err(Reason::ServerShuttingDown))
-        }));
-        handed
     }
 
     fn remove(&mut self, key: GroupKey, who: MemberKey) -> bool {
@@ -350,12 +323,6 @@ impl Groups {
         }
         left
     }
-}
-
-type Handed = Pin<Box<dyn Future<Output = Result<(), Reason>>>>;
-
-fn boxed(future: impl Future<Output = Result<(), Reason>> + 'static) -> Handed {
-    Box::pin(future)
 }
 
 impl Group {
@@ -482,10 +449,15 @@ impl Handler<Dispatch> for Groups {
             tracing::debug!(messages = dispatch.messages.len(), "shared group has no member");
             return Box::pin(async { Ok(()) });
         };
-        let dealt = group.deal(dispatch.messages);
+        let mut messages = dispatch.messages;
+        let mut handed = Vec::new();
+        if !self.under_way.is_empty() {
+            handed = again::join(&self.under_way, dispatch.group, &mut messages);
+        }
         let own = ctx.address();
-        let hand = |share| self.hand_over(dispatch.group, share, &own);
-        let handed: Vec<Handed> = dealt.into_iter().flat_map(hand).collect();
+        for share in group.deal(messages) {
+            handed.extend(self.hand_over(dispatch.group, share, Turn::Any, &own));
+        }
         Box::pin(async move { join_all(handed).await.into_iter().collect() })
     }
 }

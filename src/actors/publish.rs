@@ -16,7 +16,7 @@
 
 use std::{pin::Pin, rc::Rc, sync::Arc};
 
-use actix::Addr;
+use actix::{Addr, Handler};
 use ahash::AHashMap;
 use futures_util::future::{FutureExt as _, Shared, join_all};
 use hongqiao_cluster::id::{Bucket, ShardId};
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use super::{
     appender::{Appender, Submit, SubmitError},
     facts::Facts,
-    groups::{Dispatch, GroupTable, Groups},
+    groups::{Dispatch, DispatchAgain, GroupKey, GroupTable, Groups},
     interest::Interests,
     topic_router::{self, TopicRouter},
 };
@@ -160,10 +160,11 @@ impl Publisher {
     }
 
     /// Stores messages whose first publication may have been cut short: each shard knows its doubles by
-    /// their ids, live receivers and groups get nothing twice (ONCE).
+    /// their ids, a group's home asks the shards; live receivers get nothing twice (ONCE).
     #[must_use]
     pub fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
+        self.deal_by(messages, &mut parts, |group, message| DispatchAgain { group, message });
         self.store(messages, &mut parts);
         self.retain(messages, &mut parts);
         let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
@@ -230,12 +231,25 @@ impl Publisher {
 
     /// Gives each message to one member of each shared group that it matches.
     fn deal(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
+        self.deal_by(messages, parts, |group, message| Dispatch { group, messages: vec![message] });
+    }
+
+    /// Sends the home of each shared group that a message matches what `dispatch` makes of it.
+    fn deal_by<D>(
+        &self,
+        messages: &[Arc<Message>],
+        parts: &mut [Parts],
+        dispatch: impl Fn(GroupKey, Arc<Message>) -> D,
+    ) where
+        D: actix::Message<Result = Accepted> + Send + 'static,
+        Groups: Handler<D>,
+    {
         let homes = &self.targets.groups;
         let table = self.targets.group_table.load();
         for (message, parts) in messages.iter().zip(parts) {
             for group in table.places(message.app, &message.topic).iter() {
                 let Some(home) = homes.get(group.home(homes.len())) else { continue };
-                let sent = home.send(Dispatch { group, messages: vec![Arc::clone(message)] });
+                let sent = home.send(dispatch(group, Arc::clone(message)));
                 parts.push(Box::pin(async move {
                     sent.await.unwrap_or(Err(Reason::ServerShuttingDown))
                 }));

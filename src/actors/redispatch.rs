@@ -21,7 +21,10 @@ use super::{
     publish::AppQuotas,
 };
 use crate::{
-    model::id::{HashKey, SessionKey},
+    model::{
+        id::{HashKey, SessionKey},
+        message::Message,
+    },
     shard::{
         command::{Command, Reply},
         query::{OrphanChunk, OrphanKey},
@@ -148,7 +151,7 @@ impl Mover {
     ) -> Result<(), Stuck> {
         let connection = member.connection.ok_or(Stuck)?;
         let router = self.offer.get(connection.worker()).ok_or(Stuck)?;
-        let messages = chunk.messages.iter().map(|(_, message)| Arc::clone(message)).collect();
+        let messages = chunk.messages.iter().map(|(_, message)| anew(message)).collect();
         let taken = router.send(Offer { group, member, connection, messages });
         let taken = taken.await.map_err(|_| Stuck)?;
         let Some(last) = taken.checked_sub(1) else { return Err(Stuck) };
@@ -181,5 +184,13 @@ impl Mover {
     async fn submit(&self, shard: ShardId, command: Command) -> Result<Reply, Stuck> {
         let reply = self.submit.send(Submit { shard, command }).await;
         reply.unwrap_or(Err(SubmitError::Unavailable)).map_err(|_| Stuck)
+    }
+}
+
+/// A live member may give it back; no shard may then take it for what it stored before.
+fn anew(message: &Arc<Message>) -> Arc<Message> {
+    match message.id {
+        None => Arc::clone(message),
+        Some(_) => Arc::new(Message { id: None, ..Message::clone(message) }),
     }
 }

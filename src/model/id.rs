@@ -41,6 +41,12 @@ impl MessageId {
         Self::in_slot(u64::from_be_bytes([a, b, c, d, e, f, g, h]), unique)
     }
 
+    /// Names the share of this message that a shared group gets: of each exchange and group a slot.
+    #[must_use]
+    pub fn in_group(self, group: u128) -> Self {
+        Self(self.0 ^ group & !u128::from(u64::MAX))
+    }
+
     /// Returns the slot.
     #[must_use]
     pub fn slot(self) -> u64 {

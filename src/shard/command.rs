@@ -227,6 +227,9 @@ pub enum Command {
         messages: Vec<Arc<Message>>,
         quota: Quota,
     },
+    /// Was something stored here under this id? Changes nothing; asked in the order of all commands.
+    /// → [`Reply::Known`]
+    IsKnown { id: MessageId },
 }
 
 /// What a shard answers to one command.
@@ -267,6 +270,8 @@ pub enum Reply {
     },
     /// The epoch is not the session's; nothing was changed.
     Fenced,
+    /// Whether the id is known.
+    Known(bool),
 }
 
 /// Says that a session has its limit of filters.

@@ -210,6 +210,7 @@ impl State {
             command @ Command::Claim { .. } => self.claim(entry, command),
             command @ Command::Share { .. } => self.share(entry, command),
             command @ Command::Redispatch { .. } => self.redispatch(entry, &command),
+            Command::IsKnown { id } => Reply::Known(self.recent.get(id).is_some()),
             command => self.apply_fenced(entry, command),
         }
     }

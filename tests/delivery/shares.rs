@@ -7,11 +7,12 @@ use crate::{
     support::{
         broker::{Broker, Names, broker},
         dial::Dial,
+        http_client::metric,
         mqtt_client::{Client, Received, message},
         node::Node,
-        packet::{AckKind, Packet},
+        packet::{AckKind, Packet, Publish},
         property::Props,
-        wait::let_pass,
+        wait::{let_pass, wait_until},
     },
 };
 
@@ -179,4 +180,91 @@ fn shares_survive_a_kill_while_they_move() {
     for (n, millis) in [0, 2, 5, 9, 14, 20, 40].into_iter().enumerate() {
         kill_while_moving(Duration::from_millis(millis), if n % 2 == 0 { 1 } else { 2 });
     }
+}
+
+/// Nothing more can be stored while this lasts: returns how many messages `filler` has to read for that.
+fn fill(node: &Node) -> usize {
+    let mut to = node.broker().v5("filler").durable().connect();
+    to.subscribe("fill", 1);
+    to.disconnect();
+    let mut from = node.broker().v5("fills").connect();
+    let payload = vec![b'x'; 4_096];
+    let publish = || Publish { payload: payload.clone(), ..message("fill", "", 1) };
+    let taken = (0..200).take_while(|_| from.publish_code(publish()) < 0x80).count();
+    assert!(taken < 200, "never refused");
+    taken
+}
+
+/// A share is not stored (here the quota is used up), so its publisher is cut off and sends it again.
+#[test]
+fn share_that_was_cut_when_sent_again_comes_to_one_member_once() {
+    let bytes = (256 * 1024).to_string();
+    let mut node = Node::start_with(&[
+        ("quotas.app_bytes_max", &bytes),
+        ("quotas.session_bytes_max", &bytes),
+        ("quotas.retained_messages_max", "100"),
+    ]);
+    let join = |node: &Node, id: &str| {
+        let member = node.broker().v5(id).durable();
+        member.connect().subscribe("$share/g/s/+", 2);
+        member
+    };
+    let members = [join(&node, "one"), join(&node, "two")];
+    let filled = fill(&node);
+    let from = |node: &Node| node.broker().v4("from").durable().connect();
+    let publish = Publish { id: 7, payload: vec![b's'; 8_192], ..message("s/a", "", 2) };
+    let mut client = from(&node);
+    client.send_publish(publish.clone());
+    client.expect_closed();
+    let mut to = node.broker().v5("filler").durable().connect();
+    to.expect_texts(filled);
+    to.disconnect();
+    wait_until("what was read is trimmed", || {
+        metric(node.broker().http(), "hongqiao_queue_bytes ") == Some(0.0)
+    });
+    let publish = Publish { dup: true, ..publish };
+    let again = |node: &Node| {
+        let mut client = from(node);
+        assert!(client.connack.present);
+        client.send_publish(publish.clone());
+        client.expect_ack(AckKind::Pubrec, 7);
+        client
+    };
+    for _ in 0..3 {
+        again(&node).cut();
+    }
+    let got = members.iter().map(|member| everything(&mut member.connect()).len());
+    assert_eq!(got.sum::<usize>(), 1, "of four times");
+    // Who had it acknowledges and ends; others are members now.
+    join(&node, "three");
+    members.iter().for_each(end);
+    again(&node).cut();
+    node.crash();
+    let mut client = again(&node);
+    client.ack(AckKind::Pubrel, 7);
+    assert_eq!(client.expect_ack(AckKind::Pubcomp, 7), 0);
+    let mut other = node.broker().v5("three").durable().connect();
+    other.expect_silence();
+    // The packet id is free: the next message is a new one.
+    client.publish_with(Publish { dup: false, ..publish });
+    assert_eq!(other.expect_publish().payload.len(), 8_192);
+}
+
+/// With one shard, the share that a live member gives back goes where it was stored before.
+#[test]
+fn share_that_was_stored_when_a_live_member_gives_it_back_is_stored_again() {
+    let node = Node::start_with(&[("storage.shards", "1")]);
+    let share = "$share/g/s/+";
+    let ends = node.broker().v5("ends").durable();
+    ends.connect().subscribe(share, 2);
+    node.broker().v5("from").durable().connect().publish("s/a", "share", 2);
+    let mut live = node.broker().v5("live").manual().connect();
+    live.subscribe(share, 1);
+    end(&ends);
+    assert_eq!(live.expect_publish().text(), "share");
+    let mut other = node.broker().v5("other").durable().connect();
+    other.subscribe(share, 2);
+    live.cut();
+    assert_eq!(other.expect_publish().text(), "share");
+    other.expect_silence();
 }

@@ -32,6 +32,10 @@ impl Members {
         self.list.get(self.place(key)?)
     }
 
+    pub(super) fn any(&self, fits: impl Fn(&Member) -> bool) -> bool {
+        self.list.iter().any(fits)
+    }
+
     /// Adds a member or replaces it; `true` if it is new.
     pub(super) fn put(&mut self, member: Member) -> bool {
         self.connected += usize::from(member.connection.is_some());
@@ -76,12 +80,17 @@ impl Members {
 
     /// Gives the next member that fits, of the connected ones if there are any.
     pub(super) fn turn(&mut self, fits: impl Fn(&Member) -> bool) -> Option<Member> {
-        let all = self.list.len();
         let anyone = self.connected == 0;
+        self.turn_of_all(|member| (anyone || member.connection.is_some()) && fits(member))
+    }
+
+    /// Gives the next member that fits, connected or not.
+    pub(super) fn turn_of_all(&mut self, fits: impl Fn(&Member) -> bool) -> Option<Member> {
+        let all = self.list.len();
         for step in 0..all {
             let at = (self.next + step) % all;
             let member = self.list.get(at)?;
-            if (anyone || member.connection.is_some()) && fits(member) {
+            if fits(member) {
                 self.next = at + 1;
                 return Some(*member);
             }

@@ -3,18 +3,21 @@
 use std::{cell::RefCell, rc::Rc};
 
 use actix::Addr;
+use ahash::AHashSet;
 use bytes::Bytes;
+use hongqiao_cluster::id::ShardId;
 
 use super::*;
 use crate::{
-    actors::publish::AppQuota,
+    actors::{appender::SubmitError, publish::AppQuota},
     model::topic::TopicName,
-    shard::command::{Quota, Reply},
+    shard::command::{Command, Quota, Reply},
 };
 
 type Log = Rc<RefCell<Vec<(u32, u8)>>>;
 
-struct Router(Log);
+/// Also stands for every shard: knows the ids of what it stored.
+struct Router(Log, AHashSet<(ShardId, MessageId)>);
 
 impl Actor for Router {
     type Context = Context<Self>;
@@ -34,6 +37,10 @@ const KEY: GroupKey = GroupKey(9);
 const APP: AppId = AppId(1);
 /// A session that the shard does not know any more.
 const ENDED: SessionKey = SessionKey(404);
+/// No share with this body is stored.
+const CUT: u8 = 66;
+/// One shard does not answer what it knows of this exchange.
+const SILENT: u16 = 9;
 
 fn message(body: u8) -> Arc<Published> {
     Arc::new(Published {
@@ -54,11 +61,24 @@ impl Handler<Submit> for Router {
     type Result = Result<Reply, SubmitError>;
 
     fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
-        let Command::Share { key, messages, .. } = submit.command else {
-            return Err(SubmitError::Unknown);
+        let (key, id, messages) = match submit.command {
+            Command::Share { key, id, messages, .. } => (key, id, messages),
+            Command::IsKnown { id } if id.exchange() == SILENT && submit.shard == ShardId(3) => {
+                return Err(SubmitError::Unavailable);
+            }
+            Command::IsKnown { id } => {
+                return Ok(Reply::Known(self.1.contains(&(submit.shard, id))));
+            }
+            _ => return Err(SubmitError::Unknown),
         };
+        if messages[0].payload[0] == CUT {
+            return Err(SubmitError::Unknown);
+        }
         if key == ENDED {
             return Ok(Reply::Fenced);
+        }
+        if id.is_some_and(|id| !self.1.insert((submit.shard, id))) {
+            return Ok(Reply::Done);
         }
         let slot = 1_000 + u32::try_from(key.0).unwrap();
         let bodies = messages.iter().map(|message| (slot, message.payload[0]));
@@ -82,7 +102,7 @@ fn join(slot: u32) -> Join {
 
 fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
     let log = Log::default();
-    let router = Router(Rc::clone(&log)).start();
+    let router = Router(Rc::clone(&log), AHashSet::new()).start();
     let table = Arc::<GroupTable>::default();
     let quota = Quota {
         session_messages_max: 10,
@@ -93,7 +113,7 @@ fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
     let routers = vec![router.clone().recipient()];
     let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
     let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
-    let neighbours = Neighbours { routers, submit: router.recipient(), shards: 1, quotas };
+    let neighbours = Neighbours { routers, submit: router.recipient(), shards: 4, quotas };
     (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
 }
 
@@ -175,4 +195,90 @@ async fn share_when_the_members_session_has_ended_goes_to_another_member() {
     groups.send(NotAMember { group: KEY, member: member(SessionKey(5), None) }).await.unwrap();
     groups.send(SessionsGone(vec![SessionKey(5)])).await.unwrap();
     assert_ne!(groups.send(Choose(KEY)).await.unwrap(), Choice::Nobody);
+}
+
+/// A session that is away.
+fn away(session: u128) -> Join {
+    let options = SubscriptionOptions { qos: Qos::ExactlyOnce, ..Default::default() };
+    let key = MemberKey::Session(SessionKey(session));
+    Join { member: Member { key, connection: None, options, subscription_id: 0 }, ..join(0) }
+}
+
+fn exactly(body: u8, exchange: u16) -> Arc<Published> {
+    let id = Some(MessageId::in_exchange(SessionKey(77), exchange, 1));
+    let qos = Qos::ExactlyOnce;
+    Arc::new(Published { id, qos, ..Published::clone(&message(body)) })
+}
+
+async fn first(groups: &Addr<Groups>, message: &Arc<Published>) -> Result<(), Reason> {
+    let messages = vec![Arc::clone(message)];
+    groups.send(Dispatch { group: KEY, messages }).await.unwrap()
+}
+
+fn again(message: &Arc<Published>) -> DispatchAgain {
+    DispatchAgain { group: KEY, message: Arc::clone(message) }
+}
+
+#[actix::test]
+async fn message_when_sent_again_is_stored_if_the_first_share_was_cut_and_once() {
+    let (groups, _, log) = start();
+    for session in [5, 6, 7] {
+        groups.send(away(session)).await.unwrap();
+    }
+    assert!(first(&groups, &exactly(CUT, 1)).await.is_err());
+    assert_eq!(*log.borrow(), []);
+    // The same exchange; two connections of its publisher ask at a time.
+    let message = exactly(2, 1);
+    let (one, two) = (groups.send(again(&message)), groups.send(again(&message)));
+    one.await.unwrap().unwrap();
+    two.await.unwrap().unwrap();
+    assert_eq!(log.borrow().len(), 1);
+    groups.send(again(&message)).await.unwrap().unwrap();
+    first(&groups, &exactly(3, 2)).await.unwrap();
+    groups.send(again(&exactly(3, 2))).await.unwrap().unwrap();
+    assert_eq!(log.borrow().len(), 2, "known, though another member's turn has come");
+    // Both of the members that had something have ended.
+    let gone = log.borrow().iter().map(|(slot, _)| SessionKey((slot - 1_000).into())).collect();
+    groups.send(SessionsGone(gone)).await.unwrap();
+    groups.send(again(&message)).await.unwrap().unwrap();
+    assert_eq!(log.borrow().len(), 2);
+}
+
+#[actix::test]
+async fn message_when_sent_again_and_a_shard_does_not_answer_is_neither_dealt_nor_accepted() {
+    let (groups, _, log) = start();
+    groups.send(away(5)).await.unwrap();
+    let message = exactly(1, SILENT);
+    assert!(groups.send(again(&message)).await.unwrap().is_err());
+    assert_eq!(*log.borrow(), []);
+    // Nothing of it is left over.
+    groups.send(again(&exactly(2, 2))).await.unwrap().unwrap();
+    assert_eq!(*log.borrow(), [(1_005, 2)]);
+}
+
+#[actix::test]
+async fn message_when_sent_again_passes_live_members_and_what_they_had() {
+    let (groups, _, log) = start();
+    groups.send(join(1)).await.unwrap();
+    groups.send(again(&exactly(1, 1))).await.unwrap().unwrap();
+    groups.send(away(5)).await.unwrap();
+    first(&groups, &exactly(2, 2)).await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(*log.borrow(), [(1, 2)]);
+    groups.send(again(&exactly(2, 2))).await.unwrap().unwrap();
+    assert_eq!(*log.borrow(), [(1, 2)], "a live member had it");
+    groups.send(again(&exactly(3, 3))).await.unwrap().unwrap();
+    assert_eq!(*log.borrow(), [(1, 2), (1_005, 3)]);
+}
+
+#[actix::test]
+async fn message_when_sent_again_and_the_members_session_has_ended_goes_to_a_durable_one() {
+    let (groups, _, log) = start();
+    groups.send(away(ENDED.0)).await.unwrap();
+    groups.send(away(5)).await.unwrap();
+    groups.send(join(1)).await.unwrap();
+    for (body, exchange) in [(1, 1), (2, 2)] {
+        groups.send(again(&exactly(body, exchange))).await.unwrap().unwrap();
+    }
+    assert_eq!(*log.borrow(), [(1_005, 1), (1_005, 2)]);
 }

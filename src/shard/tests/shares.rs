@@ -247,6 +247,30 @@ fn orphan_when_all_of_it_has_expired_then_an_empty_chunk_ends_it() {
     assert_eq!((shard.message_pairs(), shard.pairs(b'o'), shard.pairs(b'f')), (0, 0, 0));
 }
 
+#[test]
+fn share_with_an_id_when_acknowledged_or_its_member_ended_then_known_until_the_next_of_its_exchange()
+ {
+    let mut shard = Shard::new();
+    let epoch = shard.member(7);
+    let id = |unique| MessageId::in_exchange(SessionKey(5), 3, unique).in_group(9 << 64);
+    let known = |shard: &mut Shard, id| shard.one(Command::IsKnown { id }) == Reply::Known(true);
+    assert!(!known(&mut shard, id(1)));
+    shard.one(share(7, Some(id(1)), &texts(0..1)));
+    let other_group = MessageId::in_exchange(SessionKey(5), 3, 1).in_group(8 << 64);
+    assert!(known(&mut shard, id(1)) && !known(&mut shard, other_group));
+    let cursor = Position { entry: shard.index, offset: u32::MAX };
+    shard.acknowledge(7, epoch, cursor);
+    assert_eq!(shard.message_pairs(), 0);
+    assert!(known(&mut shard, id(1)), "acknowledged");
+    shard.end(7);
+    shard.reload();
+    assert!(known(&mut shard, id(1)), "ended");
+    // Its publisher goes on: nobody sends the one before again.
+    shard.member(8);
+    shard.one(share(8, Some(id(2)), &texts(1..2)));
+    assert!(known(&mut shard, id(2)) && !known(&mut shard, id(1)));
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Give(u128),
