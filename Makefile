@@ -62,7 +62,7 @@ doc: ## Builds the documentation of the code, target/doc
 .PHONY: crash
 crash: ## Kills a loaded node at random ROUNDS times and checks that nothing acknowledged is lost
 	$(CARGO) build --release --locked --bin hongqiao
-	CRASH_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test main -- --nocapture crash
+	HONGQIAO_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test main -- --nocapture crash
 
 .PHONY: fuzz
 fuzz: ## Fuzzes each decoder for SECONDS_EACH seconds
