@@ -9,7 +9,6 @@ import time
 
 from servers import HONGQIAO, Failed
 
-SOURCES = "127.0.0.2..127.0.0.9"
 LIVE = ["hongqiao", "mosquitto", "nats-server", "rumqttd"]
 DURABLE = ["hongqiao", "hongqiao disk", "mosquitto", "nats-server", "rumqttd"]
 
@@ -21,7 +20,7 @@ def generate(options, server, scenario, *arguments, durable=False):
     port, protocol = (server.durable_port, server.durable_protocol) if durable else (server.port, "3.1.1")
     command = [str(HONGQIAO), "bench", scenario, "--port", str(port), "--protocol", protocol]
     # rumqttd refuses a keep alive of 0; nothing here lasts long enough for a ping.
-    command += ["--keep-alive", "600", "--source", SOURCES, "--server-pid", str(server.process.pid)]
+    command += ["--keep-alive", "600", "--server-pid", str(server.process.pid)]
     command += ["--json", str(report)]
     command += map(str, arguments)
     run = subprocess.run(command, capture_output=True, text=True, timeout=options.patience)

@@ -40,7 +40,10 @@ const LIMITS: DecodeLimits = DecodeLimits {
 };
 
 /// Times that connecting is tried again when the machine is short of ports.
-const PORT_RETRIES: u32 = 50;
+const PORT_RETRIES: u32 = 400;
+
+/// Ports that are tried before waiting for one.
+const PORTS_AT_ONCE: u32 = 8;
 
 /// Who connects.
 #[derive(Clone, Debug)]
@@ -287,7 +290,10 @@ async fn connect_tcp(server: SocketAddr, source: Option<SocketAddr>) -> anyhow::
                 ) && retries < PORT_RETRIES =>
             {
                 retries += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                // The kernel picks ports at random: the next one is most likely free.
+                if retries % PORTS_AT_ONCE == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
             }
             Err(error) => return Err(error).with_context(|| format!("cannot reach {server}")),
         }
