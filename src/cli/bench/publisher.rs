@@ -32,8 +32,9 @@ use crate::{
 /// Bytes gathered before they are written.
 const BATCH_BYTES: usize = 64 * 1024;
 
-/// Step of a timer.
-const TIMER_STEP_NS: u64 = 2_000_000;
+/// What a timer may be late by itself: its deadline and the wait for it are both rounded up to a
+/// millisecond, and the thread has to wake.
+const TIMER_STEP_NS: u64 = 3_000_000;
 
 /// Waiting longer than this for deliveries at QoS 0 means that they were dropped.
 const LOST_AFTER: Duration = Duration::from_secs(2);
