@@ -290,10 +290,9 @@ mod tests {
     use futures_util::future::join_all;
 
     use super::*;
-    use crate::model::{
-        id::{AppId, Position},
-        message::Qos,
-        topic::TopicName,
+    use crate::{
+        actors::testing::message,
+        model::{id::Position, message::Qos},
     };
 
     type Batches = Rc<RefCell<Vec<(ShardId, usize)>>>;
@@ -319,18 +318,7 @@ mod tests {
     };
 
     fn large() -> Published {
-        Published {
-            app: AppId(1),
-            topic: TopicName::parse("t").unwrap(),
-            publisher: None,
-            id: None,
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            published_at_ms: 0,
-            expires_at_ms: None,
-            properties: Bytes::new(),
-            payload: Bytes::from(vec![0; limits::APPEND_BATCH_BYTES_MAX]),
-        }
+        message("t", vec![0; limits::APPEND_BATCH_BYTES_MAX], Qos::AtLeastOnce)
     }
 
     fn tick(now_ms: u64) -> Command {

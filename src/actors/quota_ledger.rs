@@ -208,14 +208,10 @@ fn set_quota(command: &mut Command, slice: AppUsage) {
 mod tests {
     use std::sync::Arc;
 
-    use bytes::Bytes;
-
     use super::*;
     use crate::{
-        model::{
-            message::{Message, Qos},
-            topic::TopicName,
-        },
+        actors::testing,
+        model::message::{Message, Qos},
         shard::command::Quota,
     };
 
@@ -223,19 +219,9 @@ mod tests {
     const A: ShardId = ShardId(0);
     const B: ShardId = ShardId(9);
 
+    /// As long as `bytes` says with its topic.
     fn message(bytes: usize) -> Arc<Message> {
-        Arc::new(Message {
-            app: APP,
-            topic: TopicName::parse("t").unwrap(),
-            publisher: None,
-            id: None,
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            published_at_ms: 0,
-            expires_at_ms: None,
-            properties: Bytes::new(),
-            payload: Bytes::from(vec![0; bytes - 1]),
-        })
+        Arc::new(testing::message("t", vec![0; bytes - 1], Qos::AtLeastOnce))
     }
 
     fn append(bytes: usize, quota: u64) -> Command {

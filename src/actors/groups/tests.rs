@@ -9,7 +9,7 @@ use hongqiao_cluster::id::ShardId;
 
 use super::*;
 use crate::{
-    actors::{appender::SubmitError, publish::AppQuota},
+    actors::{appender::SubmitError, publish::AppQuota, testing},
     model::topic::TopicName,
     shard::command::{Command, Quota, Reply},
 };
@@ -43,18 +43,7 @@ const CUT: u8 = 66;
 const SILENT: u16 = 9;
 
 fn message(body: u8) -> Arc<Published> {
-    Arc::new(Published {
-        app: APP,
-        topic: TopicName::parse("a/b").unwrap(),
-        publisher: None,
-        id: None,
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        published_at_ms: 0,
-        expires_at_ms: None,
-        properties: Bytes::new(),
-        payload: Bytes::copy_from_slice(&[body]),
-    })
+    Arc::new(testing::message("a/b", vec![body], Qos::AtLeastOnce))
 }
 
 impl Handler<Submit> for Router {

@@ -123,12 +123,7 @@ async fn unfinished_bytes_over_the_limit_then_reading_stops_and_after_5_s_told()
     remote.publish(&large);
     remote.publish(&large);
     settle().await;
-    // Nothing is read any more, so keep alive has to stand still.
-    remote.send(|codec, out| codec.encode_ping(out));
-    pass(&bench, STALL_SECS).await;
-    assert_eq!(remote.maybe_receive().await, None);
-    assert!(!remote.peer.is_closed());
-    pass(&bench, 2).await;
+    stall(&bench, &mut remote).await;
     remote.expect_end(Some(Reason::QuotaExceeded)).await;
 }
 
@@ -143,6 +138,15 @@ async fn pass(bench: &Bench, secs: u32) {
     }
 }
 
+/// Nothing is read any more, so keep alive has to stand still until the time of the stall is over.
+async fn stall(bench: &Bench, remote: &mut Remote) {
+    remote.send(|codec, out| codec.encode_ping(out));
+    pass(bench, STALL_SECS).await;
+    assert_eq!(remote.maybe_receive().await, None);
+    assert!(!remote.peer.is_closed());
+    pass(bench, 2).await;
+}
+
 /// A message to be retained is routed once that is committed: until then the batch is not taken.
 #[actix::test]
 async fn batch_that_is_not_taken_then_reading_stops_and_after_5_s_told() {
@@ -154,11 +158,7 @@ async fn batch_that_is_not_taken_then_reading_stops_and_after_5_s_told() {
         let retained = Delivery { retain: true, ..delivery("a", Qos::AtMostOnce, b"x") };
         remote.publish(&retained);
         settle().await;
-        remote.send(|codec, out| codec.encode_ping(out));
-        pass(&bench, STALL_SECS).await;
-        assert_eq!(remote.maybe_receive().await, None);
-        assert!(!remote.peer.is_closed());
-        pass(&bench, 2).await;
+        stall(&bench, &mut remote).await;
         if codec == Client::V5 {
             remote.expect_end(Some(Reason::QuotaExceeded)).await;
         } else {
