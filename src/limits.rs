@@ -31,6 +31,11 @@ pub const HOME_MAILBOX_MESSAGES: usize = 4_096;
 /// Messages that may wait in a hub's mailbox before senders wait.
 pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 
+// ---- peers ----
+
+/// Largest message between the servers of two nodes, in bytes; a link takes frames of 8 MiB.
+pub const PEER_MESSAGE_BYTES_MAX: u64 = 7 * 1024 * 1024;
+
 // ---- groups ----
 
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use actix::{Actor, Context, Handler, Message, ResponseFuture};
 use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
 
 use super::worker::Worker;
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 
 /// Sent by a home: end this connection and tell it why. Replies once the connection has released
 /// its session (its last command for it has been submitted), or at once if it is gone.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Message, Serialize, Deserialize)]
 #[rtype(result = "()")]
 pub struct Kick {
     /// Whom.

@@ -10,6 +10,9 @@
 //! | `groups::Groups` | one per worker thread | shared groups and their members | connections, publishers, upkeeps | routers, appender |
 //! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
+//! Nodes ask each other through `peer`: a question of a peer goes into the mailbox of the actor that owns the
+//! matter, as if it came from this node.
+//!
 //! A worker thread is an actix arbiter. Everything of a connection lives on one worker; deliveries
 //! are written directly to the links of the router's own thread (rule 6).
 
@@ -29,6 +32,7 @@ pub mod topic_router;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod hub;
+pub mod peer;
 pub mod home;
 pub mod upkeep;
 pub mod facts;

@@ -3,8 +3,10 @@
 //! - Owns: nothing; a plain value of eight bytes, held instead of an actor address (110 B).
 //! - Gives: worker thread, slot in its table, and a generation so that a reused slot is told apart.
 
+use serde::{Deserialize, Serialize};
+
 /// Worker thread (8 bits, of which two stay zero), generation (24 bits), slot (32 bits).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
