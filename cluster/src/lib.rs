@@ -6,6 +6,12 @@
 //! - Bound: see each module; nothing here queues without a permit.
 //! - Knows nothing of actix, HTTP, MQTT or chats.
 
+#[cfg(all(feature = "sim", not(tokio_unstable)))]
+compile_error!(
+    "the simulation is not deterministic without `--cfg tokio_unstable`: build it with `cargo sim` \
+     (.cargo/config.toml), and with RUSTFLAGS unset, which would take that flag's place"
+);
+
 pub mod id;
 pub mod machine;
 pub mod options;
@@ -21,6 +27,7 @@ mod storage;
 mod backup;
 mod limits;
 mod clock;
+mod runtime;
 
 pub use error::{BackupError, ProposeError, ReadError, StartError};
 pub use handle::{ClusterHandle, Proposed};

@@ -9,14 +9,17 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use openraft::{
-    EmptyNode, TokioRuntime,
+    EmptyNode,
     raft::{ClientWriteResult, responder::Responder},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::{error::ProposeError, raft_group::permits::Permit, raft_group::snapshot::SnapshotData};
+use crate::{
+    error::ProposeError, raft_group::permits::Permit, raft_group::snapshot::SnapshotData,
+    runtime::ClusterRuntime,
+};
 
 /// The type configuration of every group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,7 +32,7 @@ impl openraft::RaftTypeConfig for Types {
     type Node = EmptyNode;
     type Entry = openraft::Entry<Self>;
     type SnapshotData = SnapshotData;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = ClusterRuntime;
     type Responder = Answer;
 }
 
