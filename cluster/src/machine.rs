@@ -46,4 +46,15 @@ pub trait Machine: Send + 'static {
     /// Applies one committed command. `index` grows from command to command, with gaps: it is made of
     /// the index of the Raft entry and the command's place in it.
     fn apply(&mut self, index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes;
+
+    /// Called once after each batch of [`Machine::apply`], before anybody else sees the state.
+    fn applied(&mut self) {}
+
+    /// Answers an encoded question, on the node that leads the group. It changes nothing.
+    ///
+    /// Keep it to a page: `apply` waits meanwhile.
+    fn query(&self, question: &Bytes, store: &dyn Store) -> Bytes {
+        let _ = (question, store);
+        Bytes::new()
+    }
 }

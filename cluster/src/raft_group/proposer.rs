@@ -10,11 +10,11 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use openraft::Raft;
+use openraft::{Raft, raft::ClientWriteResult};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, oneshot};
 
-use super::types::{Caller, Proposal, Types, Waiting};
+use super::types::{Caller, Callers, Proposal, Types};
 use crate::{
     error::ProposeError,
     limits::{ENTRIES_IN_FLIGHT_MAX, ENTRY_BYTES_TARGET, ENTRY_COMMANDS_MAX},
@@ -110,42 +110,84 @@ pub(crate) struct Proposer {
     pub(crate) health: Arc<Health>,
 }
 
+/// An entry that openraft has; it tells when the entry is applied, or refused.
+struct InFlight {
+    told: oneshot::Receiver<ClientWriteResult<Types>>,
+    callers: Callers,
+}
+
+impl InFlight {
+    /// Waits for the outcome. Replies were handed out by `apply`; the others are told here.
+    async fn settle(&mut self) {
+        match (&mut self.told).await {
+            Ok(Ok(_)) => {}
+            // Refused before it was appended, or cut off by another leader: never committed.
+            Ok(Err(_)) => self.callers.refuse(ProposeError::Unavailable),
+            Err(_) => self.callers.forget(),
+        }
+    }
+}
+
+/// Entries on their way; settled in order, as they are applied.
+type OnTheWay = VecDeque<InFlight>;
+
+async fn settle_first(on_the_way: &mut OnTheWay) {
+    match on_the_way.front_mut() {
+        Some(first) => first.settle().await,
+        None => std::future::pending().await,
+    }
+    on_the_way.pop_front();
+}
+
 impl Proposer {
     /// Runs until the queue is closed or the group ends.
     pub(crate) async fn run(self) {
-        let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
-        while self.queue.filled().await {
-            let Some(permit) = self.turn(&in_flight).await else { break };
+        let mut on_the_way = OnTheWay::new();
+        while self.filled(&mut on_the_way).await {
+            self.turn(&mut on_the_way).await;
             let (commands, callers) = self.queue.gather();
             if commands.is_empty() {
                 continue;
             }
-            let waiting = Waiting { callers, _in_flight: Some(permit) };
-            let proposal = Proposal {
-                commands: commands.into(),
-                waiting: Some(Arc::new(Mutex::new(Some(waiting)))),
-            };
-            if self.raft.client_write_ff(proposal).await.is_err() {
-                break;
+            let callers = Callers::new(callers);
+            let proposal = Proposal { commands: commands.into(), callers: callers.clone() };
+            match self.raft.client_write_ff(proposal).await {
+                Ok(told) => on_the_way.push_back(InFlight { told, callers }),
+                Err(_) => break,
             }
         }
         self.queue.close();
+        while !on_the_way.is_empty() {
+            settle_first(&mut on_the_way).await;
+        }
+    }
+
+    /// Waits for a command; `false` once the queue is closed.
+    async fn filled(&self, on_the_way: &mut OnTheWay) -> bool {
+        let filled = self.queue.filled();
+        tokio::pin!(filled);
+        loop {
+            tokio::select! {
+                biased;
+                filled = &mut filled => return filled,
+                () = settle_first(on_the_way) => {}
+            }
+        }
     }
 
     /// Waits for a place among the entries in flight and for room in the tables.
-    async fn turn(&self, in_flight: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-        let turn = async {
-            self.fill.room().await;
-            in_flight.clone().acquire_owned().await.ok()
-        };
-        tokio::pin!(turn);
+    async fn turn(&self, on_the_way: &mut OnTheWay) {
+        let room = self.fill.room();
+        tokio::pin!(room);
         loop {
             if let Some(why) = self.health.state().refusal() {
                 self.queue.refuse(why);
             }
+            let full = on_the_way.len() >= ENTRIES_IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
-                permit = &mut turn => return permit,
+                () = settle_first(on_the_way), if full => {}
+                () = &mut room, if !full => return,
                 () = tokio::time::sleep(STALL_TICK) => self.fill.nudge(),
             }
         }

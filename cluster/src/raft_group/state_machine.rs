@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytes::Bytes;
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     storage::RaftStateMachine,
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{
     snapshot::SnapshotData,
-    types::{Entry, LogId, Replies, StorageError, StoredMembership, Types},
+    types::{Callers, Entry, LogId, StorageError, StoredMembership, Types},
 };
 use crate::{
     limits::ENTRY_COMMANDS_MAX,
@@ -50,33 +51,41 @@ impl<M: Machine> Shard<M> {
         Arc::new(Self { machine: Mutex::new(machine), store })
     }
 
-    fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<Replies> {
+    fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<()> {
         let mut machine = self.machine.lock();
         let mut state = self.store.state.lock();
         let before = state.active_bytes();
-        let replies = entries.map(|entry| apply_entry(&mut *machine, &mut state, entry)).collect();
+        let told: Vec<_> =
+            entries.map(|entry| apply_entry(&mut *machine, &mut state, entry)).collect();
+        machine.applied();
         self.store.fill.changed(before, state.active_bytes());
-        replies
+        drop(state);
+        drop(machine);
+        // Whoever is told finds what he wrote, in the store and in what `applied` has published.
+        told.into_iter().map(|(callers, replies)| callers.reply(replies)).collect()
     }
 }
 
-fn apply_entry<M: Machine>(machine: &mut M, state: &mut ShardState, entry: Entry) -> Replies {
-    let mut replies = Replies::default();
+fn apply_entry<M: Machine>(
+    machine: &mut M,
+    state: &mut ShardState,
+    entry: Entry,
+) -> (Callers, Vec<Bytes>) {
+    state.applied.last = Some(entry.log_id);
     match entry.payload {
         EntryPayload::Blank => {}
         EntryPayload::Normal(proposal) => {
             let first = entry.log_id.index * ENTRY_COMMANDS_MAX as u64;
-            replies.0.reserve_exact(proposal.commands.len());
-            for (index, command) in (first..).zip(proposal.commands.iter()) {
-                replies.0.push(machine.apply(index, command, state));
-            }
+            let commands = (first..).zip(proposal.commands.iter());
+            let replies = commands.map(|(index, command)| machine.apply(index, command, state));
+            let replies = replies.collect();
+            return (proposal.callers, replies);
         }
         EntryPayload::Membership(membership) => {
             state.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
         }
     }
-    state.applied.last = Some(entry.log_id);
-    replies
+    Default::default()
 }
 
 fn meta(applied: &Applied) -> SnapshotMeta<u64, openraft::EmptyNode> {
@@ -96,7 +105,7 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
         Ok((state.applied.last, state.applied.membership.clone()))
     }
 
-    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Replies>, StorageError>
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<()>, StorageError>
     where
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,

@@ -1,20 +1,18 @@
 //! What openraft is told about this crate: the types of an entry, a reply and a snapshot.
 //!
-//! - Owns: the reply slots of a proposal while openraft carries it.
+//! - Owns: the callers of a proposal, from the proposer to `apply`.
 //! - Takes: commands gathered by the proposer. Gives: one reply per command.
 //! - Bound: `ENTRY_COMMANDS_MAX` commands per entry.
-//! - Source: openraft 0.9 `RaftTypeConfig`, `Responder`.
+//! - Source: openraft 0.9 `RaftTypeConfig`. Changes of membership need its own responder, so replies do not
+//!   pass through it: `apply` finds the callers in the entry that the log kept.
 
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use openraft::{
-    EmptyNode,
-    raft::{ClientWriteResult, responder::Responder},
-};
+use openraft::{EmptyNode, raft::responder::OneshotResponder};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::oneshot;
 
 use crate::{
     error::ProposeError, raft_group::permits::Permit, raft_group::snapshot::SnapshotData,
@@ -27,13 +25,13 @@ pub(crate) struct Types;
 
 impl openraft::RaftTypeConfig for Types {
     type D = Proposal;
-    type R = Replies;
+    type R = ();
     type NodeId = u64;
     type Node = EmptyNode;
     type Entry = openraft::Entry<Self>;
     type SnapshotData = SnapshotData;
     type AsyncRuntime = ClusterRuntime;
-    type Responder = Answer;
+    type Responder = OneshotResponder<Self>;
 }
 
 pub(crate) type Entry = openraft::Entry<Types>;
@@ -47,9 +45,9 @@ pub(crate) type StorageError = openraft::StorageError<u64>;
 pub(crate) struct Proposal {
     /// Commands, in the order of their proposal. Shared: an entry is cloned on its way to `apply`.
     pub(crate) commands: Arc<[Bytes]>,
-    /// Who waits for the replies; taken by openraft's responder before the entry is stored.
+    /// Who waits for the replies, on the node that proposed it.
     #[serde(skip)]
-    pub(crate) waiting: Option<Arc<Mutex<Option<Waiting>>>>,
+    pub(crate) callers: Callers,
 }
 
 impl fmt::Debug for Proposal {
@@ -59,10 +57,6 @@ impl fmt::Debug for Proposal {
     }
 }
 
-/// The replies to the commands of one entry.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Replies(pub(crate) Vec<Bytes>);
-
 /// One caller of `propose`.
 pub(crate) struct Caller {
     pub(crate) reply: oneshot::Sender<Result<Bytes, ProposeError>>,
@@ -70,37 +64,35 @@ pub(crate) struct Caller {
     pub(crate) _permit: Permit,
 }
 
-/// The callers of one entry, and its place among the entries in flight.
-pub(crate) struct Waiting {
-    pub(crate) callers: Vec<Caller>,
-    pub(crate) _in_flight: Option<OwnedSemaphorePermit>,
-}
+/// The callers of one entry: all clones of the entry share them, and the first to answer takes them.
+#[derive(Clone, Default)]
+pub(crate) struct Callers(Option<Arc<Mutex<Vec<Caller>>>>);
 
-/// Hands replies out as soon as openraft has them, without a task in between.
-pub(crate) struct Answer(Option<Waiting>);
-
-impl Responder<Types> for Answer {
-    type Receiver = ();
-
-    fn from_app_data(mut proposal: Proposal) -> (Proposal, Self, ()) {
-        let waiting = proposal.waiting.take().and_then(|slot| slot.lock().take());
-        (proposal, Self(waiting), ())
+impl Callers {
+    pub(crate) fn new(callers: Vec<Caller>) -> Self {
+        Self(Some(Arc::new(Mutex::new(callers))))
     }
 
-    fn send(self, result: ClientWriteResult<Types>) {
-        let Some(waiting) = self.0 else { return };
-        match result {
-            Ok(response) => {
-                for (caller, reply) in waiting.callers.into_iter().zip(response.data.0) {
-                    let _ = caller.reply.send(Ok(reply));
-                }
-            }
-            // Refused before it was appended: nothing was written.
-            Err(_) => {
-                for caller in waiting.callers {
-                    let _ = caller.reply.send(Err(ProposeError::Unavailable));
-                }
-            }
+    fn take(&self) -> Vec<Caller> {
+        self.0.as_ref().map(|callers| std::mem::take(&mut *callers.lock())).unwrap_or_default()
+    }
+
+    /// Hands the replies out, as soon as the entry is applied.
+    pub(crate) fn reply(&self, replies: impl IntoIterator<Item = Bytes>) {
+        for (caller, reply) in self.take().into_iter().zip(replies) {
+            let _ = caller.reply.send(Ok(reply));
         }
+    }
+
+    /// Tells all that nothing was written.
+    pub(crate) fn refuse(&self, why: ProposeError) {
+        for caller in self.take() {
+            let _ = caller.reply.send(Err(why));
+        }
+    }
+
+    /// Gives the callers up: they cannot know what became of their commands.
+    pub(crate) fn forget(&self) {
+        drop(self.take());
     }
 }

@@ -14,7 +14,7 @@
 use bytes::{Buf, BufMut, Bytes};
 use openraft::{CommittedLeaderId, EntryPayload};
 
-use crate::raft_group::types::{Entry, LogId, Proposal, Vote};
+use crate::raft_group::types::{Callers, Entry, LogId, Proposal, Vote};
 
 pub(crate) const HEAD_BYTES: usize = 32;
 const MAGIC: u32 = 0x3142_5148; // "HQB1"
@@ -182,7 +182,10 @@ fn entry(fields: &mut Bytes) -> Result<Entry, ()> {
                 }
                 commands.push(fields.split_to(bytes));
             }
-            EntryPayload::Normal(Proposal { commands: commands.into(), waiting: None })
+            EntryPayload::Normal(Proposal {
+                commands: commands.into(),
+                callers: Callers::default(),
+            })
         }
         2 => EntryPayload::Membership(bincode::deserialize(fields).map_err(|_| ())?),
         _ => return Err(()),

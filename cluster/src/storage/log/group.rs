@@ -138,7 +138,7 @@ mod tests {
     use openraft::CommittedLeaderId;
 
     use super::*;
-    use crate::raft_group::types::Proposal;
+    use crate::raft_group::types::{Callers, Proposal};
 
     fn id(index: u64) -> LogId {
         LogId::new(CommittedLeaderId::new(1, 1), index)
@@ -148,7 +148,7 @@ mod tests {
         let commands = Arc::from([Bytes::from(vec![0; bytes])]);
         Entry {
             log_id: id(index),
-            payload: EntryPayload::Normal(Proposal { commands, waiting: None }),
+            payload: EntryPayload::Normal(Proposal { commands, callers: Callers::default() }),
         }
     }
 
