@@ -3,13 +3,14 @@
 //! - Owns: every key an operator may set; `config/default.toml` is the base layer and names them all.
 //! - Takes: [`Sources`]. Gives: a [`Config`] that [`Config::validate`] has accepted.
 //! - Bound: `limits::CONFIG_FILE_BYTES_MAX`; an unknown key is an error with the nearest known name.
-//! - Blocks: reads one file at start. Nothing else of the program reads files or environment for
+//! - Blocks: reads one file, and one with the cluster's secret, at start. Nothing else of the program reads files or environment for
 //!   configuration.
 
 pub mod units;
 mod error;
 mod layer;
 mod listener;
+mod cluster;
 mod validate;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use serde::Deserialize;
 
 pub use self::{
+    cluster::{Cluster, Secret},
     error::ConfigError,
     layer::Sources,
     listener::{ConnectionLimits, Listener, ListenerKind},
@@ -40,6 +42,8 @@ pub struct Config {
     pub auth: Auth,
     /// The data folder.
     pub storage: Storage,
+    /// The other nodes.
+    pub cluster: Cluster,
     /// Bounds of durable state.
     pub quotas: Quotas,
     /// What differs for one tenant, by `org#app`.
@@ -215,8 +219,9 @@ impl Config {
     /// [`ConfigError`] names the key, the layer that set it, and what would be right.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let figment = layer::merge(sources)?;
-        let config: Self =
+        let mut config: Self =
             figment.extract().map_err(|error| ConfigError::from_figment(&error, &figment))?;
+        config.cluster.read_secret()?;
         config.validate()?;
         Ok(config)
     }

@@ -85,6 +85,9 @@ pub const CLUSTER_THREADS_MAX: usize = 64;
 /// Smallest cache and smallest memory table of the storage, in bytes.
 pub const STORAGE_BUFFER_BYTES_MIN: u64 = 1 << 20;
 
+/// Shortest secret of a cluster, in bytes.
+pub const CLUSTER_SECRET_BYTES_MIN: usize = 16;
+
 /// Largest packet that MQTT can frame: 268,435,455 bytes of remaining length and a header of five.
 pub const MQTT_PACKET_BYTES_MAX: u32 = 268_435_460;
 

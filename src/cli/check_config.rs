@@ -40,6 +40,16 @@ fn summary(config: &Config) -> String {
         Durability::Os => "os (survives the end of the process, not power loss)",
     };
     text += &format!("data: {}, durability {durability}\n", config.storage.data_dir.display());
+    text += &match (config.cluster.advertised(), config.cluster.join.as_slice()) {
+        (None, _) => format!("cluster: node {}, alone\n", config.cluster.node),
+        (Some(own), []) => {
+            format!("cluster: node {} at {own}, makes a new cluster\n", config.cluster.node)
+        }
+        (Some(own), members) => {
+            let members = members.join(", ");
+            format!("cluster: node {} at {own}, joins {members}\n", config.cluster.node)
+        }
+    };
     if config.auth.mode == AuthMode::Auto {
         text += "auth.mode = \"auto\": for this machine alone; set \"password\" before others connect\n";
     }

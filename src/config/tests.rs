@@ -208,3 +208,59 @@ fn origin_rules_allow_programs_self_and_listed() {
     http.websocket_origins = vec!["*".to_owned()];
     assert!(http.allows_origin(Some("null"), None));
 }
+
+/// Settings of a node that listens for peers.
+const MEMBER: [&str; 2] = ["cluster.listen=127.0.0.1:7001", "cluster.secret=sixteen bytes ok"];
+
+#[test]
+fn node_is_alone_until_it_listens_for_peers() {
+    let config = load("", &[], &[]).unwrap();
+    assert_eq!((config.cluster.node, config.cluster.advertised()), (1, None));
+    let config = load("", &[], &MEMBER).unwrap();
+    assert_eq!(config.cluster.advertised().as_deref(), Some("127.0.0.1:7001"));
+    let sets = [&MEMBER[..], &["cluster.advertise=n1.chat.svc:7001"]].concat();
+    let config = load("", &[], &sets).unwrap();
+    assert_eq!(config.cluster.advertised().as_deref(), Some("n1.chat.svc:7001"));
+}
+
+#[test]
+fn cluster_settings_that_cannot_work_say_what_to_set() {
+    for (sets, expected) in [
+        (&["cluster.node=0"][..], "`cluster.node`: must be at least 1"),
+        (
+            &["cluster.listen=127.0.0.1:7001"],
+            "`cluster.secret`: must be set where cluster.listen is",
+        ),
+        (&[MEMBER[0], "cluster.secret=too short"], "has 9 bytes, must have at least 16"),
+        (&[MEMBER[0], MEMBER[1], "cluster.secret_file=/x"], "either this or cluster.secret"),
+        (&[MEMBER[0], "cluster.secret_file=/nonexistent/secret"], "cannot be read"),
+        (&[MEMBER[1], "cluster.listen=0.0.0.0:7001"], "`cluster.advertise`: peers cannot dial"),
+        (&[MEMBER[1], "cluster.listen=[::]:7001"], "`cluster.advertise`: peers cannot dial"),
+        (&[MEMBER[1], "cluster.listen=127.0.0.1:0"], "port 0"),
+        (&[MEMBER[1], "cluster.listen=node1:7001"], "is no address to listen on"),
+        (&[MEMBER[0], MEMBER[1], "cluster.advertise=node1"], "is no address"),
+        (&[MEMBER[0], MEMBER[1], "cluster.join=[\"n1\"]"], "is no address"),
+        (&[MEMBER[0], MEMBER[1], "cluster.join=[\"127.0.0.1:7001\"]"], "names only this node"),
+        (&["cluster.join=[\"n1:7001\"]"], "needs cluster.listen"),
+        (&["cluster.advertise=n1:7001"], "needs cluster.listen"),
+        (&["cluster.client_address=mqtt://n1"], "`cluster.client_address`"),
+        (&[MEMBER[1], "cluster.listen=127.0.0.1:1883"], "already used by listener `mqtt`"),
+        (&["cluster.lisen=127.0.0.1:7001"], "did you mean `cluster.listen`?"),
+    ] {
+        let refusal = refusal(sets);
+        assert!(refusal.contains(expected), "{sets:?}: {refusal}");
+    }
+}
+
+#[test]
+fn secret_comes_from_a_file_without_its_last_newline_and_is_never_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, "sixteen bytes ok\n").unwrap();
+    let file = format!("cluster.secret_file={}", path.display());
+    let config = load("", &[], &[MEMBER[0], &file]).unwrap();
+    assert_eq!(config.cluster.secret.bytes(), b"sixteen bytes ok");
+    assert!(!format!("{config:?}").contains("sixteen"));
+    std::fs::write(&path, "\n").unwrap();
+    assert!(refusal(&[MEMBER[0], &file]).contains("is empty"));
+}

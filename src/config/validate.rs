@@ -20,6 +20,7 @@ impl Config {
         self.validate_listeners()?;
         self.validate_access()?;
         self.validate_storage()?;
+        self.cluster.validate()?;
         self.validate_threads()?;
         validate_quotas("quotas", &self.quotas)?;
         for app in self.apps.keys() {
@@ -46,6 +47,7 @@ impl Config {
         let mut seen: BTreeMap<SocketAddr, &str> = BTreeMap::new();
         for (name, listener) in self.listeners_enabled() {
             listener.validate(name)?;
+            self.cluster.validate_beside(name, listener)?;
             let other = seen.insert(listener.address, name);
             if let Some(other) = other.filter(|_| listener.address.port() != 0) {
                 let problem = format!("{} is already used by `{other}`", listener.address);

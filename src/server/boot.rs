@@ -7,7 +7,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
-use hongqiao_cluster::{Cluster, Durability, Options, id::ShardId};
+use hongqiao_cluster::{
+    Cluster, Durability, Options,
+    id::{NodeId, ShardId},
+};
 
 use super::apps::Apps;
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
 pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Cluster<ShardMachine>> {
     let storage = &config.storage;
     let mut options = Options::new(&storage.data_dir);
+    options.node = NodeId(config.cluster.node);
     options.shards = storage.shards;
     options.durability = match storage.durability {
         config::Durability::Disk => Durability::Disk,

@@ -2,7 +2,7 @@
 //!
 //! - Takes: `.md`, `.toml`, the Makefile. Gives: failures that name the page and the line.
 
-use std::fs;
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use hongqiao::{
     config::{Config, Sources},
@@ -44,6 +44,25 @@ fn every_configuration_file_loads() {
             panic!("{}: {error}", relative(&path));
         }
     }
+}
+
+#[test]
+fn three_nodes_of_one_machine_share_the_secret_and_nothing_else() {
+    let load =
+        |path: PathBuf| Config::load(&Sources { file: Some(path), ..Sources::default() }).unwrap();
+    let nodes: Vec<Config> = files("config/cluster", ".toml").into_iter().map(load).collect();
+    assert_eq!(nodes.len(), 3);
+    let mut own = BTreeSet::new();
+    for node in &nodes {
+        assert_eq!(node.cluster.secret, nodes[0].cluster.secret);
+        own.insert(node.cluster.node.to_string());
+        own.extend(node.cluster.listen.map(|address| address.to_string()));
+        own.insert(node.storage.data_dir.display().to_string());
+        own.extend(node.listeners_enabled().map(|(_, listener)| listener.address.to_string()));
+    }
+    assert_eq!(own.len(), 3 * 5, "{own:?}");
+    let first = nodes.iter().filter(|node| node.cluster.join.is_empty());
+    assert_eq!(first.count(), 1, "one node makes the cluster, the others join it");
 }
 
 #[test]
