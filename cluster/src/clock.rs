@@ -2,13 +2,26 @@
 //!
 //! - Owns: nothing. Gives: monotonic instants.
 //! - Bound: none.
-//! - Source: own design; a simulator replaces this file.
+//! - Source: own design. tokio's clock is that of the standard library, but for a runtime whose time a
+//!   simulation drives.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// Returns the monotonic clock.
 #[must_use]
 pub(crate) fn now() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
-    Instant::now()
+    tokio::time::Instant::now().into_std()
+}
+
+/// Holds this thread up for `time`; only for threads that have nothing else to do.
+pub(crate) fn rest(time: Duration) {
+    #[cfg(all(test, feature = "sim"))]
+    if crate::runtime::is_driven() {
+        return;
+    }
+    // A condition that nobody signals.
+    let never = Mutex::new(());
+    Condvar::new().wait_until(&mut never.lock(), now() + time);
 }

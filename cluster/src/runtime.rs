@@ -32,6 +32,11 @@ mod seed {
         SEEDED.with(|seeded| *seeded.borrow_mut() = seed.map(StdRng::seed_from_u64));
     }
 
+    /// Returns whether a simulation drives this thread: nothing on it may block then.
+    pub(crate) fn is_set() -> bool {
+        SEEDED.with(|seeded| seeded.borrow().is_some())
+    }
+
     pub(super) fn fill(bytes: &mut [u8]) -> bool {
         SEEDED.with(|seeded| {
             let mut seeded = seeded.borrow_mut();
@@ -41,7 +46,7 @@ mod seed {
 }
 
 #[cfg(all(test, feature = "sim"))]
-pub(crate) use seed::set as set_seed;
+pub(crate) use seed::{is_set as is_driven, set as set_seed};
 
 impl RngCore for ThreadRng {
     fn next_u32(&mut self) -> u32 {
@@ -68,6 +73,18 @@ impl RngCore for ThreadRng {
         self.fill_bytes(bytes);
         Ok(())
     }
+}
+
+/// Runs `work`, which may block, beside the tasks of this runtime; `None` if the runtime ends first. In
+/// a simulation, where nothing blocks, it runs at once.
+pub(crate) async fn aside<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Option<R> {
+    #[cfg(all(test, feature = "sim"))]
+    if is_driven() {
+        return Some(work());
+    }
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 type Tokio = TokioRuntime;

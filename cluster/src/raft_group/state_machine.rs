@@ -23,6 +23,7 @@ use super::{
 use crate::{
     limits::ENTRY_COMMANDS_MAX,
     machine::Machine,
+    runtime,
     storage::{
         checkpoint::{Checkpointer, ShardStore},
         state::{
@@ -183,8 +184,8 @@ impl RaftSnapshotBuilder<Types> for Builder {
         // Snapshots that follow a checkpoint cost nothing; others cover all that is applied.
         if !store.unnamed.swap(false, Ordering::SeqCst) {
             let (store, checkpointer) = (store.clone(), self.checkpointer.clone());
-            let written = tokio::task::spawn_blocking(move || checkpointer.write(&[&store])).await;
-            if !matches!(written, Ok(true)) {
+            let written = runtime::aside(move || checkpointer.write(&[&store])).await;
+            if written != Some(true) {
                 let error = io::Error::other("the node is stopping");
                 return Err(StorageIOError::write_snapshot(None, &error).into());
             }

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::{
@@ -28,6 +28,7 @@ use super::{
     health::{DiskState, Health},
     log::Log,
     state::shard_state::{Base, ShardState, checkpoint_batch},
+    wake::Wake,
 };
 use crate::{
     clock,
@@ -63,7 +64,7 @@ pub(crate) struct Fill {
     /// Signalled after each checkpoint.
     room: Notify,
     kick: Mutex<Kick>,
-    wake: Condvar,
+    wake: Wake,
     kick_bytes: usize,
     health: Arc<Health>,
     /// The log in memory has called for the next checkpoint.
@@ -83,7 +84,7 @@ impl Fill {
             frozen: AtomicUsize::default(),
             room: Notify::default(),
             kick: Mutex::default(),
-            wake: Condvar::default(),
+            wake: Wake::default(),
             kick_bytes,
             health,
             log_kicked: AtomicBool::default(),
@@ -92,7 +93,7 @@ impl Fill {
 
     fn kick(&self) {
         self.kick.lock().due = true;
-        self.wake.notify_one();
+        self.wake.notify();
     }
 
     /// Asked by whoever has waited for room for a while: what holds it up may have been called off.
@@ -167,15 +168,26 @@ impl Fill {
     fn wait(&self, time: Duration) -> bool {
         let mut kick = self.kick.lock();
         let deadline = clock::now() + time;
-        while !kick.due && !kick.stopped && !self.wake.wait_until(&mut kick, deadline).timed_out() {
-        }
+        while !kick.due && !kick.stopped && self.wake.wait_until(&mut kick, deadline) {}
+        kick.due = false;
+        kick.stopped
+    }
+
+    #[cfg(all(test, feature = "sim"))]
+    async fn wait_driven(&self, time: Duration) -> bool {
+        let due = || {
+            let kick = self.kick.lock();
+            kick.due || kick.stopped
+        };
+        let _ = tokio::time::timeout(time, self.wake.until(due)).await;
+        let mut kick = self.kick.lock();
         kick.due = false;
         kick.stopped
     }
 
     fn stop(&self) {
         self.kick.lock().stopped = true;
-        self.wake.notify_all();
+        self.wake.notify();
     }
 
     fn is_stopped(&self) -> bool {
@@ -258,22 +270,40 @@ impl Checkpointer {
     pub(crate) fn run(&self, news: &News) {
         loop {
             let stopped = self.fill.wait(self.interval);
-            self.fill.log_kicked.store(false, Ordering::Relaxed);
-            self.look_at_disk();
-            // Marks of the last round's purges; removes segments that are behind.
-            self.log.nudge();
-            let (stores, pins) = self.dirty();
-            if !stores.is_empty() {
-                self.write(&stores);
+            self.round(news);
+            if stopped {
+                return;
             }
-            drop(pins);
-            // Also those of earlier rounds: news that comes while a group names a snapshot is lost on it,
-            // and its log would stay until its next checkpoint.
-            let unnamed = self.stores.iter().filter(|store| store.unnamed.load(Ordering::SeqCst));
-            let unnamed: Vec<u16> = unnamed.map(|store| store.shard).collect();
-            if !unnamed.is_empty() {
-                news(&unnamed);
-            }
+        }
+    }
+
+    /// Writes what has changed, and tells whose log may go.
+    fn round(&self, news: &News) {
+        self.fill.log_kicked.store(false, Ordering::Relaxed);
+        self.look_at_disk();
+        // Marks of the last round's purges; removes segments that are behind.
+        self.log.nudge();
+        let (stores, pins) = self.dirty();
+        if !stores.is_empty() {
+            self.write(&stores);
+        }
+        drop(pins);
+        // Also those of earlier rounds: news that comes while a group names a snapshot is lost on it,
+        // and its log would stay until its next checkpoint.
+        let unnamed = self.stores.iter().filter(|store| store.unnamed.load(Ordering::SeqCst));
+        let unnamed: Vec<u16> = unnamed.map(|store| store.shard).collect();
+        if !unnamed.is_empty() {
+            news(&unnamed);
+        }
+    }
+
+    /// Does what `run` does as a task of a simulation, each round `delay` after it is due.
+    #[cfg(all(test, feature = "sim"))]
+    pub(crate) async fn drive(&self, news: News, delay: super::driven::Delay) {
+        loop {
+            let stopped = self.fill.wait_driven(self.interval).await;
+            tokio::time::sleep(delay()).await;
+            self.round(&news);
             if stopped {
                 return;
             }
@@ -324,8 +354,7 @@ impl Checkpointer {
             if self.fill.is_stopped() && wait >= RETRY_MAX {
                 return false;
             }
-            let never = Mutex::new(());
-            Condvar::new().wait_until(&mut never.lock(), clock::now() + wait);
+            clock::rest(wait);
             wait = (wait * 2).min(RETRY_MAX);
             if self.base.kv.generation() == generation
                 && let Err(error) = self.base.kv.reopen()

@@ -17,5 +17,8 @@ pub(crate) mod health;
 pub(crate) mod log;
 pub(crate) mod state;
 pub(crate) mod format;
+mod wake;
+#[cfg(all(test, feature = "sim"))]
+pub(crate) mod driven;
 #[cfg(test)]
 pub(crate) mod twin;

@@ -7,7 +7,12 @@
 //!   written to another segment, because the kernel may have dropped the pages it could not write.
 //! - Source: own design; "fsyncgate" (PostgreSQL, 2018) for the rule on failed syncs.
 
-use std::{collections::VecDeque, io, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use super::{Log, Pending, frame};
 use crate::{
@@ -49,6 +54,8 @@ pub(super) struct Writer {
     synced: u64,
     /// Index after the last purged entry of each group, as far as that is on disk.
     purged: Vec<u64>,
+    /// A segment takes no further batch beyond this.
+    pub(super) segment_bytes: u64,
 }
 
 impl Writer {
@@ -58,7 +65,16 @@ impl Writer {
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         log.health.log_bytes.store(bytes, Ordering::Relaxed);
         // What was read at start may be in the page cache only: nothing counts as synced.
-        Self { log, file: None, segments, spare: Vec::new(), next_seq, synced: 0, purged }
+        Self {
+            log,
+            file: None,
+            segments,
+            spare: Vec::new(),
+            next_seq,
+            synced: 0,
+            purged,
+            segment_bytes: SEGMENT_BYTES,
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -66,16 +82,44 @@ impl Writer {
             let started = clock::now();
             let outcome = self.write_until_done(&mut batch);
             self.log.health.note_flush(started.elapsed(), batch.batch.len() as u64);
-            let entries = batch.appended.len() as u64;
-            self.log.health.entries.fetch_add(entries, Ordering::Relaxed);
-            self.log.recycle(std::mem::take(&mut batch.batch));
-            for done in batch.done {
-                done(outcome.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
-            }
-            if outcome.is_ok() && !batch.purged.is_empty() {
-                self.note_purged(&batch.purged);
-            }
+            self.finish(batch, &outcome);
         }
+        self.end();
+    }
+
+    /// Does what `run` does as a task of a simulation; each try of the disk takes `delay`.
+    #[cfg(all(test, feature = "sim"))]
+    pub(super) async fn drive(mut self, delay: crate::storage::driven::Delay) {
+        while let Some(mut batch) = self.log.next_batch_driven().await {
+            let mut wait = RETRY_MIN;
+            let outcome = loop {
+                tokio::time::sleep(delay()).await;
+                let Err(error) = self.attempt(&mut batch, wait) else { break Ok(()) };
+                if self.log.pending.lock().stopped && wait >= RETRY_MAX {
+                    break Err(error);
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            };
+            self.finish(batch, &outcome);
+        }
+        self.end();
+    }
+
+    /// Counts a batch and calls its callers back.
+    fn finish(&mut self, mut batch: Pending, outcome: &io::Result<()>) {
+        let entries = batch.appended.len() as u64;
+        self.log.health.entries.fetch_add(entries, Ordering::Relaxed);
+        self.log.recycle(std::mem::take(&mut batch.batch));
+        for done in batch.done {
+            done(outcome.as_ref().copied().map_err(|error| io::Error::from(error.kind())));
+        }
+        if outcome.is_ok() && !batch.purged.is_empty() {
+            self.note_purged(&batch.purged);
+        }
+    }
+
+    fn end(&mut self) {
         if let Some(file) = &mut self.file
             && let Err(error) = file.sync()
         {
@@ -86,30 +130,37 @@ impl Writer {
     /// Writes the batch, however often the disk refuses; gives up only when the node stops.
     fn write_until_done(&mut self, batch: &mut Pending) -> io::Result<()> {
         let mut wait = RETRY_MIN;
-        loop {
-            let Err(error) = self.write(batch) else {
-                if wait > RETRY_MIN {
-                    self.log.health.note_log(None);
-                }
-                return Ok(());
-            };
-            self.log.health.note_log(Some(&error));
-            if is_full(&error)
-                && let Err(error) = self.log.disk.release_reserve()
-            {
-                tracing::warn!(%error, "cannot give up the reserve");
-            }
+        while let Err(error) = self.attempt(batch, wait) {
             if self.log.pause(wait) && wait >= RETRY_MAX {
                 return Err(error);
             }
             wait = (wait * 2).min(RETRY_MAX);
         }
+        Ok(())
+    }
+
+    /// Writes the batch once; tells the node's health. The first try is the one with `RETRY_MIN`.
+    fn attempt(&mut self, batch: &mut Pending, wait: Duration) -> io::Result<()> {
+        let written = self.write(batch);
+        match &written {
+            Ok(()) if wait > RETRY_MIN => self.log.health.note_log(None),
+            Ok(()) => {}
+            Err(error) => {
+                self.log.health.note_log(Some(error));
+                if is_full(error)
+                    && let Err(error) = self.log.disk.release_reserve()
+                {
+                    tracing::warn!(%error, "cannot give up the reserve");
+                }
+            }
+        }
+        written
     }
 
     fn write(&mut self, batch: &mut Pending) -> io::Result<()> {
         let bytes = batch.batch.len() as u64;
         let used = self.segments.back().map_or(0, |segment| segment.bytes);
-        if self.file.is_none() || used + bytes > SEGMENT_BYTES {
+        if self.file.is_none() || used + bytes > self.segment_bytes {
             self.rotate()?;
         }
         frame::seal(&mut batch.batch, self.next_seq, self.synced);

@@ -21,10 +21,10 @@ mod tests;
 
 use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use self::{flusher::Writer, frame::Record, group::GroupLog};
-use super::{disk::Disk, health::Health};
+use super::{disk::Disk, health::Health, wake::Wake};
 use crate::{
     error::StartError,
     options::Durability,
@@ -50,7 +50,7 @@ pub(crate) struct Log {
     health: Arc<Health>,
     groups: Vec<Mutex<GroupLog>>,
     pending: Mutex<Pending>,
-    wake: Condvar,
+    wake: Wake,
 }
 
 /// What waits for the flusher.
@@ -71,6 +71,19 @@ struct Pending {
     stopped: bool,
 }
 
+impl Pending {
+    fn is_due(&self) -> bool {
+        self.urgent || self.stopped
+    }
+
+    /// Takes the batch and leaves an empty one; `None` if there was none.
+    fn take(&mut self) -> Option<Self> {
+        let (stopped, spare) = (self.stopped, std::mem::take(&mut self.spare));
+        let batch = std::mem::replace(self, Self { stopped, spare, ..Self::default() });
+        (!batch.batch.is_empty()).then_some(batch)
+    }
+}
+
 impl Log {
     /// Reads what is on `disk` and starts the flusher.
     pub(crate) fn open(
@@ -79,18 +92,7 @@ impl Log {
         durability: Durability,
         health: Arc<Health>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StartError> {
-        let recovered = recover::recover(&*disk, groups)?;
-        let held = recovered.groups.iter().map(GroupLog::bytes).sum();
-        health.memory.changed(0, held);
-        let log = Arc::new(Self {
-            disk,
-            durability,
-            health,
-            groups: recovered.groups.into_iter().map(Mutex::new).collect(),
-            pending: Mutex::default(),
-            wake: Condvar::new(),
-        });
-        let writer = Writer::new(log.clone(), recovered.segments, recovered.next_seq);
+        let (log, writer) = Self::recover(disk, groups, durability, health)?;
         let flusher = std::thread::Builder::new()
             .name("flusher".into())
             .spawn(move || writer.run())
@@ -100,6 +102,44 @@ impl Log {
                 source,
             })?;
         Ok((log, flusher))
+    }
+
+    /// Reads what is on `disk` and starts the flusher as a task, with segments of `segment_bytes`.
+    #[cfg(all(test, feature = "sim"))]
+    pub(crate) fn open_driven(
+        disk: Arc<dyn Disk>,
+        groups: u16,
+        durability: Durability,
+        health: Arc<Health>,
+        segment_bytes: u64,
+        delay: super::driven::Delay,
+    ) -> Result<Arc<Self>, StartError> {
+        let (log, mut writer) = Self::recover(disk, groups, durability, health)?;
+        writer.segment_bytes = segment_bytes;
+        tokio::spawn(writer.drive(delay));
+        Ok(log)
+    }
+
+    /// Reads what is on `disk`; gives the log, and the flusher's work for whoever is to do it.
+    fn recover(
+        disk: Arc<dyn Disk>,
+        groups: u16,
+        durability: Durability,
+        health: Arc<Health>,
+    ) -> Result<(Arc<Self>, Writer), StartError> {
+        let recovered = recover::recover(&*disk, groups)?;
+        let held = recovered.groups.iter().map(GroupLog::bytes).sum();
+        health.memory.changed(0, held);
+        let log = Arc::new(Self {
+            disk,
+            durability,
+            health,
+            groups: recovered.groups.into_iter().map(Mutex::new).collect(),
+            pending: Mutex::default(),
+            wake: Wake::default(),
+        });
+        let writer = Writer::new(log.clone(), recovered.segments, recovered.next_seq);
+        Ok((log, writer))
     }
 
     /// Returns the group's part; an unknown group is a programming error and gets group 0's.
@@ -188,7 +228,7 @@ impl Log {
         let was = std::mem::replace(&mut pending.urgent, true);
         drop(pending);
         if !was {
-            self.wake.notify_one();
+            self.wake.notify();
         }
     }
 
@@ -198,7 +238,7 @@ impl Log {
         if !pending.purged.is_empty() && !pending.stopped {
             pending.urgent = true;
             drop(pending);
-            self.wake.notify_one();
+            self.wake.notify();
         }
     }
 
@@ -213,20 +253,22 @@ impl Log {
         }
         pending.stopped = true;
         drop(pending);
-        self.wake.notify_one();
+        self.wake.notify();
     }
 
     /// Waits for a batch that somebody waits for; `None` once the log is stopped and drained.
     fn next_batch(&self) -> Option<Pending> {
         let mut pending = self.pending.lock();
-        while !pending.urgent && !pending.stopped {
+        while !pending.is_due() {
             self.wake.wait(&mut pending);
         }
-        let stopped = pending.stopped;
-        let spare = std::mem::take(&mut pending.spare);
-        let next = Pending { stopped, spare, ..Pending::default() };
-        let batch = std::mem::replace(&mut *pending, next);
-        (!batch.batch.is_empty()).then_some(batch)
+        pending.take()
+    }
+
+    #[cfg(all(test, feature = "sim"))]
+    async fn next_batch_driven(&self) -> Option<Pending> {
+        self.wake.until(|| self.pending.lock().is_due()).await;
+        self.pending.lock().take()
     }
 
     /// Takes back a written batch's memory, unless it is much.
@@ -242,7 +284,7 @@ impl Log {
         let mut pending = self.pending.lock();
         if !pending.stopped {
             let deadline = crate::clock::now() + time;
-            while !pending.stopped && !self.wake.wait_until(&mut pending, deadline).timed_out() {}
+            while !pending.stopped && self.wake.wait_until(&mut pending, deadline) {}
         }
         pending.stopped
     }

@@ -9,7 +9,7 @@
 use std::{collections::BTreeMap, io, ops::Bound, sync::Arc};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -74,9 +74,7 @@ impl Base {
                 }
                 Err(error) => self.health.note_state(Some(&error)),
             }
-            // A condition that nobody signals: this thread has nothing else to do.
-            let never = Mutex::new(());
-            Condvar::new().wait_until(&mut never.lock(), clock::now() + wait);
+            clock::rest(wait);
             wait = (wait * 2).min(RETRY_MAX);
             if self.kv.generation() == generation
                 && let Err(error) = self.kv.reopen()
