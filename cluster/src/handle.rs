@@ -26,6 +26,7 @@ use crate::{
     id::{NodeId, ShardId},
     limits::{PROPOSE_TIMEOUT, READS_MAX},
     machine::{Machine, Store},
+    meta::{MetaHandle, MetaSink, local},
     options::Options,
     raft_group::types::Caller,
     raft_groups::{Group, Groups},
@@ -46,6 +47,7 @@ pub(crate) struct Shared<M> {
     pub(crate) groups: Groups<M>,
     runtimes: Handles,
     reads: Arc<Semaphore>,
+    meta: MetaHandle,
     pub(crate) origin: Origin,
 }
 
@@ -56,8 +58,12 @@ impl<M> Shared<M> {
         options: &Options,
         folder: &Folder,
     ) -> Arc<Self> {
+        let this = (options.node, folder.incarnation);
+        let sink: MetaSink = Arc::new(|_, _| ());
+        let meta = local::handle(this, folder.format.shards, sink, runtimes.work.clone());
         Arc::new(Self {
             groups,
+            meta,
             runtimes,
             reads: Arc::new(Semaphore::new(READS_MAX)),
             origin: Origin {
@@ -152,6 +158,12 @@ impl<M: Machine> ClusterHandle<M> {
             ask(&machine, &*state)
         });
         answer.await.map_err(|_| ReadError::Unavailable)
+    }
+
+    /// Returns what this node knows of the cluster.
+    #[must_use]
+    pub fn meta(&self) -> &MetaHandle {
+        &self.shared.meta
     }
 
     /// Returns how many shards there are.

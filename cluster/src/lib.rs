@@ -21,6 +21,8 @@ pub mod handle;
 pub mod stats;
 #[doc(hidden)]
 pub mod doors;
+pub mod directory;
+mod meta;
 mod raft_groups;
 mod raft_group;
 mod storage;
@@ -29,9 +31,14 @@ mod limits;
 mod clock;
 mod runtime;
 
+pub use directory::{Directory, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms};
 pub use error::{BackupError, ProposeError, ReadError, StartError};
 pub use handle::{ClusterHandle, Proposed};
 pub use machine::{Machine, Store, StoreMut};
+pub use meta::{
+    MetaChange, MetaCommand, MetaHandle, MetaProposed, MetaReply, MetaSink, Place, Refusal,
+    RoomCommand, RoomReply,
+};
 pub use node::Cluster;
 pub use options::{Durability, Options};
 pub use stats::{DiskState, Stats};

@@ -42,4 +42,71 @@ pub(crate) const RETRY_MIN: Duration = Duration::from_millis(10);
 /// Longest wait between two tries of the disk.
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// Most bytes that are read of one batch of meta commands.
+pub(crate) const META_ENTRY_BYTES_MAX: usize = 4 << 20;
+
+/// A batch of meta commands takes no further one once it holds this many bytes.
+pub(crate) const META_BATCH_BYTES: usize = 512 << 10;
+
+/// Most commands in a batch of meta commands.
+pub(crate) const META_BATCH_COMMANDS: usize = 1_024;
+
+/// Most bytes of one meta command.
+pub(crate) const META_COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// Meta commands of this node that wait for their batch or for their reply.
+pub(crate) const META_WAITING_MAX: usize = 16_384;
+
+/// Most bytes of a record of the meta group's state.
+pub(crate) const META_RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// Most members of a cluster.
+pub(crate) const META_NODES_MAX: usize = 1_024;
+
+/// Most ids of removed members.
+pub(crate) const META_REMOVED_MAX: usize = 65_536;
+
+/// Most replicas of a shard.
+pub(crate) const META_REPLICAS_MAX: usize = 7;
+
+/// Longest address or release of a member.
+pub(crate) const META_ADDRESS_BYTES_MAX: usize = 512;
+
+/// Most routes.
+pub(crate) const META_ROUTES_MAX: usize = 16 << 20;
+
+/// Longest key of a route: an app, and a topic filter of 65,535 bytes.
+pub(crate) const META_ROUTE_KEY_BYTES_MAX: usize = 66_560;
+
+/// Longest key of a route that is part of a key of the store.
+pub(crate) const META_STORED_KEY_BYTES_MAX: usize = 768;
+
+/// Most keys of one command about routes.
+pub(crate) const META_KEYS_MAX: usize = 4_096;
+
+/// Most rooms and groups.
+pub(crate) const META_ROOMS_MAX: usize = 1 << 20;
+
+/// Most members of one of them.
+pub(crate) const META_ROOM_MEMBERS_MAX: u32 = 100_000;
+
+/// Most memberships of all of them.
+pub(crate) const META_MEMBERSHIPS_MAX: usize = 8 << 20;
+
+/// Most rooms and groups of a user.
+pub(crate) const META_ROOMS_OF_USER_MAX: usize = 1_024;
+
+/// Longest name of a room or group.
+pub(crate) const META_ROOM_BYTES_MAX: usize = 256;
+
+/// Longest name of a user in a room.
+pub(crate) const META_USER_BYTES_MAX: usize = 640;
+
+/// Longest facts of a room or group.
+pub(crate) const META_FACTS_BYTES_MAX: usize = 4_096;
+
+const _: () = assert!(META_STORED_KEY_BYTES_MAX < KEY_BYTES_MAX);
+const _: () = assert!(META_ROOM_BYTES_MAX + META_USER_BYTES_MAX + 3 < KEY_BYTES_MAX);
+const _: () = assert!(META_BATCH_BYTES + META_COMMAND_BYTES_MAX < META_ENTRY_BYTES_MAX);
+const _: () = assert!(META_ROUTE_KEY_BYTES_MAX + 1_024 < META_RECORD_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MAX);
