@@ -8,21 +8,18 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use futures_util::future::BoxFuture;
-use hongqiao_cluster::{ProposeError, id::ShardId};
+use hongqiao_cluster::ProposeError;
 use parking_lot::RwLock;
 
 use crate::{
     auth::{StoreUnavailable, UserName, UserRecord, UserStore},
     model::id::AppId,
     shard::{
-        client::ShardClient,
+        client::{APPS_SHARD, ShardClient},
         command::{Command, Reply},
         query,
     },
 };
-
-/// The shard that gives numbers to apps.
-const APPS_SHARD: ShardId = ShardId(0);
 
 /// Names and numbers. Cheap to clone.
 #[derive(Clone)]
@@ -80,10 +77,7 @@ impl UserStore for Apps {
         let Some(app) = self.get(name.app()) else { return Box::pin(async { Ok(None) }) };
         let (shards, user) = (self.shards.clone(), name.user().to_owned());
         Box::pin(async move {
-            let shard = shards.user_shard(app, &user);
-            let found =
-                shards.cluster().read(shard, move |_, store| query::user(store, app, &user));
-            let hash = found.await.map_err(|_| StoreUnavailable)?;
+            let hash = shards.user(app, &user).await.map_err(|_| StoreUnavailable)?;
             Ok(hash.map(|password_hash| UserRecord { app, password_hash }))
         })
     }

@@ -22,7 +22,6 @@ use crate::{
         client::ShardClient,
         command::{Command, Reply},
         machine::{FactSink, ShardMachine},
-        query,
     },
 };
 
@@ -74,8 +73,7 @@ pub(super) async fn create_demo_user(
     }
     let app = apps.create(DEMO_APP).await?;
     let shard = shards.user_shard(app, DEMO_USER);
-    let found = shards.cluster().read(shard, move |_, store| query::user(store, app, DEMO_USER));
-    if found.await?.is_some() {
+    if shards.user(app, DEMO_USER).await?.is_some() {
         return Ok(None);
     }
     let password = auth::generate_password();

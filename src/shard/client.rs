@@ -12,6 +12,7 @@ use hongqiao_cluster::{
 };
 
 use super::{
+    ask::{Answer, Question},
     command::{self, Command, Page, Reply, RetainedPage},
     machine::ShardMachine,
     query,
@@ -24,7 +25,10 @@ use crate::{
     },
 };
 
-/// Reads of all shards of the node. Cheap to clone.
+/// The shard that gives numbers to apps.
+pub const APPS_SHARD: ShardId = ShardId(0);
+
+/// Reads of all shards, wherever they are led. Cheap to clone.
 #[derive(Clone)]
 pub struct ShardClient {
     cluster: ClusterHandle<ShardMachine>,
@@ -73,16 +77,14 @@ impl ShardClient {
         after: Position,
         limits: query::PageLimits,
     ) -> Result<Result<Page, query::Fenced>, ReadError> {
-        let now_ms = clock::wall_ms();
-        let shard = self.session_shard(key);
-        self.cluster
-            .read(shard, move |machine, store| {
-                query::page(machine, store, (key, epoch), after, limits, now_ms)
-            })
-            .await
+        let question = Question::Page { key, epoch, after, limits, now_ms: clock::wall_ms() };
+        match self.ask(self.session_shard(key), question).await? {
+            Answer::Page(page) => Ok(page),
+            _ => Err(ReadError::Unavailable),
+        }
     }
 
-    /// Reads retained messages of the topics that `filter` matches, from all shards it may concern.
+    /// Reads retained messages of the topics that `filter` matches, in one shard.
     ///
     /// # Errors
     /// The shard cannot be read now.
@@ -94,10 +96,38 @@ impl ShardClient {
         limits: query::PageLimits,
     ) -> Result<RetainedPage, ReadError> {
         let now_ms = clock::wall_ms();
-        let ask = move |_: &ShardMachine, store: &dyn hongqiao_cluster::Store| {
-            query::retained(store, app, &filter, after.as_ref(), limits, now_ms)
-        };
-        self.cluster.read(shard, ask).await
+        match self.ask(shard, Question::Retained { app, filter, after, limits, now_ms }).await? {
+            Answer::Retained(page) => Ok(page),
+            _ => Err(ReadError::Unavailable),
+        }
+    }
+
+    /// Returns the password hash of a user.
+    ///
+    /// # Errors
+    /// The shard cannot be read now.
+    pub async fn user(&self, app: AppId, name: &str) -> Result<Option<String>, ReadError> {
+        let question = Question::User { app, name: name.to_owned() };
+        match self.ask(self.user_shard(app, name), question).await? {
+            Answer::User(hash) => Ok(hash),
+            _ => Err(ReadError::Unavailable),
+        }
+    }
+
+    /// Returns the number of an app.
+    ///
+    /// # Errors
+    /// The shard cannot be read now.
+    pub async fn app(&self, name: &str) -> Result<Option<AppId>, ReadError> {
+        match self.ask(APPS_SHARD, Question::App { name: name.to_owned() }).await? {
+            Answer::App(app) => Ok(app),
+            _ => Err(ReadError::Unavailable),
+        }
+    }
+
+    /// Asks a shard; without encoding where this node leads it.
+    async fn ask(&self, shard: ShardId, question: Question) -> Result<Answer, ReadError> {
+        self.cluster.read(shard, move |machine, store| question.answer(machine, store)).await
     }
 
     /// Returns the shards that may hold retained messages for `filter`: one for an exact filter.

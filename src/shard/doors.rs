@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::{
+    ask,
     body::{self, ChunkWriter},
     index, key,
     record::{
@@ -44,6 +45,12 @@ pub fn stored(data: &[u8]) {
         None if kind % 2 == 0 => body_chunk(&Bytes::copy_from_slice(bytes)),
         None => index_chunk(bytes),
     }
+}
+
+/// Reads `data` as what the leader of a shard answers.
+pub fn answer(data: &[u8]) {
+    let readable = ask::read_again(&Bytes::copy_from_slice(data));
+    assert!(readable, "an answer reads another after being written");
 }
 
 fn record<T: Record>(bytes: &[u8]) {

@@ -12,6 +12,7 @@ use hongqiao_cluster::machine::{Machine, Store, StoreMut};
 use tracing::error;
 
 use super::{
+    ask,
     command::Fact,
     encoding::{decode_batch, encode_replies},
     state::State,
@@ -48,6 +49,10 @@ impl Machine for ShardMachine {
                 encode_replies(&[])
             }
         }
+    }
+
+    fn query(&self, question: &Bytes, store: &dyn Store) -> Bytes {
+        ask::answer(question, self, store)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod encoding;
 pub mod machine;
 pub mod client;
 pub mod query;
+pub mod ask;
 pub mod memory_store;
 #[doc(hidden)]
 pub mod doors;

@@ -37,7 +37,7 @@ const LOOKED_AT_PER_MESSAGE: usize = 16;
 pub struct Fenced;
 
 /// How much a page may hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PageLimits {
     /// Most messages.
     pub messages: usize,
