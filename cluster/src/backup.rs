@@ -60,11 +60,11 @@ pub(crate) fn write<M>(
         return Err(BackupError::NotEmpty { path: target.into() });
     }
     let state = target.join("state");
-    let shards = origin.format.shards;
-    let kv = SledKv::open(&state, shards, CACHE_BYTES).map_err(failed("open", &state))?;
+    let count = u16::try_from(groups.groups.len()).unwrap_or(u16::MAX);
+    let kv = SledKv::open(&state, count, CACHE_BYTES).map_err(failed("open", &state))?;
     let mut marks = Vec::new();
     for group in &groups.groups {
-        let store = &group.shard.store;
+        let store = &group.store;
         let _pin = store.pin.clone().blocking_lock_owned();
         if !groups.checkpointer.write(&[store]) {
             return Err(BackupError::Stopping);
@@ -75,7 +75,7 @@ pub(crate) fn write<M>(
     }
     kv.flush().map_err(failed("flush", &state))?;
     drop(kv);
-    write_log(target, shards, &marks)?;
+    write_log(target, count, &marks)?;
     let node = target.join("node");
     let text = format::node_text(origin.node.0, origin.incarnation);
     format::replace(&node, &text).map_err(failed("write", &node))?;
@@ -102,10 +102,10 @@ fn copy(store: &crate::storage::checkpoint::ShardStore, target: &SledKv) -> io::
 type Mark = (u16, Option<Vote>, Option<crate::raft_group::types::LogId>);
 
 /// Writes a log that goes on where the copied states are.
-fn write_log(target: &Path, shards: u16, marks: &[Mark]) -> Result<(), BackupError> {
+fn write_log(target: &Path, groups: u16, marks: &[Mark]) -> Result<(), BackupError> {
     let path: PathBuf = target.join("log");
     let disk = RealDisk::open(&path, 0).map_err(failed("open", &path))?;
-    let log = Log::open(Arc::new(disk), shards, Durability::Disk, Arc::<Health>::default());
+    let log = Log::open(Arc::new(disk), groups, Durability::Disk, Arc::<Health>::default());
     let (log, flusher) = log.map_err(|error| start_failed(error, &path))?;
     let (tell, told) = std::sync::mpsc::sync_channel(marks.len() + 1);
     let mut waiting = 0;

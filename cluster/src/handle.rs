@@ -9,14 +9,14 @@ use std::{
     future::Future,
     path::Path,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot},
+    sync::{Semaphore, oneshot, watch},
     time::Sleep,
 };
 
@@ -28,8 +28,8 @@ use crate::{
     machine::{Machine, Store},
     meta::{MetaHandle, MetaSink, local},
     options::Options,
-    raft_group::types::Caller,
-    raft_groups::{Group, Groups},
+    raft_group::{group::Group, lead::Lead, types::Caller},
+    raft_groups::Groups,
     stats::{DiskState, Stats},
     storage::format::Folder,
 };
@@ -51,7 +51,7 @@ pub(crate) struct Shared<M> {
     pub(crate) origin: Origin,
 }
 
-impl<M> Shared<M> {
+impl<M: Machine> Shared<M> {
     pub(crate) fn new(
         groups: Groups<M>,
         runtimes: Handles,
@@ -74,9 +74,26 @@ impl<M> Shared<M> {
         })
     }
 
-    fn group(&self, shard: ShardId) -> Option<&Arc<Group<M>>> {
-        let group = self.groups.groups.get(usize::from(shard.0))?;
-        group.ready.load(Ordering::Relaxed).then_some(group)
+    /// Returns a group that can be read here.
+    fn leading(&self, shard: ShardId) -> Result<Arc<Group>, ReadError> {
+        let group = self.groups.group(shard).filter(|group| group.lead.may_read());
+        group.cloned().ok_or(ReadError::Unavailable)
+    }
+
+    /// Computes an answer on the cluster's threads. It counts if this node still leads after it.
+    async fn answer<R: Send + 'static>(
+        &self,
+        group: Arc<Group>,
+        answer: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, ReadError> {
+        let turn = self.reads.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| ReadError::Unavailable)?;
+        let answer = self.runtimes.work.spawn(async move {
+            let _turn = turn;
+            let answer = answer();
+            group.lead.may_read().then_some(answer)
+        });
+        answer.await.ok().flatten().ok_or(ReadError::Unavailable)
     }
 }
 
@@ -117,9 +134,17 @@ impl<M: Machine> ClusterHandle<M> {
     /// # Errors
     /// `Overloaded`, `DiskFull`, `DiskFailing` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
     pub fn propose(&self, shard: ShardId, command: Bytes) -> Proposed {
+        if shard.0 >= self.shards() {
+            return Proposed(Outcome::Refused(ProposeError::Unavailable));
+        }
+        self.propose_to(shard, command)
+    }
+
+    /// As [`Self::propose`], also to the meta group.
+    pub(crate) fn propose_to(&self, shard: ShardId, command: Bytes) -> Proposed {
         let refused = |why| Proposed(Outcome::Refused(why));
         let groups = &self.shared.groups;
-        let Some(group) = self.shared.group(shard) else {
+        let Some(group) = self.shared.groups.group(shard) else {
             return refused(ProposeError::Unavailable);
         };
         if let Some(why) = groups.health.state().refusal() {
@@ -148,16 +173,42 @@ impl<M: Machine> ClusterHandle<M> {
         shard: ShardId,
         ask: impl FnOnce(&M, &dyn Store) -> R + Send + 'static,
     ) -> Result<R, ReadError> {
-        let group = self.shared.group(shard).ok_or(ReadError::Unavailable)?.shard.clone();
-        let turn = self.shared.reads.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| ReadError::Unavailable)?;
-        let answer = self.shared.runtimes.work.spawn(async move {
-            let _turn = turn;
-            let machine = group.machine.lock();
-            let state = group.store.state.lock();
-            ask(&machine, &*state)
-        });
-        answer.await.map_err(|_| ReadError::Unavailable)
+        let machines = &self.shared.groups.shards;
+        let machine = machines.get(usize::from(shard.0)).ok_or(ReadError::Unavailable)?.clone();
+        let group = self.shared.leading(shard)?;
+        let answer = move || {
+            let machine_lock = machine.machine.lock();
+            let state = machine.store.state.lock();
+            ask(&machine_lock, &*state)
+        };
+        self.shared.answer(group, answer).await
+    }
+
+    /// Asks the machine of a shard, or of the meta group, an encoded question; see [`Machine::query`].
+    ///
+    /// # Errors
+    /// `Unavailable` while the shard cannot be read.
+    pub async fn query(&self, shard: ShardId, question: Bytes) -> Result<Bytes, ReadError> {
+        let group = self.shared.leading(shard)?;
+        let replica = group.replica.clone();
+        self.shared.answer(group, move || replica.query(&question)).await
+    }
+
+    /// Returns who leads a shard, or the meta group, and how that changes.
+    ///
+    /// - A shard that does not exist has no leader, for ever.
+    #[must_use]
+    pub fn leadership(&self, shard: ShardId) -> watch::Receiver<Lead> {
+        match self.shared.groups.groups.get(usize::from(shard.0)) {
+            Some(group) => group.lead.watch(),
+            None => watch::Sender::default().subscribe(),
+        }
+    }
+
+    /// Returns the number of the meta group; it comes behind the shards.
+    #[must_use]
+    pub fn meta_shard(&self) -> ShardId {
+        ShardId(self.shards())
     }
 
     /// Returns what this node knows of the cluster.
@@ -196,11 +247,10 @@ impl<M: Machine> ClusterHandle<M> {
         self.shared.origin.format.cluster
     }
 
-    /// Returns whether every shard can be proposed to and read here.
+    /// Returns whether every group is open here and this node knows who leads it.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let ready =
-            |group: &Arc<Group<M>>| group.ready.load(Ordering::Relaxed) && group.queue.is_open();
+        let ready = |group: &Arc<Group>| group.is_open() && group.lead.now().leader.is_some();
         self.shared.groups.groups.iter().all(ready)
     }
 
@@ -218,7 +268,7 @@ impl<M: Machine> ClusterHandle<M> {
         let index = |id: Option<crate::raft_group::types::LogId>| id.map_or(0, |id| id.index);
         let lags = groups.groups.iter().filter_map(|group| {
             // Held for long only while a disk fails; whoever asks for figures must not wait for it.
-            let state = group.shard.store.state.try_lock()?;
+            let state = group.store.state.try_lock()?;
             Some(index(state.applied.last) - index(state.stored.last))
         });
         Stats {

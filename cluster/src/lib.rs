@@ -41,4 +41,5 @@ pub use meta::{
 };
 pub use node::Cluster;
 pub use options::{Durability, Options};
+pub use raft_group::lead::Lead;
 pub use stats::{DiskState, Stats};

@@ -21,6 +21,23 @@ pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads of this node that run or wait for their turn on the cluster's threads.
 pub(crate) const READS_MAX: usize = 64;
 
+/// Longest silence of a quorum after which a leader still answers reads: shorter than the lease that
+/// followers grant it (`election_timeout_max`), by more than clocks run apart meanwhile.
+pub(crate) const READ_SILENCE_MAX: Duration = Duration::from_millis(500);
+
+/// Longest silence of a quorum after which a leader still acts as one. Before it has passed no other
+/// can be elected, unless this one agreed.
+pub(crate) const LEAD_SILENCE_MAX: Duration = Duration::from_millis(1_000);
+
+/// How often a leader is heard of, at least about.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Shortest silence of a leader after which another is elected, beyond the lease.
+pub(crate) const ELECTION_MIN: Duration = Duration::from_millis(500);
+
+/// Longest one; also how long the lease of a leader is.
+pub(crate) const ELECTION_MAX: Duration = Duration::from_millis(800);
+
 /// A log segment takes no further batch beyond this many bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
 
@@ -110,3 +127,6 @@ const _: () = assert!(META_ROOM_BYTES_MAX + META_USER_BYTES_MAX + 3 < KEY_BYTES_
 const _: () = assert!(META_BATCH_BYTES + META_COMMAND_BYTES_MAX < META_ENTRY_BYTES_MAX);
 const _: () = assert!(META_ROUTE_KEY_BYTES_MAX + 1_024 < META_RECORD_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MAX);
+const _: () = assert!(READ_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis());
+const _: () =
+    assert!(LEAD_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis() + ELECTION_MIN.as_millis());

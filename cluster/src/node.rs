@@ -64,12 +64,12 @@ impl<M: Machine> Cluster<M> {
         let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
         let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
         let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
-        let kv = SledKv::open(&state_dir, options.shards, options.cache_bytes);
+        let kv = SledKv::open(&state_dir, options.groups(), options.cache_bytes);
         let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
         sync_folders(&options.data_dir, &state_dir)?;
         let health = Arc::new(Health::default());
         let (log, flusher) =
-            Log::open(disk.clone(), options.shards, options.durability, health.clone())?;
+            Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
         Self::run(Parts { disk, kv, log, health }, &options, &make, flusher, folder)
     }
 

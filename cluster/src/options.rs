@@ -72,6 +72,11 @@ impl Options {
         }
     }
 
+    /// Returns how many Raft groups a node has: one per shard, and the meta group.
+    pub(crate) fn groups(&self) -> u16 {
+        self.shards + 1
+    }
+
     pub(crate) fn check(&self) -> Result<(), StartError> {
         let wrong = |name, must| Err(StartError::Option { name, must });
         match self {

@@ -1,38 +1,29 @@
 //! All groups of this node: one log, one flusher, one checkpointer, one runtime.
 //!
-//! - Owns: the groups and what they share. Takes: an open folder. Gives: groups that lead.
-//! - Bound: `Options::shards` groups; each step of start and stop has a time-out.
+//! - Owns: the groups of all shards and the meta group, and what they share. Takes: an open folder.
+//! - Gives: groups; the number of a shard's group is the shard's, the meta group comes behind them.
+//! - Bound: `Options::shards` groups and one; each step of start and stop has a time-out.
 //! - Groups with one voter need no clock: no heartbeat, no election by time-out, no idle work.
 //! - Source: openraft 0.9.
 
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::future::join_all;
-use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
 use tokio::runtime::Handle;
 
-use crate::options::Options;
 use crate::{
     error::StartError,
     id::ShardId,
-    machine::Machine,
+    machine::{Machine, Store, StoreMut},
+    options::Options,
     raft_group::{
-        log_store::LogStore,
-        network::NoNetwork,
+        group::{Group, Setting},
         permits::Permits,
-        proposer::{Proposer, Queue},
-        state_machine::{Shard, StateMachine},
-        types::Types,
+        state_machine::Shard,
     },
     storage::{
         checkpoint::{Checkpointer, Fill, ShardStore},
@@ -46,23 +37,26 @@ use crate::{
     },
 };
 
-/// A group elects itself and replays its log within this time, or the node does not start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Groups end within this time, or are left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One group as the handle sees it.
-pub(crate) struct Group<M> {
-    pub(crate) shard: Arc<Shard<M>>,
-    pub(crate) queue: Arc<Queue>,
-    pub(crate) raft: Raft<Types>,
-    pub(crate) ready: Arc<AtomicBool>,
+/// Keeps the place of the meta group's machine.
+pub(crate) struct Meta;
+
+impl Machine for Meta {
+    fn load(&mut self, _store: &dyn Store) {}
+
+    fn apply(&mut self, _index: u64, _command: &Bytes, _store: &mut dyn StoreMut) -> Bytes {
+        Bytes::new()
+    }
 }
 
 /// What all groups of a node share.
 pub(crate) struct Groups<M> {
-    pub(crate) groups: Vec<Arc<Group<M>>>,
+    /// Every group; the last is the meta group.
+    pub(crate) groups: Vec<Arc<Group>>,
+    /// The machines of the shards.
+    pub(crate) shards: Vec<Arc<Shard<M>>>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) health: Arc<Health>,
     pub(crate) base: Arc<Base>,
@@ -79,8 +73,25 @@ pub(crate) struct Parts {
     pub(crate) health: Arc<Health>,
 }
 
+fn open_stores(
+    options: &Options,
+    base: &Arc<Base>,
+    fill: &Arc<Fill>,
+) -> Result<Vec<Arc<ShardStore>>, StartError> {
+    let open = |group| {
+        let state = ShardState::open(group, base.clone()).map_err(|source| StartError::Io {
+            what: "read the state in",
+            path: options.data_dir.join("state"),
+            source,
+        })?;
+        Ok(ShardStore::new(state, group, base.clone(), fill.clone()))
+    };
+    (0..options.groups()).map(open).collect()
+}
+
 impl<M: Machine> Groups<M> {
-    /// Opens state and machines of all shards, then starts their groups; returns when all lead.
+    /// Opens state and machines of all groups, then starts them; returns when those lead that have no
+    /// other voter.
     pub(crate) async fn start(
         parts: Parts,
         options: &Options,
@@ -89,15 +100,7 @@ impl<M: Machine> Groups<M> {
         let Parts { disk, kv, log, health } = parts;
         let base = Arc::new(Base { kv, health: health.clone() });
         let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
-        let mut stores = Vec::new();
-        for shard in 0..options.shards {
-            let state = ShardState::open(shard, base.clone()).map_err(|source| StartError::Io {
-                what: "read the state in",
-                path: options.data_dir.join("state"),
-                source,
-            })?;
-            stores.push(ShardStore::new(state, shard, base.clone(), fill.clone()));
-        }
+        let mut stores = open_stores(options, &base, &fill)?;
         let checkpointer = Checkpointer::new(
             stores.clone(),
             base.clone(),
@@ -108,13 +111,24 @@ impl<M: Machine> Groups<M> {
         );
         checkpointer.look_at_disk();
         let permits = Permits::new(options.proposals_max, options.proposal_bytes_max);
-        let groups = stores.into_iter().map(|store| {
-            let machine = make(ShardId(store.shard));
-            let shard = Shard::open(machine, store);
-            start_group(shard, log.clone(), checkpointer.clone(), options)
-        });
-        let groups = join_all(groups).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { groups, permits, health, base, fill, checkpointer, log })
+        let meta = stores.pop().map(|store| Shard::open(Meta, store));
+        let open = |store: Arc<ShardStore>| Shard::open(make(ShardId(store.shard)), store);
+        let shards: Vec<_> = stores.into_iter().map(open).collect();
+        let setting = Setting {
+            node: options.node,
+            log: log.clone(),
+            checkpointer: checkpointer.clone(),
+            founder: true,
+        };
+        let meta = try_join_all(meta.map(|meta| Group::start(meta, setting.clone())));
+        let groups = shards.iter().map(|shard| Group::start(shard.clone(), setting.clone()));
+        let (groups, meta) = tokio::try_join!(try_join_all(groups), meta)?;
+        let groups = groups.into_iter().chain(meta).collect();
+        Ok(Self { groups, shards, permits, health, base, fill, checkpointer, log })
+    }
+
+    pub(crate) fn group(&self, shard: ShardId) -> Option<&Arc<Group>> {
+        self.groups.get(usize::from(shard.0)).filter(|group| group.is_open())
     }
 
     /// Purges the logs of shards whose checkpoint is new. Called by the checkpointer's thread.
@@ -122,15 +136,14 @@ impl<M: Machine> Groups<M> {
         &self,
         runtime: Handle,
     ) -> impl Fn(&[u16]) + Send + use<M> {
-        let of = |group: &Arc<Group<M>>| (group.raft.clone(), group.ready.clone());
-        let groups: Vec<_> = self.groups.iter().map(of).collect();
+        let groups = self.groups.clone();
         move |shards| {
-            for (raft, ready) in shards.iter().filter_map(|shard| groups.get(usize::from(*shard))) {
+            for group in shards.iter().filter_map(|shard| groups.get(usize::from(*shard))) {
                 // The last checkpoint comes when the groups have ended; they would call that an error.
-                if !ready.load(Ordering::Relaxed) {
+                if !group.is_open() {
                     continue;
                 }
-                let raft = raft.clone();
+                let raft = group.raft.clone();
                 runtime.spawn(async move { raft.trigger().snapshot().await });
             }
         }
@@ -139,8 +152,7 @@ impl<M: Machine> Groups<M> {
     /// Refuses new proposals and ends the groups.
     pub(crate) async fn stop(&self) {
         for group in &self.groups {
-            group.ready.store(false, Ordering::Relaxed);
-            group.queue.close();
+            group.close();
         }
         // Entries in flight answer their callers first.
         let deadline = crate::clock::now() + crate::limits::PROPOSE_TIMEOUT;
@@ -156,60 +168,4 @@ impl<M: Machine> Groups<M> {
             tracing::warn!("groups did not end in time");
         }
     }
-}
-
-fn config() -> Config {
-    Config {
-        cluster_name: "hongqiao".into(),
-        heartbeat_interval: 100,
-        election_timeout_min: 500,
-        election_timeout_max: 800,
-        enable_tick: false,
-        // Snapshots follow checkpoints; what they cover is purged at once.
-        snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
-        ..Config::default()
-    }
-}
-
-async fn start_group<M: Machine>(
-    shard: Arc<Shard<M>>,
-    log: Arc<Log>,
-    checkpointer: Arc<Checkpointer>,
-    options: &Options,
-) -> Result<Arc<Group<M>>, StartError> {
-    let number = shard.store.shard;
-    let no_leader = || StartError::NoLeader { shard: number };
-    let node = options.node.0;
-    let log_store = LogStore { log, group: number };
-    let (fill, health) = (checkpointer.fill.clone(), checkpointer.health.clone());
-    let machine = StateMachine { shard: shard.clone(), checkpointer };
-    let config = Arc::new(config());
-    let raft = Raft::new(node, config, NoNetwork, log_store, machine).await;
-    let raft = raft.map_err(|_| no_leader())?;
-    if raft.is_initialized().await.map_err(|_| no_leader())? {
-        if raft.current_leader().await != Some(node) {
-            raft.trigger().elect().await.map_err(|_| no_leader())?;
-        }
-    } else {
-        let members = BTreeMap::from([(node, EmptyNode::new())]);
-        raft.initialize(members).await.map_err(|_| no_leader())?;
-    }
-    let wait = raft.wait(Some(START_TIMEOUT));
-    let leads = wait.metrics(
-        |metrics| {
-            metrics.current_leader == Some(node)
-                && metrics.last_applied.map(|id| id.index) >= metrics.last_log_index
-        },
-        "leader with its log replayed",
-    );
-    leads.await.map_err(|_| no_leader())?;
-    // The last start may have ended between a checkpoint and its purge; nothing else would ask for it.
-    let stored = shard.store.state.lock().stored.last;
-    if let Some(last) = stored {
-        raft.trigger().purge_log(last.index).await.map_err(|_| no_leader())?;
-    }
-    let queue = Arc::new(Queue::default());
-    tokio::spawn(Proposer { queue: queue.clone(), raft: raft.clone(), fill, health }.run());
-    Ok(Arc::new(Group { shard, queue, raft, ready: Arc::new(AtomicBool::new(true)) }))
 }

@@ -211,6 +211,8 @@ fn folder_of_format_1_is_opened_with_all_that_is_in_it() {
         let expected = [("kept/large", LARGE_BYTES), ("kept/late", 4), ("kept/typed", 4)];
         let expected = expected.map(|(topic, bytes)| (topic.to_owned(), bytes));
         assert_eq!(retained(broker), expected);
+        let marks = fs::read_to_string(node.data().join("FORMAT")).unwrap();
+        assert!(marks.contains("format = 2\n"), "{marks}");
         if life == 0 {
             // Everything is written anew by this release, then read again.
             node.crash();

@@ -72,7 +72,8 @@ impl Node {
     fn start(disk: &DiskTwin, kv: &KvTwin, options: &Options) -> Self {
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let health = Arc::new(Health::default());
-        let (log, flusher) = Log::open(disk.clone(), 2, Durability::Disk, health.clone()).unwrap();
+        let (log, flusher) =
+            Log::open(disk.clone(), options.groups(), Durability::Disk, health.clone()).unwrap();
         let parts = Parts { disk, kv: Box::new(kv.clone()), log, health };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -107,7 +108,7 @@ impl Node {
     }
 
     fn kept(&self, shard: usize) -> Vec<(u64, Bytes)> {
-        let found = self.groups.groups[shard].shard.store.state.lock().scan(b"n", b"o", usize::MAX);
+        let found = self.groups.groups[shard].store.state.lock().scan(b"n", b"o", usize::MAX);
         found.into_iter().map(|(key, value)| (number(&key), value)).collect()
     }
 
@@ -214,7 +215,7 @@ fn groups_when_the_store_fails_then_tables_stay_bounded_and_everything_is_there_
     for _ in 0..20 {
         node.propose(0, &[1; 1_000]).unwrap();
     }
-    node.wait("a checkpoint", |node| !node.groups.groups[0].shard.store.state.lock().is_dirty());
+    node.wait("a checkpoint", |node| !node.groups.groups[0].store.state.lock().is_dirty());
     kv.0.fail.store(true, Ordering::SeqCst);
     let told: Vec<_> =
         (0..400).map(|_| node.propose_later(0, Bytes::from(vec![2; 1_000]))).collect();
@@ -229,7 +230,7 @@ fn groups_when_the_store_fails_then_tables_stay_bounded_and_everything_is_there_
         }
     }
     node.wait("ready", |node| node.groups.health.state() == DiskState::Ready);
-    node.wait("a checkpoint", |node| !node.groups.groups[0].shard.store.state.lock().is_dirty());
+    node.wait("a checkpoint", |node| !node.groups.groups[0].store.state.lock().is_dirty());
     assert_eq!(node.kept(0).len(), written);
     drop(node);
     let again = Node::start(&disk, &kv, &options);
