@@ -19,6 +19,8 @@ pub mod error;
 pub mod node;
 pub mod handle;
 pub mod stats;
+#[allow(dead_code, reason = "groups of several nodes begin to use it")]
+pub mod transport;
 #[doc(hidden)]
 pub mod doors;
 pub mod directory;
@@ -43,3 +45,4 @@ pub use node::Cluster;
 pub use options::{Durability, Options};
 pub use raft_group::lead::Lead;
 pub use stats::{DiskState, Stats};
+pub use transport::{Class, LinkError, LinkState, PeerService};

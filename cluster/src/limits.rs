@@ -126,6 +126,23 @@ const _: () = assert!(META_STORED_KEY_BYTES_MAX < KEY_BYTES_MAX);
 const _: () = assert!(META_ROOM_BYTES_MAX + META_USER_BYTES_MAX + 3 < KEY_BYTES_MAX);
 const _: () = assert!(META_BATCH_BYTES + META_COMMAND_BYTES_MAX < META_ENTRY_BYTES_MAX);
 const _: () = assert!(META_ROUTE_KEY_BYTES_MAX + 1_024 < META_RECORD_BYTES_MAX);
+
+/// Longest body of a frame between nodes.
+pub(crate) const FRAME_BYTES_MAX: usize = 8 << 20;
+
+/// Requests of one link that wait to be sent or for their answer.
+pub(crate) const LINK_REQUESTS_MAX: usize = 16_384;
+
+/// Bytes of them, and as many of casts that wait to be sent.
+pub(crate) const LINK_BYTES_MAX: usize = 16 << 20;
+
+/// A link that has heard nothing for this long is dead.
+pub(crate) const LINK_SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// First wait before a link is tried again.
+pub(crate) const LINK_RETRY_MIN: Duration = Duration::from_millis(50);
+
+const _: () = assert!(FRAME_BYTES_MAX <= LINK_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MAX);
 const _: () = assert!(READ_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis());
 const _: () =
