@@ -103,7 +103,7 @@ struct Row {
 
 fn node(folder: &Path, durability: Durability, callers: u16, keep: bool) -> Row {
     let options = Options { durability, shards: SHARDS, ..Options::new(folder.join("data")) };
-    let node = Cluster::start(options, |_| Mailbox { next: 0, keep }).unwrap();
+    let node = Cluster::start(options, |_| Mailbox { next: 0, keep }, Arc::new(|_, _| {})).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let count = Arc::new(AtomicU64::new(0));
@@ -158,7 +158,12 @@ fn idle(folder: &str) {
     let options = Options { shards: SHARDS, ..Options::new(temp.path().join("data")) };
     for start in ["first start", "restart"] {
         let started = Instant::now();
-        let node = Cluster::start(options.clone(), |_| Mailbox { next: 0, keep: true }).unwrap();
+        let node = Cluster::start(
+            options.clone(),
+            |_| Mailbox { next: 0, keep: true },
+            Arc::new(|_, _| {}),
+        )
+        .unwrap();
         let took = started.elapsed();
         let cpu = cpu_seconds();
         let (_never, wait) = std::sync::mpsc::channel::<()>();

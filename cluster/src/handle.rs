@@ -5,33 +5,29 @@
 //! - Bound: permits before every proposal, `READS_MAX` reads at a time.
 //! - Source: own design.
 
-use std::{
-    future::Future,
-    path::Path,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, oneshot, watch},
-    time::Sleep,
+    sync::{Semaphore, watch},
 };
 
 use crate::{
     backup::{self, Origin},
+    desks::Desks,
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
-    limits::{PROPOSE_TIMEOUT, READS_MAX},
+    limits::READS_MAX,
     machine::{Machine, Store},
-    meta::{MetaHandle, MetaSink, local},
-    options::Options,
-    raft_group::{group::Group, lead::Lead, types::Caller},
+    meta::MetaHandle,
+    proposals::{Proposals, Proposed},
+    raft_group::{group::Group, lead::Lead},
     raft_groups::Groups,
     stats::{DiskState, Stats},
-    storage::format::Folder,
+    status::{GroupStatus, Status},
+    transport::{Class, Desk, LinkError, Network, PeerService},
 };
 
 /// The runtimes of a node.
@@ -45,9 +41,12 @@ pub(crate) struct Handles {
 /// What all handles of a node share.
 pub(crate) struct Shared<M> {
     pub(crate) groups: Groups<M>,
+    pub(crate) proposals: Arc<Proposals>,
+    pub(crate) meta: MetaHandle,
+    pub(crate) desks: Arc<Desks>,
+    pub(crate) network: Option<Arc<dyn Network>>,
     runtimes: Handles,
     reads: Arc<Semaphore>,
-    meta: MetaHandle,
     pub(crate) origin: Origin,
 }
 
@@ -55,23 +54,21 @@ impl<M: Machine> Shared<M> {
     pub(crate) fn new(
         groups: Groups<M>,
         runtimes: Handles,
-        options: &Options,
-        folder: &Folder,
+        origin: Origin,
+        network: Option<Arc<dyn Network>>,
     ) -> Arc<Self> {
-        let this = (options.node, folder.incarnation);
-        let sink: MetaSink = Arc::new(|_, _| ());
-        let meta = local::handle(this, folder.format.shards, sink, runtimes.work.clone());
-        Arc::new(Self {
-            groups,
-            meta,
-            runtimes,
-            reads: Arc::new(Semaphore::new(READS_MAX)),
-            origin: Origin {
-                node: options.node,
-                incarnation: folder.incarnation,
-                format: folder.format.clone(),
-            },
-        })
+        let proposals = Arc::new(Proposals {
+            groups: groups.groups.clone(),
+            permits: groups.permits.clone(),
+            health: groups.health.clone(),
+            timers: runtimes.timers.clone(),
+        });
+        let published = groups.published.clone();
+        let work = runtimes.work.clone();
+        let meta = MetaHandle::new(origin.node, published, proposals.clone(), work);
+        let reads = Arc::new(Semaphore::new(READS_MAX));
+        let desks = Arc::default();
+        Arc::new(Self { groups, proposals, meta, desks, network, runtimes, reads, origin })
     }
 
     /// Returns a group that can be read here.
@@ -135,30 +132,9 @@ impl<M: Machine> ClusterHandle<M> {
     /// `Overloaded`, `DiskFull`, `DiskFailing` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
     pub fn propose(&self, shard: ShardId, command: Bytes) -> Proposed {
         if shard.0 >= self.shards() {
-            return Proposed(Outcome::Refused(ProposeError::Unavailable));
+            return Proposed::refused(ProposeError::Unavailable);
         }
-        self.propose_to(shard, command)
-    }
-
-    /// As [`Self::propose`], also to the meta group.
-    pub(crate) fn propose_to(&self, shard: ShardId, command: Bytes) -> Proposed {
-        let refused = |why| Proposed(Outcome::Refused(why));
-        let groups = &self.shared.groups;
-        let Some(group) = self.shared.groups.group(shard) else {
-            return refused(ProposeError::Unavailable);
-        };
-        if let Some(why) = groups.health.state().refusal() {
-            return refused(why);
-        }
-        let Some(permit) = groups.permits.take(command.len()) else {
-            return refused(ProposeError::Overloaded);
-        };
-        let (reply, told) = oneshot::channel();
-        if group.queue.push(command, Caller { reply, _permit: permit }).is_err() {
-            return refused(ProposeError::Unavailable);
-        }
-        let _time = self.shared.runtimes.timers.enter();
-        Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
+        self.shared.proposals.propose(shard, command)
     }
 
     /// Asks a shard: `ask` sees every command that was acknowledged before the call.
@@ -209,12 +185,6 @@ impl<M: Machine> ClusterHandle<M> {
     #[must_use]
     pub fn meta_shard(&self) -> ShardId {
         ShardId(self.shards())
-    }
-
-    /// Returns what this node knows of the cluster.
-    #[must_use]
-    pub fn meta(&self) -> &MetaHandle {
-        &self.shared.meta
     }
 
     /// Returns how many shards there are.
@@ -281,6 +251,64 @@ impl<M: Machine> ClusterHandle<M> {
         }
     }
 
+    /// Returns what this node knows of the cluster, and the way to change it.
+    #[must_use]
+    pub fn meta(&self) -> &MetaHandle {
+        &self.shared.meta
+    }
+
+    /// Returns whether this node is the only member of its cluster.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.shared.meta.directory().is_alone(self.node())
+    }
+
+    /// Asks the server of another node. Enqueued by the call: calls of one class are served in order.
+    ///
+    /// - Dropping the future cancels nothing.
+    pub fn request(
+        &self,
+        to: NodeId,
+        class: Class,
+        body: Bytes,
+        time_out: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        match &self.shared.network {
+            Some(network) => network.request(to, class, Desk::Server, body, time_out),
+            None => Box::pin(ready(Err(LinkError::Unreachable))),
+        }
+    }
+
+    /// Tells the server of another node something, in order with the requests of the class.
+    ///
+    /// # Errors
+    /// `Unreachable` and `Full`: not sent. Without an error it may still get lost with the link.
+    pub fn cast(&self, to: NodeId, class: Class, body: Bytes) -> Result<(), LinkError> {
+        match &self.shared.network {
+            Some(network) => network.cast(to, class, Desk::Server, body),
+            None => Err(LinkError::Unreachable),
+        }
+    }
+
+    /// Says who answers the requests of other nodes' servers; until then they are refused.
+    pub fn set_service(&self, service: Arc<dyn PeerService>) {
+        self.shared.desks.set(Desk::Server, service);
+    }
+
+    /// Returns how this node, its groups and its links do.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let groups = (0..).zip(&self.shared.groups.groups);
+        let origin = &self.shared.origin;
+        Status {
+            node: origin.node,
+            incarnation: origin.incarnation,
+            cluster: origin.format.cluster,
+            groups: groups.map(|(number, group)| GroupStatus::of(number, group)).collect(),
+            links: self.shared.network.as_ref().map(|network| network.links()).unwrap_or_default(),
+        }
+    }
+
     /// Writes a copy of this node's state into `target`, which must not exist or be empty. A node
     /// started on that folder has everything that was acknowledged before the call.
     ///
@@ -294,30 +322,5 @@ impl<M: Machine> ClusterHandle<M> {
         let write = move || backup::write(&shared.groups, &shared.origin, &target);
         let written = self.shared.runtimes.work.spawn_blocking(write);
         written.await.unwrap_or(Err(BackupError::Stopping))
-    }
-}
-
-/// A proposal on its way: resolves to the reply.
-#[must_use = "the reply says whether the command was applied"]
-#[derive(Debug)]
-pub struct Proposed(Outcome);
-
-#[derive(Debug)]
-enum Outcome {
-    Refused(ProposeError),
-    Waiting(oneshot::Receiver<Result<Bytes, ProposeError>>, Pin<Box<Sleep>>),
-}
-
-impl Future for Proposed {
-    type Output = Result<Bytes, ProposeError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Outcome::Refused(why) => Poll::Ready(Err(*why)),
-            Outcome::Waiting(told, time_out) => match Pin::new(told).poll(cx) {
-                Poll::Ready(told) => Poll::Ready(told.unwrap_or(Err(ProposeError::Unknown))),
-                Poll::Pending => time_out.as_mut().poll(cx).map(|()| Err(ProposeError::Unknown)),
-            },
-        }
     }
 }

@@ -19,6 +19,10 @@ pub mod error;
 pub mod node;
 pub mod handle;
 pub mod stats;
+pub mod status;
+mod proposals;
+#[allow(dead_code, reason = "groups of several nodes begin to use it")]
+mod desks;
 #[allow(dead_code, reason = "groups of several nodes begin to use it")]
 pub mod transport;
 #[doc(hidden)]
@@ -35,14 +39,16 @@ mod runtime;
 
 pub use directory::{Directory, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms};
 pub use error::{BackupError, ProposeError, ReadError, StartError};
-pub use handle::{ClusterHandle, Proposed};
+pub use handle::ClusterHandle;
 pub use machine::{Machine, Store, StoreMut};
 pub use meta::{
     MetaChange, MetaCommand, MetaHandle, MetaProposed, MetaReply, MetaSink, Place, Refusal,
     RoomCommand, RoomReply,
 };
 pub use node::Cluster;
-pub use options::{Durability, Options};
+pub use options::{Durability, Options, Peering, Secret};
+pub use proposals::Proposed;
 pub use raft_group::lead::Lead;
 pub use stats::{DiskState, Stats};
+pub use status::{GroupStatus, Status};
 pub use transport::{Class, LinkError, LinkState, PeerService};

@@ -16,10 +16,12 @@ use std::{fs, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
+    backup::Origin,
     error::StartError,
     handle::{ClusterHandle, Handles, Shared},
     id::ShardId,
     machine::Machine,
+    meta::{MetaCommand, MetaHandle, MetaReply, MetaSink},
     options::Options,
     raft_groups::{Groups, Parts},
     storage::{
@@ -33,6 +35,12 @@ use crate::{
 
 /// Tasks get this long to end after the groups have.
 const RUNTIME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a node that cannot say that it is up tries again.
+const ANNOUNCE_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A start waits this long for the directory to know of it.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running node. Dropping it stops the node as `shutdown` does.
 pub struct Cluster<M: Machine> {
@@ -58,7 +66,11 @@ impl<M: Machine> Cluster<M> {
     /// # Errors
     /// Every variant of [`StartError`] names the file and what to do; nothing was changed.
     #[expect(clippy::needless_pass_by_value, reason = "the options are the node's from here on")]
-    pub fn start(options: Options, make: impl Fn(ShardId) -> M + Sync) -> Result<Self, StartError> {
+    pub fn start(
+        options: Options,
+        make: impl Fn(ShardId) -> M + Sync,
+        sink: MetaSink,
+    ) -> Result<Self, StartError> {
         options.check()?;
         let folder = Folder::open(&options)?;
         let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
@@ -70,13 +82,14 @@ impl<M: Machine> Cluster<M> {
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-        Self::run(Parts { disk, kv, log, health }, &options, &make, flusher, folder)
+        Self::run(Parts { disk, kv, log, health }, &options, &make, sink, flusher, folder)
     }
 
     fn run(
         parts: Parts,
         options: &Options,
         make: &(dyn Fn(ShardId) -> M + Sync),
+        sink: MetaSink,
         flusher: JoinHandle<()>,
         folder: Folder,
     ) -> Result<Self, StartError> {
@@ -94,7 +107,7 @@ impl<M: Machine> Cluster<M> {
             .build()
             .map_err(io("start threads for", &options.data_dir))?;
         let log = parts.log.clone();
-        let groups = match runtime.block_on(Groups::start(parts, options, make)) {
+        let groups = match runtime.block_on(Groups::start(parts, options, make, sink)) {
             Ok(groups) => groups,
             Err(error) => {
                 log.stop();
@@ -116,7 +129,16 @@ impl<M: Machine> Cluster<M> {
             "shards lead"
         );
         let handles = Handles { work: runtime.handle().clone(), timers: timers.handle().clone() };
-        let shared = Shared::new(groups, handles, options, &folder);
+        let origin = Origin {
+            node: options.node,
+            incarnation: folder.incarnation,
+            format: folder.format.clone(),
+        };
+        let shared = Shared::new(groups, handles, origin, None);
+        let announced = announce(shared.meta.clone(), node_up(options, folder.incarnation));
+        let announced = runtime.spawn(announced);
+        // Only a disk that takes nothing keeps a node that is alone waiting.
+        let _ = runtime.block_on(async { tokio::time::timeout(ANNOUNCE_TIMEOUT, announced).await });
         let running = Running { runtime, timers, flusher, checkpointer, _folder: folder };
         Ok(Self { handle: ClusterHandle::new(shared), running: Some(running) })
     }
@@ -166,6 +188,32 @@ impl<M: Machine> Cluster<M> {
 impl<M: Machine> Drop for Cluster<M> {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Tells all members that this node is up, in this incarnation; returns once they can know.
+async fn announce(meta: MetaHandle, command: MetaCommand) {
+    loop {
+        match meta.propose(command.clone()).await {
+            Ok((MetaReply::Done, _)) => return,
+            Ok((refused, _)) => {
+                tracing::error!(?refused, "the directory refuses this start of the node");
+                return;
+            }
+            // No leader yet, or a disk that is full.
+            Err(_) => tokio::time::sleep(ANNOUNCE_INTERVAL).await,
+        }
+    }
+}
+
+fn node_up(options: &Options, incarnation: u64) -> MetaCommand {
+    let advertised = options.peering.as_ref().map(|peering| peering.advertise.clone());
+    MetaCommand::NodeUp {
+        node: options.node,
+        incarnation,
+        cluster_addr: advertised.unwrap_or_default(),
+        client_addr: options.client_addr.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@
 //! - Bound: each field says its own.
 //! - Source: own design; defaults as in ARCHITECTURE.md, "The write-ahead log".
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     error::StartError,
@@ -19,6 +19,43 @@ pub enum Durability {
     Disk,
     /// Handed to the operating system: survives `kill -9`, not the loss of power.
     Os,
+}
+
+/// How a node meets the others.
+#[derive(Clone, Debug)]
+pub struct Peering {
+    /// Where other nodes are listened for.
+    pub listen: SocketAddr,
+    /// `host:port` under which they find this node.
+    pub advertise: String,
+    /// What all nodes of a cluster know, and nobody else.
+    pub secret: Secret,
+    /// `host:port` of members that let this node in at its first start; empty: it makes a new cluster.
+    pub join: Vec<String>,
+}
+
+/// A secret, which no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
+
+impl Secret {
+    /// Keeps a secret.
+    #[must_use]
+    pub fn new(secret: &[u8]) -> Self {
+        Self(secret.into())
+    }
+
+    /// Returns its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 /// How one node keeps its state.
@@ -50,6 +87,10 @@ pub struct Options {
     pub proposals_max: usize,
     /// Most bytes of them.
     pub proposal_bytes_max: usize,
+    /// How this node meets others; `None`: it is alone, and nobody can join it.
+    pub peering: Option<Peering>,
+    /// `host:port` that clients may be sent to; may be empty.
+    pub client_addr: String,
 }
 
 impl Options {
@@ -69,6 +110,8 @@ impl Options {
             reserve_file_bytes: 8 << 20,
             proposals_max: 65_536,
             proposal_bytes_max: 64 << 20,
+            peering: None,
+            client_addr: String::new(),
         }
     }
 

@@ -11,14 +11,17 @@ mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use tokio::runtime::Handle;
 
 use crate::{
     error::StartError,
     id::ShardId,
-    machine::{Machine, Store, StoreMut},
+    machine::Machine,
+    meta::{
+        MetaSink,
+        machine::{MetaMachine, Published},
+    },
     options::Options,
     raft_group::{
         group::{Group, Setting},
@@ -40,23 +43,14 @@ use crate::{
 /// Groups end within this time, or are left behind.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keeps the place of the meta group's machine.
-pub(crate) struct Meta;
-
-impl Machine for Meta {
-    fn load(&mut self, _store: &dyn Store) {}
-
-    fn apply(&mut self, _index: u64, _command: &Bytes, _store: &mut dyn StoreMut) -> Bytes {
-        Bytes::new()
-    }
-}
-
 /// What all groups of a node share.
 pub(crate) struct Groups<M> {
     /// Every group; the last is the meta group.
     pub(crate) groups: Vec<Arc<Group>>,
     /// The machines of the shards.
     pub(crate) shards: Vec<Arc<Shard<M>>>,
+    /// What the meta group's machine has made.
+    pub(crate) published: Arc<Published>,
     pub(crate) permits: Arc<Permits>,
     pub(crate) health: Arc<Health>,
     pub(crate) base: Arc<Base>,
@@ -96,6 +90,7 @@ impl<M: Machine> Groups<M> {
         parts: Parts,
         options: &Options,
         make: &(dyn Fn(ShardId) -> M + Sync),
+        sink: MetaSink,
     ) -> Result<Self, StartError> {
         let Parts { disk, kv, log, health } = parts;
         let base = Arc::new(Base { kv, health: health.clone() });
@@ -111,7 +106,9 @@ impl<M: Machine> Groups<M> {
         );
         checkpointer.look_at_disk();
         let permits = Permits::new(options.proposals_max, options.proposal_bytes_max);
-        let meta = stores.pop().map(|store| Shard::open(Meta, store));
+        let published = Published::new(sink);
+        let meta = MetaMachine::new(options.shards, published.clone());
+        let meta = stores.pop().map(|store| Shard::open(meta, store));
         let open = |store: Arc<ShardStore>| Shard::open(make(ShardId(store.shard)), store);
         let shards: Vec<_> = stores.into_iter().map(open).collect();
         let setting = Setting {
@@ -124,7 +121,7 @@ impl<M: Machine> Groups<M> {
         let groups = shards.iter().map(|shard| Group::start(shard.clone(), setting.clone()));
         let (groups, meta) = tokio::try_join!(try_join_all(groups), meta)?;
         let groups = groups.into_iter().chain(meta).collect();
-        Ok(Self { groups, shards, permits, health, base, fill, checkpointer, log })
+        Ok(Self { groups, shards, published, permits, health, base, fill, checkpointer, log })
     }
 
     pub(crate) fn group(&self, shard: ShardId) -> Option<&Arc<Group>> {

@@ -46,7 +46,8 @@ pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Clust
         let sink: FactSink = Arc::new(move |fact| facts.take(shard, fact));
         ShardMachine::new(sink)
     };
-    Cluster::start(options, make).context("the data folder cannot be opened")
+    Cluster::start(options, make, std::sync::Arc::new(|_, _| {}))
+        .context("the data folder cannot be opened")
 }
 
 /// Creates the apps that the configuration names.

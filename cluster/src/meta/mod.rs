@@ -17,6 +17,7 @@ mod routes;
 mod rooms;
 mod batch;
 pub(crate) mod handle;
+#[cfg(test)]
 pub(crate) mod local;
 
 #[cfg(test)]

@@ -80,7 +80,9 @@ impl Node {
             .enable_time()
             .build()
             .unwrap();
-        let groups = runtime.block_on(Groups::start(parts, options, &|_| Numbers)).unwrap();
+        let groups = runtime
+            .block_on(Groups::start(parts, options, &|_| Numbers, Arc::new(|_, _| {})))
+            .unwrap();
         let purge = groups.purge_after_checkpoints(runtime.handle().clone());
         let worker = groups.checkpointer.clone();
         let checkpointer = std::thread::spawn(move || worker.run(&(Box::new(purge) as _)));

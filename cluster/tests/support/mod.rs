@@ -79,7 +79,7 @@ pub fn options(folder: &Path) -> Options {
 }
 
 pub fn start(options: &Options) -> Cluster<Notes> {
-    Cluster::start(options.clone(), |_| Notes::default()).unwrap()
+    Cluster::start(options.clone(), |_| Notes::default(), std::sync::Arc::new(|_, _| {})).unwrap()
 }
 
 pub const SHARD: ShardId = ShardId(1);

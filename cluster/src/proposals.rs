@@ -1,0 +1,96 @@
+//! The way of a command into its group.
+//!
+//! - Owns: the permits of this node. Takes: commands, from any thread. Gives: replies once flushed and
+//!   applied (FLUSH-THEN-ACK).
+//! - Bound: permits before every proposal; after `PROPOSE_TIMEOUT` the outcome is unknown.
+//! - Source: own design.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::{runtime::Handle, sync::oneshot, time::Sleep};
+
+use crate::{
+    error::ProposeError,
+    id::ShardId,
+    limits::PROPOSE_TIMEOUT,
+    meta::handle::MetaPort,
+    raft_group::{group::Group, permits::Permits, types::Caller},
+    storage::health::Health,
+};
+
+/// Takes commands for every group of this node.
+pub(crate) struct Proposals {
+    /// By number; the last is the meta group.
+    pub(crate) groups: Vec<Arc<Group>>,
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) health: Arc<Health>,
+    /// Where time is kept while a disk holds up everything else.
+    pub(crate) timers: Handle,
+}
+
+impl Proposals {
+    /// Proposes a command to a group; enqueued by the call.
+    pub(crate) fn propose(&self, group: ShardId, command: Bytes) -> Proposed {
+        let group = self.groups.get(usize::from(group.0)).filter(|group| group.is_open());
+        let Some(group) = group else {
+            return Proposed::refused(ProposeError::Unavailable);
+        };
+        if let Some(why) = self.health.state().refusal() {
+            return Proposed::refused(why);
+        }
+        let Some(permit) = self.permits.take(command.len()) else {
+            return Proposed::refused(ProposeError::Overloaded);
+        };
+        let (reply, told) = oneshot::channel();
+        if group.queue.push(command, Caller { reply, _permit: permit }).is_err() {
+            return Proposed::refused(ProposeError::Unavailable);
+        }
+        let _time = self.timers.enter();
+        Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
+    }
+}
+
+impl MetaPort for Proposals {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Bytes, ProposeError>> {
+        let meta = u16::try_from(self.groups.len().saturating_sub(1)).unwrap_or(u16::MAX);
+        Box::pin(Self::propose(self, ShardId(meta), batch))
+    }
+}
+
+/// A proposal on its way: resolves to the reply.
+#[must_use = "the reply says whether the command was applied"]
+#[derive(Debug)]
+pub struct Proposed(Outcome);
+
+#[derive(Debug)]
+enum Outcome {
+    Refused(ProposeError),
+    Waiting(oneshot::Receiver<Result<Bytes, ProposeError>>, Pin<Box<Sleep>>),
+}
+
+impl Proposed {
+    pub(crate) fn refused(why: ProposeError) -> Self {
+        Self(Outcome::Refused(why))
+    }
+}
+
+impl Future for Proposed {
+    type Output = Result<Bytes, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Outcome::Refused(why) => Poll::Ready(Err(*why)),
+            Outcome::Waiting(told, time_out) => match Pin::new(told).poll(cx) {
+                Poll::Ready(told) => Poll::Ready(told.unwrap_or(Err(ProposeError::Unknown))),
+                Poll::Pending => time_out.as_mut().poll(cx).map(|()| Err(ProposeError::Unknown)),
+            },
+        }
+    }
+}
