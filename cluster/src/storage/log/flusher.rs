@@ -64,7 +64,7 @@ impl Writer {
             log.groups.iter().map(|g| g.lock().purged.map_or(0, |id| id.index + 1)).collect();
         let bytes = segments.iter().map(|segment| segment.bytes).sum();
         log.health.log_bytes.store(bytes, Ordering::Relaxed);
-        // What was read at start may be in the page cache only: nothing counts as synced.
+        // What was read at start is synced, but need not be all that was there: nothing counts as synced.
         Self {
             log,
             file: None,

@@ -23,7 +23,7 @@ use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use self::{flusher::Writer, frame::Record, group::GroupLog};
+use self::{flusher::Writer, frame::Record, group::GroupLog, recover::Recovered};
 use super::{disk::Disk, health::Health, wake::Wake};
 use crate::{
     error::StartError,
@@ -41,6 +41,22 @@ pub(crate) type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub(crate) fn recovered_entries(disk: &dyn Disk, groups: u16) -> Result<usize, StartError> {
     let found = recover::recover(disk, groups)?;
     Ok(found.groups.iter().map(|group| group.range(..).len()).sum())
+}
+
+/// Makes what was found survive the loss of power. After `kill -9` a part of it may be in the page cache
+/// only, and the groups are about to build on all of it.
+fn sync_found(disk: &dyn Disk, found: &Recovered) -> Result<(), StartError> {
+    for segment in &found.segments {
+        let synced = disk.create(segment.number, None).and_then(|mut file| file.sync());
+        let path = || disk.path(segment.number);
+        synced.map_err(|source| StartError::Io { what: "sync", path: path(), source })?;
+    }
+    let path = || disk.path(0);
+    disk.sync_folder().map_err(|source| StartError::Io {
+        what: "sync the folder of",
+        path: path(),
+        source,
+    })
 }
 
 /// The log of all groups of this node.
@@ -128,6 +144,7 @@ impl Log {
         health: Arc<Health>,
     ) -> Result<(Arc<Self>, Writer), StartError> {
         let recovered = recover::recover(&*disk, groups)?;
+        sync_found(&*disk, &recovered)?;
         let held = recovered.groups.iter().map(GroupLog::bytes).sum();
         health.memory.changed(0, held);
         let log = Arc::new(Self {

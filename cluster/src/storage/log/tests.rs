@@ -129,6 +129,25 @@ fn log_when_power_is_lost_then_every_acknowledged_entry_is_there() {
     opened.stop();
 }
 
+/// FLUSH-THEN-ACK over two crashes: what a start finds in the page cache counts as written, so it must be.
+#[test]
+fn log_when_power_is_lost_after_a_kill_then_what_the_start_between_found_is_there() {
+    let disk = DiskTwin::new();
+    let opened = Opened::of(Arc::new(disk.clone()), Durability::Os).unwrap();
+    for index in 0..20 {
+        opened.append(0, index, 100);
+    }
+    let killed = disk.after_kill();
+    let between = Opened::on(&killed);
+    assert_eq!(between.indexes(0).len(), 20);
+    between.append(0, 20, 100);
+    let lost = Opened::on(&killed.after_power_loss());
+    assert_eq!(lost.indexes(0), (0..=20).collect::<Vec<_>>());
+    for opened in [lost, between, opened] {
+        opened.stop();
+    }
+}
+
 #[test]
 fn log_when_durability_is_os_then_survives_a_kill_but_may_lose_power() {
     let disk = DiskTwin::new();

@@ -8,7 +8,7 @@
 //! - Source: own design; torn sectors as in tigerbeetle `src/testing/storage.zig`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io,
     path::PathBuf,
     sync::{
@@ -204,17 +204,18 @@ impl Disk for DiskTwin {
     }
 
     fn create(&self, to: u64, from: Option<u64>) -> io::Result<Box<dyn SegmentFile>> {
-        if self.0.fail_writes.load(Ordering::SeqCst) {
+        let (mut files, mut folder) = (self.0.files.lock(), self.0.folder.lock());
+        // A file that is there can be opened however full the disk is.
+        if self.0.fail_writes.load(Ordering::SeqCst) && !files.contains_key(&to) {
             return Err(full());
         }
         self.change()?;
-        let (mut files, mut folder) = (self.0.files.lock(), self.0.folder.lock());
         if let Some(spare) = from {
             let file = folder.spares.remove(&spare).ok_or(io::ErrorKind::NotFound)?;
             files.insert(to, file);
             folder.unsynced.push(Change::Renamed { spare, to });
-        } else if !files.contains_key(&to) {
-            files.insert(to, FileTwin::default());
+        } else if let Entry::Vacant(place) = files.entry(to) {
+            place.insert(FileTwin::default());
             folder.unsynced.push(Change::Made(to));
         }
         Ok(Box::new(OpenTwin { disk: self.clone(), segment: to }))
