@@ -11,6 +11,10 @@ ARGS ?=
 # Kills in `make crash`, seconds of each target in `make fuzz`.
 ROUNDS ?= 50
 SECONDS_EACH ?= 60
+# Worlds of `make sim` and the first seed; the seed of `make sim-replay`.
+RUNS ?= 200
+FROM ?= 1
+SEED ?=
 # A copy of the Eclipse paho interoperability suite for `make interop`.
 SUITE ?=
 
@@ -42,11 +46,22 @@ test: tools ## Installs what tests need and runs them all, doc tests too
 	fi
 	RUST_TEST_THREADS=8 $(CARGO) test --workspace --locked --test '*'
 	$(CARGO) test --workspace --locked --doc
+	$(MAKE) sim
+
+.PHONY: sim
+sim: ## Simulates RUNS clusters with faults, each from its seed (FROM=1), and those that once failed
+	HONGQIAO_SIM_RUNS=$(RUNS) HONGQIAO_SIM_FROM=$(FROM) $(CARGO) sim --locked -- sim::
+
+.PHONY: sim-replay
+sim-replay: ## Shows all that happens in the simulated cluster of SEED
+	@test -n "$(SEED)" || { echo "set SEED to the number that a failure names" >&2; exit 1; }
+	HONGQIAO_SIM_SEED=$(SEED) $(CARGO) sim --locked -- --ignored --nocapture world_shown
 
 .PHONY: verify
 verify: ## The gate, same as CI: format, lints, docs, tests; changes nothing
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) sim-clippy --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	$(MAKE) test
 

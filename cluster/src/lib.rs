@@ -36,6 +36,9 @@ mod backup;
 mod limits;
 mod clock;
 mod runtime;
+#[cfg(test)]
+#[cfg(feature = "sim")]
+mod sim;
 
 pub use directory::{Directory, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms};
 pub use error::{BackupError, ProposeError, ReadError, StartError};

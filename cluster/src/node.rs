@@ -192,7 +192,7 @@ impl<M: Machine> Drop for Cluster<M> {
 }
 
 /// Tells all members that this node is up, in this incarnation; returns once they can know.
-async fn announce(meta: MetaHandle, command: MetaCommand) {
+pub(crate) async fn announce(meta: MetaHandle, command: MetaCommand) {
     loop {
         match meta.propose(command.clone()).await {
             Ok((MetaReply::Done, _)) => return,
@@ -206,7 +206,7 @@ async fn announce(meta: MetaHandle, command: MetaCommand) {
     }
 }
 
-fn node_up(options: &Options, incarnation: u64) -> MetaCommand {
+pub(crate) fn node_up(options: &Options, incarnation: u64) -> MetaCommand {
     let advertised = options.peering.as_ref().map(|peering| peering.advertise.clone());
     MetaCommand::NodeUp {
         node: options.node,

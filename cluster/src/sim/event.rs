@@ -1,0 +1,83 @@
+//! What the oracle is told: everything that a client or an observer of the nodes can see.
+//!
+//! - Owns: nothing; plain values.
+//! - Bound: none.
+//! - Source: own design.
+
+use super::ledger::{Command, Summary};
+use crate::{
+    error::ProposeError,
+    id::{NodeId, ShardId},
+    raft_group::types::LogId,
+};
+
+/// Where a command was proposed: order is promised per client and life of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Origin {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+}
+
+/// What a client was told of a command. A client that was told nothing, because its node died, knows as
+/// little as one that was told `Unknown`.
+pub(super) type Told = Result<Summary, ProposeError>;
+
+/// One observation.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Event {
+    /// A replica came up with this state, or was given it by a snapshot.
+    Loaded { node: NodeId, shard: ShardId, state: Summary },
+    /// A replica applied a command.
+    Applied { node: NodeId, shard: ShardId, before: Summary, after: Summary, command: Command },
+    /// A client proposed a command.
+    Proposed { command: Command, shard: ShardId, origin: Origin },
+    /// It was told what became of it.
+    Told { command: Command, shard: ShardId, told: Told },
+    /// A client asked a shard for its state.
+    Asked { question: u64, shard: ShardId },
+    /// It was told.
+    Answered { question: u64, state: Summary },
+    /// A replica acts as the leader of its group.
+    Leads { node: NodeId, group: u16, term: u64 },
+    /// A replica's log holds an entry; `before` is the one in front of it.
+    Logged { node: NodeId, group: u16, before: Option<LogId>, id: LogId, digest: u64 },
+    /// A node has started with this end of a log.
+    Recovered { node: NodeId, group: u16, last: Option<LogId> },
+    /// All faults are healed, and the nodes had time to settle: a replica's last state.
+    Settled { node: NodeId, shard: ShardId, state: Summary },
+}
+
+impl Event {
+    /// Returns numbers that two equal runs have in common.
+    pub(super) fn fingerprint(&self) -> [u64; 6] {
+        let id = |id: &LogId| (id.leader_id.term << 32) | id.index;
+        match *self {
+            Self::Loaded { node, shard, state } => {
+                [1, node.0, shard.0.into(), state.index, state.digest, state.count]
+            }
+            Self::Applied { node, shard, after, command, .. } => {
+                [2, node.0, shard.0.into(), after.digest, command.client.into(), command.number]
+            }
+            Self::Proposed { command, shard, origin } => {
+                let from = (origin.node.0 << 32) | origin.incarnation;
+                [3, command.client.into(), command.number, shard.0.into(), from, 0]
+            }
+            Self::Told { command, told, .. } => {
+                let index = told.map_or_else(|why| why as u64, |state| state.index);
+                [4, command.client.into(), command.number, told.is_ok().into(), index, 0]
+            }
+            Self::Asked { question, shard } => [5, question, shard.0.into(), 0, 0, 0],
+            Self::Answered { question, state } => [6, question, state.index, state.digest, 0, 0],
+            Self::Leads { node, group, term } => [7, node.0, group.into(), term, 0, 0],
+            Self::Logged { node, group, id: entry, digest, .. } => {
+                [8, node.0, group.into(), id(&entry), digest, 0]
+            }
+            Self::Recovered { node, group, last } => {
+                [10, node.0, group.into(), last.as_ref().map_or(0, id), 0, 0]
+            }
+            Self::Settled { node, shard, state } => {
+                [9, node.0, shard.0.into(), state.index, state.digest, 0]
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One machine of a world: its disk, its clock, and the node that lives on it.
+//!
+//! ```text
+//! start ─▶ life: one runtime with its own paused clock ─ crash ─▶ what the disk kept ─▶ start …
+//! ```
+//!
+//! - Owns: the twins below a node, which outlive it; the runtime, which is dropped whole at a crash, so that
+//!   nothing of the old life runs on.
+//! - Takes: ticks of the world's time, which its own clock may follow late or early. Gives: a handle.
+//! - Bound: one thread. Everything inside is the product's code, but for the twins.
+//! - Source: own design; hosts as in turmoil.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{boot, ledger::Ledger, oracle::Oracle, shape::Shape};
+use crate::{
+    error::StartError,
+    handle::ClusterHandle,
+    id::NodeId,
+    storage::{
+        driven::Delay,
+        twin::{DiskTwin, KvTwin, Power},
+    },
+};
+
+/// How a node dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Death {
+    /// What was written stays, synced or not.
+    Kill,
+    /// What was not synced may be gone, in part or whole.
+    PowerLoss,
+}
+
+/// What a node finds when it starts.
+pub(super) struct Ground {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) disk: DiskTwin,
+    pub(super) kv: KvTwin,
+    pub(super) delay: Delay,
+    pub(super) shape: Shape,
+    pub(super) oracle: Arc<Oracle>,
+}
+
+/// What came of a start.
+pub(super) type Started = Arc<OnceLock<Result<ClusterHandle<Ledger>, StartError>>>;
+
+struct Life {
+    started: Started,
+    runtime: Runtime,
+}
+
+pub(super) struct Host {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u64,
+    pub(super) disk: DiskTwin,
+    kv: KvTwin,
+    pub(super) power: Arc<Power>,
+    life: Option<Life>,
+    /// The longest that the disk takes, in milliseconds.
+    pub(super) disk_ms_max: Arc<AtomicU64>,
+    random: Arc<Mutex<StdRng>>,
+    /// What its clock does in a thousand milliseconds of the world.
+    pub(super) clock_rate: u64,
+    /// Thousandths of a millisecond that its clock owes.
+    owed: u64,
+    /// Stands still until then, as a process does that gets no processor.
+    pub(super) paused_until: u64,
+    missed_ms: u64,
+}
+
+impl Host {
+    pub(super) fn new(node: NodeId, random: &mut StdRng) -> Self {
+        let mut host = Self {
+            node,
+            incarnation: 0,
+            disk: DiskTwin::new(),
+            kv: KvTwin::default(),
+            power: Arc::default(),
+            life: None,
+            disk_ms_max: Arc::new(AtomicU64::new(1)),
+            random: Arc::new(Mutex::new(StdRng::seed_from_u64(random.next_u64()))),
+            clock_rate: 1_000,
+            owed: 0,
+            paused_until: 0,
+            missed_ms: 0,
+        };
+        // The first life has twins that share its power, as later ones do.
+        host.lose(Death::Kill);
+        host
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        self.life.is_some()
+    }
+
+    /// Returns the handle of a node that has started.
+    pub(super) fn handle(&self) -> Option<&ClusterHandle<Ledger>> {
+        self.life.as_ref()?.started.get()?.as_ref().ok()
+    }
+
+    pub(super) fn runtime(&self) -> Option<&Runtime> {
+        self.life.as_ref().map(|life| &life.runtime)
+    }
+
+    /// Returns why a node did not start; one whose power goes meanwhile has no reason to.
+    pub(super) fn start_error(&self) -> Option<&StartError> {
+        if self.power.is_cut() {
+            return None;
+        }
+        self.life.as_ref()?.started.get()?.as_ref().err()
+    }
+
+    pub(super) fn start(&mut self, shape: &Shape, oracle: &Arc<Oracle>) {
+        self.incarnation += 1;
+        let (slow, random) = (self.disk_ms_max.clone(), self.random.clone());
+        let delay = move || {
+            let slowest = slow.load(Ordering::Relaxed);
+            Duration::from_millis(random.lock().gen_range(0..=slowest))
+        };
+        let ground = Ground {
+            node: self.node,
+            incarnation: self.incarnation,
+            disk: self.disk.clone(),
+            kv: self.kv.clone(),
+            delay: Arc::new(delay),
+            shape: shape.clone(),
+            oracle: oracle.clone(),
+        };
+        let runtime = self.runtime_of_its_own();
+        let started = Started::default();
+        let told = started.clone();
+        runtime.spawn(async move {
+            let outcome = boot::boot(ground).await;
+            let _ = told.set(outcome);
+        });
+        (self.owed, self.missed_ms, self.paused_until) = (0, 0, 0);
+        self.life = Some(Life { started, runtime });
+    }
+
+    fn runtime_of_its_own(&self) -> Runtime {
+        let seed = self.random.lock().next_u64();
+        let seed = tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes());
+        let mut builder = Builder::new_current_thread();
+        builder.enable_time().start_paused(true).rng_seed(seed);
+        builder.build().unwrap()
+    }
+
+    /// Lets a millisecond of the world pass.
+    pub(super) fn tick(&mut self, now_ms: u64) {
+        let Some(life) = &self.life else { return };
+        self.owed += self.clock_rate;
+        let (passed, owed) = (self.owed / 1_000, self.owed % 1_000);
+        self.owed = owed;
+        if now_ms < self.paused_until {
+            self.missed_ms += passed;
+            return;
+        }
+        let missed = std::mem::take(&mut self.missed_ms);
+        life.runtime.block_on(async {
+            if missed > 0 {
+                // The clock went on without the node: all that is overdue is due at once.
+                tokio::time::advance(Duration::from_millis(missed)).await;
+            }
+            if passed > 0 {
+                tokio::time::sleep(Duration::from_millis(passed)).await;
+            }
+        });
+    }
+
+    /// Ends the life at once; `false` if there was none.
+    pub(super) fn crash(&mut self, death: Death) -> bool {
+        let Some(life) = self.life.take() else { return false };
+        drop(life);
+        self.lose(death);
+        true
+    }
+
+    fn lose(&mut self, death: Death) {
+        self.power = Arc::default();
+        let random = &mut *self.random.lock();
+        // Often the worst case, in which nothing outlives that was not synced.
+        let worst = random.gen_bool(0.4);
+        let mut dice = |sides: usize| if worst { 0 } else { random.gen_range(0..sides) };
+        self.kv = self.kv.after_crash_with(self.power.clone(), &mut dice);
+        self.disk = match death {
+            Death::Kill => self.disk.after_kill_with(self.power.clone()),
+            Death::PowerLoss => self.disk.after_power_loss_with(self.power.clone(), &mut dice),
+        };
+    }
+}
