@@ -71,6 +71,12 @@ fn seeds_of_stored_encodings_when_replayed_then_promises_hold() {
 }
 
 #[test]
+fn seeds_of_encodings_between_nodes_when_replayed_then_promises_hold() {
+    replay("link_frames", stored::link_frames);
+    replay("link_hello", stored::link_hello);
+}
+
+#[test]
 fn seeds_of_texts_when_replayed_then_promises_hold() {
     replay("topics", topics::topics);
     replay("config", texts::config);

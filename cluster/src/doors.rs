@@ -1,4 +1,5 @@
-//! Doors to the decoders of what is on disk, for `tests/fuzz` alone; nothing of a node comes through.
+//! Doors to the decoders of what is on disk and on the wire, for `tests/fuzz` alone; nothing of a node
+//! comes through.
 //!
 //! - Owns: nothing. Takes: arbitrary bytes. Gives: nothing; panics where a promise is broken.
 //! - Bound: no decoder reserves more than its bytes can hold.
@@ -6,16 +7,22 @@
 
 use std::{io, path::PathBuf};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
-use crate::storage::{
-    disk::{Disk, SegmentFile},
-    format,
-    log::{
-        frame::{self, Record},
-        recovered_entries,
+use crate::{
+    storage::{
+        disk::{Disk, SegmentFile},
+        format,
+        log::{
+            frame::{self, Record},
+            recovered_entries,
+        },
+        state::block,
     },
-    state::block,
+    transport::tcp::{
+        frame::{Frame, HEAD_BYTES},
+        hello::{self, Message, PREFIX_BYTES},
+    },
 };
 
 /// Groups of the log that is read.
@@ -81,6 +88,49 @@ pub fn folder_marks(text: &str) {
         let again = format::parse_node(&path, &format::node_text(node, incarnation));
         assert_eq!(again.ok(), Some((node, incarnation)));
     }
+}
+
+/// Reads `bytes` as frames of a connection: at once, and as they would trickle in.
+pub fn link_frames(bytes: &[u8]) {
+    let take_all = |buffer: &mut BytesMut, found: &mut Vec<Frame>| {
+        loop {
+            match Frame::take(buffer) {
+                Ok(Some(frame)) => found.push(frame),
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    let (mut at_once, mut trickled) = (Vec::new(), Vec::new());
+    let mut buffer = BytesMut::from(bytes);
+    let end = take_all(&mut buffer, &mut at_once);
+    if end.is_ok() {
+        assert!(Frame::lacks_bytes(&buffer) > 0, "a whole frame was not taken");
+    }
+    let mut buffer = BytesMut::new();
+    let trickled_end = bytes.chunks(7).try_for_each(|chunk| {
+        buffer.extend_from_slice(chunk);
+        take_all(&mut buffer, &mut trickled)
+    });
+    assert_eq!((at_once.as_slice(), end), (trickled.as_slice(), trickled_end));
+    let mut written = BytesMut::new();
+    for frame in &at_once {
+        frame.put_head(&mut written);
+        written.extend_from_slice(&frame.body);
+    }
+    assert!(bytes.starts_with(&written), "a frame reads another after being written");
+    assert!(written.len() >= at_once.len() * HEAD_BYTES);
+}
+
+/// Reads `bytes` as a message of the handshake.
+pub fn link_hello(bytes: &[u8]) {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return };
+    let Ok(length) = hello::rest_bytes(prefix) else { return };
+    let Some(rest) = rest.get(..length) else { return };
+    let Ok(message) = Message::decode(rest) else { return };
+    let written = message.encode();
+    assert!(written.len() <= hello::MESSAGE_BYTES_MAX);
+    assert_eq!(Message::decode(&written[PREFIX_BYTES..]), Ok(message));
 }
 
 /// A disk with segment 1, to be read.

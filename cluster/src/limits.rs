@@ -136,11 +136,23 @@ pub(crate) const LINK_REQUESTS_MAX: usize = 16_384;
 /// Bytes of them, and as many of casts that wait to be sent.
 pub(crate) const LINK_BYTES_MAX: usize = 16 << 20;
 
+/// A side of a connection that has sent nothing for this long sends a sign of life.
+pub(crate) const LINK_PING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A link that has heard nothing for this long is dead.
 pub(crate) const LINK_SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// First wait before a link is tried again.
+/// First wait before a link is tried again; doubled up to `LINK_RETRY_MAX`.
 pub(crate) const LINK_RETRY_MIN: Duration = Duration::from_millis(50);
+
+/// Longest wait between two tries of a link.
+pub(crate) const LINK_RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Longest time to resolve a name, and to connect to one address.
+pub(crate) const LINK_CONNECT_TIME: Duration = Duration::from_secs(2);
+
+/// Longest time of a handshake.
+pub(crate) const LINK_GREETING_TIME: Duration = Duration::from_secs(2);
 
 const _: () = assert!(FRAME_BYTES_MAX <= LINK_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MAX);

@@ -11,8 +11,10 @@
 //!   beyond that `LinkError::Full` at once.
 //! - Source: own design; three classes as in garage `src/net/message.rs`.
 
-pub(crate) mod memory;
 mod reply;
+pub(crate) mod tcp;
+#[cfg(test)]
+pub(crate) mod memory;
 #[cfg(test)]
 mod contract;
 
@@ -169,6 +171,9 @@ pub(crate) trait Network: Send + Sync + 'static {
 
     /// Returns how every link to a peer does.
     fn links(&self) -> Vec<LinkState>;
+
+    /// Ends everything: nobody is served, nobody is reached, the service is let go.
+    fn stop(&self);
 }
 
 /// How one link does: what this node asks of a peer in one class.

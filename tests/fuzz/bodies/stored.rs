@@ -1,4 +1,4 @@
-//! What the fuzz targets demand of stored encodings; also run by `tests/fuzz_corpus.rs` on the seeds.
+//! What the fuzz targets demand of stored encodings and of those between nodes; also run by `tests/fuzz_corpus.rs` on the seeds.
 //!
 //! - Takes: arbitrary bytes. Gives: nothing; panics where a promise is broken.
 //! - Promises: no panic; bytes are refused, or read as values that read the same after being written
@@ -41,4 +41,14 @@ pub(crate) fn folder_marks(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         hongqiao_cluster::doors::folder_marks(text);
     }
+}
+
+/// Feeds `data` to the decoder of frames between nodes.
+pub(crate) fn link_frames(data: &[u8]) {
+    hongqiao_cluster::doors::link_frames(data);
+}
+
+/// Feeds `data` to the decoder of the handshake between nodes.
+pub(crate) fn link_hello(data: &[u8]) {
+    hongqiao_cluster::doors::link_hello(data);
 }

@@ -128,11 +128,7 @@ impl Hub {
 
     /// Ends a node as `kill -9` does: its connections break, what it was serving stops.
     pub(crate) fn leave(&self, node: NodeId) {
-        let mut state = self.shared.state.lock();
-        let member = state.members.remove(&node);
-        state.break_links(|key| key.from == node || key.to == node, "the node has ended");
-        drop(state);
-        drop(member);
+        self.shared.leave(node);
     }
 
     /// Lets nothing through from one node to another. Connections stand for 3 s of silence.
@@ -195,6 +191,17 @@ impl Drop for Hub {
         let members = std::mem::take(&mut state.members);
         drop(state);
         drop(members);
+    }
+}
+
+impl Shared {
+    fn leave(&self, node: NodeId) {
+        let mut state = self.state.lock();
+        let member = state.members.remove(&node);
+        state.break_links(|key| key.from == node || key.to == node, "the node has ended");
+        drop(state);
+        // Its service may hold networks of this hub.
+        drop(member);
     }
 }
 
@@ -423,5 +430,13 @@ impl Network for MemoryNetwork {
             state.links.get(&key).map_or_else(fresh, |link| link.state(peer, address, class, now))
         });
         states.collect()
+    }
+
+    fn stop(&self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let is_mine = self.member(&mut shared.state.lock()).is_some();
+        if is_mine {
+            shared.leave(self.node);
+        }
     }
 }

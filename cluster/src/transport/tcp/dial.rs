@@ -1,0 +1,239 @@
+//! Keeps one link to one peer: resolves, connects, greets, carries, and again after a pause.
+//!
+//! - Owns: the connection of one link. Takes: the peer's address, which may change. Gives: a link that
+//!   is connected whenever that is possible.
+//! - Bound: `LINK_CONNECT_TIME` per address, `LINK_GREETING_TIME` for the handshake; pauses of
+//!   `LINK_RETRY_MIN`, doubled up to `LINK_RETRY_MAX`.
+//! - Names are resolved at each try: the address behind a name moves with its node.
+//! - Source: own design.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+    time::timeout,
+};
+
+use super::{
+    super::{Desk, LinkError},
+    Inner,
+    frame::{Frame, HEAD_BYTES, Kind},
+    greet::{self, GreetError, Met},
+    hello::Purpose,
+    link::Link,
+    pipe::{self, Ended, Incoming, Outbox},
+};
+use crate::{
+    clock,
+    id::NodeId,
+    limits::{
+        LINK_CONNECT_TIME, LINK_GREETING_TIME, LINK_RETRY_MAX, LINK_RETRY_MIN, LINK_SILENCE_MAX,
+    },
+};
+
+/// An error that lasts is said again after this time.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Why there was no connection, or no longer.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    #[error("refused: {0}")]
+    Greet(#[from] GreetError),
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+impl Outbox for Link {
+    fn take(&self, to: &mut Vec<Frame>, bytes_max: usize) {
+        Link::take(self, to, bytes_max);
+    }
+
+    async fn filled(&self) {
+        self.queued.notified().await;
+    }
+}
+
+/// Keeps `link` until the sender of addresses is gone.
+pub(super) async fn keep(link: Arc<Link>, inner: Arc<Inner>, mut address: watch::Receiver<String>) {
+    let mut pause = LINK_RETRY_MIN;
+    let mut said = Said::default();
+    loop {
+        let at = address.borrow_and_update().clone();
+        link.set_address(&at);
+        let started = clock::now();
+        let why = tokio::select! {
+            ended = once(&link, &inner, &at, &mut said) => match ended {
+                Err(why) => why.to_string(),
+                Ok(never) => match never {},
+            },
+            changed = address.changed() => {
+                link.disconnected("the address has changed".to_owned());
+                if changed.is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
+        said.failed(&link, &at, &why);
+        link.disconnected(why);
+        if clock::now() - started >= LINK_RETRY_MAX {
+            pause = LINK_RETRY_MIN;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LINK_RETRY_MAX),
+            changed = address.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                pause = LINK_RETRY_MIN;
+            }
+        }
+    }
+}
+
+/// Connects and carries frames until that ends.
+async fn once(
+    link: &Link,
+    inner: &Inner,
+    address: &str,
+    said: &mut Said,
+) -> Result<Infallible, DialError> {
+    let (mut socket, met) =
+        meet(inner, address, Purpose::Link(link.class), Some(link.peer)).await?;
+    link.connected(met.version);
+    said.connected(link, address, met.version);
+    let (reading, writing) = socket.split();
+    let ended = tokio::select! {
+        ended = read_all(Incoming::new(reading), link) => ended,
+        ended = pipe::write_all(writing, link) => ended,
+    };
+    Ok(ended?)
+}
+
+/// Connects to the first of a name's addresses that answers, and greets it.
+async fn meet(
+    inner: &Inner,
+    address: &str,
+    purpose: Purpose,
+    to: Option<NodeId>,
+) -> Result<(TcpStream, Met), DialError> {
+    let mut socket = connect(address).await.map_err(DialError::Connect)?;
+    let greeting = greet::call(&mut socket, &inner.identity, inner.cluster(), purpose, to);
+    let met = timeout(LINK_GREETING_TIME, greeting).await;
+    Ok((socket, met.unwrap_or(Err(GreetError::TooSlow))?))
+}
+
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let slow = || io::Error::from(io::ErrorKind::TimedOut);
+    let found = timeout(LINK_CONNECT_TIME, tokio::net::lookup_host(address)).await;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in found.map_err(|_| slow())?? {
+        match timeout(LINK_CONNECT_TIME, TcpStream::connect(candidate)).await {
+            Ok(Ok(socket)) => {
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Ok(Err(error)) => last = error,
+            Err(_) => last = slow(),
+        }
+    }
+    Err(last)
+}
+
+async fn read_all(
+    mut incoming: Incoming<impl AsyncRead + Unpin>,
+    link: &Link,
+) -> Result<Infallible, Ended> {
+    loop {
+        while let Some(frame) = incoming.next()? {
+            let bytes = HEAD_BYTES + frame.body.len();
+            match answer_of(frame)? {
+                Some((id, answer)) => link.answered(id, answer, bytes)?,
+                None => link.heard(bytes),
+            }
+        }
+        incoming.fill().await?;
+    }
+}
+
+/// The id of a request, and what came of it.
+type Answer = (u64, Result<Bytes, LinkError>);
+
+/// Reads what comes back: an answer, or a sign of life.
+fn answer_of(frame: Frame) -> Result<Option<Answer>, Ended> {
+    match frame.kind {
+        Kind::Answer => Ok(Some((frame.id, Ok(frame.body)))),
+        Kind::Refusal => {
+            let text = String::from_utf8_lossy(&frame.body).into_owned();
+            Ok(Some((frame.id, Err(LinkError::Refused(text)))))
+        }
+        Kind::Alive => Ok(None),
+        Kind::Request | Kind::Cast => Err(Ended::Order("a question where answers come")),
+    }
+}
+
+/// Asks the desk of members at an address, on a connection for this question alone.
+pub(super) async fn knock(
+    inner: Arc<Inner>,
+    address: String,
+    body: Bytes,
+    time_out: Duration,
+) -> Result<Bytes, LinkError> {
+    let mut socket = match meet(&inner, &address, Purpose::Knock, None).await {
+        Ok((socket, _)) => socket,
+        Err(DialError::Greet(why)) => return Err(LinkError::Refused(why.to_string())),
+        Err(why) => {
+            tracing::debug!(address, %why, "knocked in vain");
+            return Err(LinkError::Unreachable);
+        }
+    };
+    let time_out_ms = u32::try_from(time_out.as_millis()).unwrap_or(u32::MAX);
+    let desk = Desk::Member as u8;
+    let frame = Frame { kind: Kind::Request, desk, time_out_ms, id: 1, body };
+    let mut bytes = BytesMut::new();
+    frame.put_head(&mut bytes);
+    bytes.extend_from_slice(&frame.body);
+    socket.write_all(&bytes).await.map_err(|_| LinkError::Lost)?;
+    let mut incoming = Incoming::new(socket);
+    loop {
+        while let Some(frame) = incoming.next().map_err(|_| LinkError::Lost)? {
+            match answer_of(frame) {
+                Ok(Some((1, answer))) => return answer,
+                Ok(None) => {}
+                _ => return Err(LinkError::Lost),
+            }
+        }
+        incoming.fill().await.map_err(|_| LinkError::Lost)?;
+    }
+}
+
+/// What the log has heard of a link: each news once, and lasting trouble now and then.
+#[derive(Default)]
+struct Said {
+    trouble: Option<(String, std::time::Instant)>,
+}
+
+impl Said {
+    fn connected(&mut self, link: &Link, address: &str, version: u16) {
+        self.trouble = None;
+        tracing::info!(peer = link.peer.0, class = %link.class, address, version, "link stands");
+    }
+
+    fn failed(&mut self, link: &Link, address: &str, why: &str) {
+        let is_old = self
+            .trouble
+            .as_ref()
+            .is_some_and(|(text, at)| text == why && clock::now() - *at < SAY_AGAIN);
+        if !is_old {
+            self.trouble = Some((why.to_owned(), clock::now()));
+            tracing::warn!(peer = link.peer.0, class = %link.class, address, why, "no link");
+        }
+    }
+}
+
+const _: () = assert!(LINK_GREETING_TIME.as_millis() < LINK_SILENCE_MAX.as_millis());
