@@ -32,6 +32,7 @@ mod meta;
 mod raft_groups;
 mod raft_group;
 mod storage;
+mod stream;
 mod backup;
 mod limits;
 mod clock;

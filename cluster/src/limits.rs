@@ -18,6 +18,29 @@ pub(crate) const ENTRIES_IN_FLIGHT_MAX: usize = 2;
 /// After this time the outcome of a proposal is unknown to its caller.
 pub(crate) const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A command that was sent nowhere for so long is refused, just before its caller stops waiting.
+pub(crate) const STREAM_GIVE_UP: Duration = Duration::from_millis(4_750);
+
+/// Nobody waits for a group that has had no leader for so long: elections take less.
+pub(crate) const LEADERLESS_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Wait after a request that was refused or could not be sent.
+pub(crate) const STREAM_RETRY: Duration = Duration::from_millis(20);
+
+/// Requests of one stream under way to a leader on another node.
+pub(crate) const STREAM_REQUESTS_MAX: usize = 4;
+
+/// A request takes no further command once it holds this many bytes.
+pub(crate) const STREAM_REQUEST_BYTES: usize = 512 << 10;
+
+/// Streams that a group remembers; those without a sign of life for longest are dropped.
+pub(crate) const STREAM_NODES_MAX: usize = META_NODES_MAX;
+
+/// Replies that a replica keeps for senders whose leader was lost ...
+pub(crate) const REPLIES_KEPT_MAX: usize = 16_384;
+/// ... and bytes of them.
+pub(crate) const REPLIES_KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// Reads of this node that run or wait for their turn on the cluster's threads.
 pub(crate) const READS_MAX: usize = 64;
 
@@ -159,3 +182,6 @@ const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MA
 const _: () = assert!(READ_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis());
 const _: () =
     assert!(LEAD_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis() + ELECTION_MIN.as_millis());
+const _: () = assert!(STREAM_GIVE_UP.as_millis() < PROPOSE_TIMEOUT.as_millis());
+// What may be in doubt when a leader is lost still has its replies.
+const _: () = assert!(REPLIES_KEPT_MAX >= ENTRIES_IN_FLIGHT_MAX * ENTRY_COMMANDS_MAX);
