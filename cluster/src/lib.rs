@@ -32,6 +32,7 @@ mod meta;
 mod raft_groups;
 mod raft_group;
 mod storage;
+#[allow(dead_code, reason = "groups of several nodes begin to use it")]
 mod stream;
 mod backup;
 mod limits;

@@ -82,7 +82,9 @@ impl<M: Machine> Cluster<M> {
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-        Self::run(Parts { disk, kv, log, health }, &options, &make, sink, flusher, folder)
+        let incarnation = folder.incarnation;
+        let parts = Parts { disk, kv, log, health, incarnation };
+        Self::run(parts, &options, &make, sink, flusher, folder)
     }
 
     fn run(

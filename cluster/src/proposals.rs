@@ -21,8 +21,9 @@ use crate::{
     id::ShardId,
     limits::PROPOSE_TIMEOUT,
     meta::handle::MetaPort,
-    raft_group::{group::Group, permits::Permits, types::Caller},
+    raft_group::{group::Group, permits::Permits},
     storage::health::Health,
+    stream::queue::Caller,
 };
 
 /// Takes commands for every group of this node.
@@ -42,15 +43,13 @@ impl Proposals {
         let Some(group) = group else {
             return Proposed::refused(ProposeError::Unavailable);
         };
-        if let Some(why) = self.health.state().refusal() {
-            return Proposed::refused(why);
-        }
         let Some(permit) = self.permits.take(command.len()) else {
             return Proposed::refused(ProposeError::Overloaded);
         };
         let (reply, told) = oneshot::channel();
-        if group.queue.push(command, Caller { reply, _permit: permit }).is_err() {
-            return Proposed::refused(ProposeError::Unavailable);
+        let refusal = self.health.state().refusal();
+        if let Err(why) = group.queue.push(command, Caller { reply, _permit: permit }, refusal) {
+            return Proposed::refused(why);
         }
         let _time = self.timers.enter();
         Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))

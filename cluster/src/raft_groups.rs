@@ -65,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) kv: Box<dyn Kv>,
     pub(crate) log: Arc<Log>,
     pub(crate) health: Arc<Health>,
+    /// Of this start of the node; it grows with each.
+    pub(crate) incarnation: u64,
 }
 
 fn open_stores(
@@ -92,7 +94,7 @@ impl<M: Machine> Groups<M> {
         make: &(dyn Fn(ShardId) -> M + Sync),
         sink: MetaSink,
     ) -> Result<Self, StartError> {
-        let Parts { disk, kv, log, health } = parts;
+        let Parts { disk, kv, log, health, incarnation } = parts;
         let base = Arc::new(Base { kv, health: health.clone() });
         let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
         let mut stores = open_stores(options, &base, &fill)?;
@@ -113,6 +115,7 @@ impl<M: Machine> Groups<M> {
         let shards: Vec<_> = stores.into_iter().map(open).collect();
         let setting = Setting {
             node: options.node,
+            incarnation,
             log: log.clone(),
             checkpointer: checkpointer.clone(),
             founder: true,
@@ -163,6 +166,9 @@ impl<M: Machine> Groups<M> {
         let ended = join_all(self.groups.iter().map(|group| group.raft.shutdown()));
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("groups did not end in time");
+        }
+        for group in &self.groups {
+            group.queue.end();
         }
     }
 }

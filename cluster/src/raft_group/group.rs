@@ -22,7 +22,7 @@ use super::{
     lead::{self, LeadState},
     log_store::LogStore,
     network::NoNetwork,
-    proposer::{Proposer, Queue},
+    proposer::Proposer,
     state_machine::{Shard, StateMachine},
     types::Types,
 };
@@ -35,6 +35,7 @@ use crate::{
         checkpoint::{Checkpointer, ShardStore},
         log::Log,
     },
+    stream::{driver, queue::Queue, run::Origin},
 };
 
 /// A group of one voter elects itself and replays its log within this time, or the node does not start.
@@ -68,6 +69,8 @@ pub(crate) struct Group {
 #[derive(Clone)]
 pub(crate) struct Setting {
     pub(crate) node: NodeId,
+    /// Of this start of the node; it grows with each.
+    pub(crate) incarnation: u64,
     pub(crate) log: Arc<Log>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     /// This node made its cluster: a group without members is made with it. Another waits to be added.
@@ -79,7 +82,7 @@ impl Group {
         shard: Arc<Shard<M>>,
         setting: Setting,
     ) -> Result<Arc<Self>, StartError> {
-        let Setting { node, log, checkpointer, founder } = setting;
+        let Setting { node, incarnation, log, checkpointer, founder } = setting;
         let store = shard.store.clone();
         let number = store.shard;
         let failed = || StartError::NoLeader { shard: number };
@@ -99,8 +102,11 @@ impl Group {
         if let Some(last) = stored {
             raft.trigger().purge_log(last.index).await.map_err(|_| failed())?;
         }
-        let queue = Arc::new(Queue::default());
-        tokio::spawn(Proposer { queue: queue.clone(), raft: raft.clone(), fill, health }.run());
+        let queue = Queue::new(Origin { node: node.0, incarnation });
+        driver::start(&queue, lead.watch());
+        let proposer =
+            Proposer { queue: queue.clone(), raft: raft.clone(), lead: lead.watch(), fill, health };
+        tokio::spawn(proposer.run());
         let replica: Arc<dyn Replica> = shard;
         let open = AtomicBool::new(true);
         Ok(Arc::new(Self { store, replica, queue, raft, lead, open }))

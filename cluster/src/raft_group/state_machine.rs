@@ -9,7 +9,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use bytes::Bytes;
 use openraft::{
     EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
     storage::RaftStateMachine,
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 
 use super::{
     snapshot::SnapshotData,
-    types::{Callers, Entry, LogId, StorageError, StoredMembership, Types},
+    types::{Entry, LogId, Proposal, StorageError, StoredMembership, Types},
 };
 use crate::{
     limits::ENTRY_COMMANDS_MAX,
@@ -28,15 +27,18 @@ use crate::{
         checkpoint::{Checkpointer, ShardStore},
         state::{
             kv::Batch,
-            shard_state::{Applied, ShardState},
+            shard_state::{Applied, ShardState, read_streams},
         },
     },
+    stream::{apply::Streams, queue::Asks, replies::Kept, run::Outcome},
 };
 
 /// A machine and its state. Locked in this order.
 pub(crate) struct Shard<M> {
     pub(crate) machine: Mutex<M>,
     pub(crate) store: Arc<ShardStore>,
+    /// Replies that somebody may ask for again.
+    kept: Mutex<Kept>,
 }
 
 /// openraft's handle on a shard.
@@ -49,44 +51,76 @@ impl<M: Machine> Shard<M> {
     /// Loads the machine from what the last checkpoint left.
     pub(crate) fn open(mut machine: M, store: Arc<ShardStore>) -> Arc<Self> {
         machine.load(&*store.state.lock());
-        Arc::new(Self { machine: Mutex::new(machine), store })
+        Arc::new(Self { machine: Mutex::new(machine), store, kept: Mutex::default() })
     }
 
     fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<()> {
         let mut machine = self.machine.lock();
         let mut state = self.store.state.lock();
+        let mut kept = self.kept.lock();
         let before = state.active_bytes();
-        let told: Vec<_> =
-            entries.map(|entry| apply_entry(&mut *machine, &mut state, entry)).collect();
+        let mut apply = |entry| apply_entry(&mut *machine, &mut state, &mut kept, entry);
+        let told: Vec<_> = entries.map(&mut apply).collect();
         machine.applied();
         self.store.fill.changed(before, state.active_bytes());
-        drop(state);
-        drop(machine);
+        drop((kept, state, machine));
         // Whoever is told finds what he wrote, in the store and in what `applied` has published.
-        told.into_iter().map(|(callers, replies)| callers.reply(replies)).collect()
+        told.into_iter().map(|(asks, outcomes)| asks.answer(outcomes)).collect()
     }
 }
 
 fn apply_entry<M: Machine>(
     machine: &mut M,
     state: &mut ShardState,
+    kept: &mut Kept,
     entry: Entry,
-) -> (Callers, Vec<Bytes>) {
+) -> (Asks, Vec<Outcome>) {
     state.applied.last = Some(entry.log_id);
     match entry.payload {
         EntryPayload::Blank => {}
         EntryPayload::Normal(proposal) => {
-            let first = entry.log_id.index * ENTRY_COMMANDS_MAX as u64;
-            let commands = (first..).zip(proposal.commands.iter());
-            let replies = commands.map(|(index, command)| machine.apply(index, command, state));
-            let replies = replies.collect();
-            return (proposal.callers, replies);
+            let outcomes = apply_runs(machine, state, kept, entry.log_id.index, &proposal);
+            return (proposal.asks, outcomes);
         }
         EntryPayload::Membership(membership) => {
             state.applied.membership = StoredMembership::new(Some(entry.log_id), membership);
         }
     }
     Default::default()
+}
+
+fn apply_runs<M: Machine>(
+    machine: &mut M,
+    state: &mut ShardState,
+    kept: &mut Kept,
+    entry: u64,
+    proposal: &Proposal,
+) -> Vec<Outcome> {
+    let commands = &proposal.commands;
+    let first = entry * ENTRY_COMMANDS_MAX as u64;
+    if proposal.runs.is_empty() {
+        for (index, command) in (first..).zip(commands.iter()) {
+            machine.apply(index, command, state);
+        }
+        return Vec::new();
+    }
+    let mut table = std::mem::take(&mut state.applied.streams);
+    // The replies of a group with one member are asked for by nobody but its proposer.
+    let others = state.applied.membership.membership().nodes().nth(1).is_some();
+    let mut streams = Streams { table: &mut table, kept: others.then_some(kept) };
+    let mut outcomes = Vec::with_capacity(proposal.runs.len());
+    let mut at = 0_usize;
+    for run in proposal.runs.iter() {
+        let count = usize::try_from(run.count).unwrap_or(usize::MAX);
+        let end = at.saturating_add(count).min(commands.len());
+        let own = commands.get(at..end).unwrap_or_default();
+        outcomes.push(streams.apply(run, entry, own, |place, command| {
+            machine.apply(first + (at + place) as u64, command, state)
+        }));
+        at = end;
+    }
+    state.applied.streams = table;
+    outcomes
 }
 
 fn meta(applied: &Applied) -> SnapshotMeta<u64, openraft::EmptyNode> {
@@ -133,10 +167,12 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
         installed
             .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
         let mut machine = self.shard.machine.lock();
+        let streams = store.base.ask(|kv| read_streams(kv, store.shard));
         let mut state = store.state.lock();
         let before = state.active_bytes();
-        let last_membership = meta.last_membership.clone();
-        state.replaced(Applied { last: meta.last_log_id, membership: last_membership });
+        let (last, membership) = (meta.last_log_id, meta.last_membership.clone());
+        state.replaced(Applied { last, membership, streams });
+        self.shard.kept.lock().clear();
         store.fill.changed(before, 0);
         machine.load(&*state);
         Ok(())

@@ -4,7 +4,10 @@
 //! - Bound: tests only. Promises: NO-LOSS, HEAL, BOUNDED.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -18,17 +21,19 @@ use crate::{
     error::ProposeError,
     machine::{Machine, Store, StoreMut},
     options::{Durability, Options},
-    raft_group::types::Caller,
     storage::{
         disk::Disk,
         health::{DiskState, Health},
         log::Log,
         twin::{DiskTwin, KvTwin},
     },
+    stream::queue::Caller,
 };
 
 /// A command that begins so leaves nothing behind, as a message that was acknowledged at once.
 const GONE: &[u8] = b"gone";
+
+static LIVES: AtomicU64 = AtomicU64::new(1);
 
 /// Gives each command the next number and keeps it under it; numbers come from the store alone.
 struct Numbers;
@@ -74,7 +79,9 @@ impl Node {
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), Durability::Disk, health.clone()).unwrap();
-        let parts = Parts { disk, kv: Box::new(kv.clone()), log, health };
+        // Each start is another life, as `Folder` sees to.
+        let incarnation = LIVES.fetch_add(1, Ordering::SeqCst);
+        let parts = Parts { disk, kv: Box::new(kv.clone()), log, health, incarnation };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_time()
@@ -97,7 +104,7 @@ impl Node {
         let (reply, told) = oneshot::channel();
         let permit = self.groups.permits.take(command.len()).unwrap();
         let caller = Caller { reply, _permit: permit };
-        assert!(self.groups.groups[shard].queue.push(command, caller).is_ok());
+        assert!(self.groups.groups[shard].queue.push(command, caller, None).is_ok());
         told
     }
 

@@ -17,3 +17,6 @@ pub(crate) mod sender;
 pub(crate) mod table;
 pub(crate) mod replies;
 pub(crate) mod door;
+pub(crate) mod apply;
+pub(crate) mod queue;
+pub(crate) mod driver;

@@ -399,6 +399,14 @@ impl<C> Sender<C> {
         told.extend(gone.map(|caller| (caller, Err(ProposeError::Unavailable))));
     }
 
+    /// Gives everything up: nobody carries it on any more.
+    pub(crate) fn end(&mut self, told: &mut Told<C>) {
+        self.refuse_unsent(ProposeError::Unavailable, told);
+        let doubtful = self.items.drain(..).filter_map(|item| item.caller);
+        told.extend(doubtful.map(|caller| (caller, Err(ProposeError::Unknown))));
+        self.begin(self.epoch.saturating_add(1));
+    }
+
     /// Refuses what was not sent.
     pub(crate) fn refuse_unsent(&mut self, why: ProposeError, told: &mut Told<C>) {
         let unsent = self.items.drain(self.sent..).filter_map(|item| item.caller);

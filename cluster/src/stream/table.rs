@@ -8,8 +8,9 @@
 //!   gone for good.
 //! - Source: own design.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::run::Run;
@@ -29,7 +30,7 @@ struct Place {
 }
 
 /// See the file header.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StreamTable {
     places: BTreeMap<u64, Place>,
 }
@@ -47,7 +48,37 @@ pub(crate) enum Admission {
     Superseded { incarnation: u64, epoch: u64 },
 }
 
+/// Version of a place's record; the first.
+const VERSION: u8 = 1;
+
 impl StreamTable {
+    pub(crate) fn has(&self, node: u64) -> bool {
+        self.places.contains_key(&node)
+    }
+
+    /// Encodes the record of each node.
+    pub(crate) fn encoded(&self) -> io::Result<Vec<(u64, Vec<u8>)>> {
+        let encode = |(node, place): (&u64, &Place)| {
+            let mut record = vec![VERSION];
+            bincode::serialize_into(&mut record, place).map_err(io::Error::other)?;
+            Ok((*node, record))
+        };
+        self.places.iter().map(encode).collect()
+    }
+
+    /// Reads what `encoded` wrote.
+    pub(crate) fn decode(records: impl IntoIterator<Item = (u64, Bytes)>) -> io::Result<Self> {
+        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown record of a stream");
+        let decode = |(node, record): (u64, Bytes)| match record.split_first() {
+            Some((&VERSION, place)) => {
+                Ok((node, bincode::deserialize(place).map_err(io::Error::other)?))
+            }
+            _ => Err(unknown()),
+        };
+        let places = records.into_iter().map(decode).collect::<io::Result<_>>()?;
+        Ok(Self { places })
+    }
+
     /// Moves the run's stream forward by what is new in it. `index` is that of its entry.
     pub(crate) fn admit(&mut self, run: &Run, index: u64) -> Admission {
         let (node, incarnation) = (run.origin.node, run.origin.incarnation);

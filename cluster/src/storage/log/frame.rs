@@ -14,7 +14,13 @@
 use bytes::{Buf, BufMut, Bytes};
 use openraft::{CommittedLeaderId, EntryPayload};
 
-use crate::raft_group::types::{Callers, Entry, LogId, Proposal, Vote};
+use crate::{
+    raft_group::types::{Entry, LogId, Proposal, Vote},
+    stream::{
+        queue::Asks,
+        run::{Origin, Run},
+    },
+};
 
 pub(crate) const HEAD_BYTES: usize = 32;
 const MAGIC: u32 = 0x3142_5148; // "HQB1"
@@ -101,7 +107,11 @@ pub(crate) fn put_entry(out: &mut Vec<u8>, group: u16, entry: &Entry) {
         match &entry.payload {
             EntryPayload::Blank => out.put_u8(0),
             EntryPayload::Normal(proposal) => {
-                out.put_u8(1);
+                // Kind 1, of format 1, has commands only.
+                out.put_u8(if proposal.runs.is_empty() { 1 } else { 3 });
+                if !proposal.runs.is_empty() {
+                    put_runs(out, &proposal.runs);
+                }
                 out.put_u32_le(length(proposal.commands.len()));
                 for command in proposal.commands.iter() {
                     out.put_u32_le(length(command.len()));
@@ -116,6 +126,20 @@ pub(crate) fn put_entry(out: &mut Vec<u8>, group: u16, entry: &Entry) {
         }
     });
 }
+
+fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
+    out.put_u32_le(length(runs.len()));
+    for run in runs {
+        out.put_u64_le(run.origin.node);
+        out.put_u64_le(run.origin.incarnation);
+        out.put_u64_le(run.epoch);
+        out.put_u64_le(run.first);
+        out.put_u32_le(run.count);
+    }
+}
+
+/// Bytes of a run.
+const RUN_BYTES: usize = 36;
 
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
@@ -171,26 +195,49 @@ fn entry(fields: &mut Bytes) -> Result<Entry, ()> {
     let log_id = log_id(fields)?;
     let payload = match u8_of(fields)? {
         0 => EntryPayload::Blank,
-        1 => {
-            let count = usize::try_from(u32_of(fields)?).map_err(|_| ())?;
-            // Each command takes four bytes at least, so a wrong count cannot take much memory.
-            let mut commands = Vec::with_capacity(count.min(fields.len() / 4));
-            for _ in 0..count {
-                let bytes = usize::try_from(u32_of(fields)?).map_err(|_| ())?;
-                if fields.len() < bytes {
-                    return Err(());
-                }
-                commands.push(fields.split_to(bytes));
+        1 => EntryPayload::Normal(proposal(commands(fields)?, Vec::new())),
+        3 => {
+            let (runs, commands) = (runs(fields)?, commands(fields)?);
+            let counted: u64 = runs.iter().map(|run| u64::from(run.count)).sum();
+            if runs.is_empty() || counted != commands.len() as u64 {
+                return Err(());
             }
-            EntryPayload::Normal(Proposal {
-                commands: commands.into(),
-                callers: Callers::default(),
-            })
+            EntryPayload::Normal(proposal(commands, runs))
         }
         2 => EntryPayload::Membership(bincode::deserialize(fields).map_err(|_| ())?),
         _ => return Err(()),
     };
     Ok(Entry { log_id, payload })
+}
+
+fn proposal(commands: Vec<Bytes>, runs: Vec<Run>) -> Proposal {
+    Proposal { commands: commands.into(), runs: runs.into(), asks: Asks::default() }
+}
+
+fn runs(fields: &mut Bytes) -> Result<Vec<Run>, ()> {
+    let count = usize::try_from(u32_of(fields)?).map_err(|_| ())?;
+    let mut runs = Vec::with_capacity(count.min(fields.len() / RUN_BYTES));
+    for _ in 0..count {
+        let (node, incarnation) = (u64_of(fields)?, u64_of(fields)?);
+        let (epoch, first) = (u64_of(fields)?, u64_of(fields)?);
+        let origin = Origin { node, incarnation };
+        runs.push(Run { origin, epoch, first, count: u32_of(fields)? });
+    }
+    Ok(runs)
+}
+
+fn commands(fields: &mut Bytes) -> Result<Vec<Bytes>, ()> {
+    let count = usize::try_from(u32_of(fields)?).map_err(|_| ())?;
+    // Each command takes four bytes at least, so a wrong count cannot take much memory.
+    let mut commands = Vec::with_capacity(count.min(fields.len() / 4));
+    for _ in 0..count {
+        let bytes = usize::try_from(u32_of(fields)?).map_err(|_| ())?;
+        if fields.len() < bytes {
+            return Err(());
+        }
+        commands.push(fields.split_to(bytes));
+    }
+    Ok(commands)
 }
 
 fn log_id(fields: &mut Bytes) -> Result<LogId, ()> {

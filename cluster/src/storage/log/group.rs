@@ -16,7 +16,10 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 
 use super::frame::Record;
-use crate::raft_group::types::{Entry, LogId, Vote};
+use crate::{
+    raft_group::types::{Entry, LogId, Vote},
+    stream::run::Run,
+};
 
 /// The log of one group.
 #[derive(Debug, Default)]
@@ -36,11 +39,11 @@ const ENTRY_BYTES: usize = size_of::<Entry>() + 32;
 const SPARE_ENTRIES_MAX: usize = 1_024;
 
 fn bytes_of(entry: &Entry) -> usize {
-    let commands = match &entry.payload {
-        EntryPayload::Normal(proposal) => &proposal.commands[..],
-        EntryPayload::Blank | EntryPayload::Membership(_) => &[],
-    };
-    ENTRY_BYTES + commands.iter().map(|command| command.len() + size_of::<Bytes>()).sum::<usize>()
+    let EntryPayload::Normal(proposal) = &entry.payload else { return ENTRY_BYTES };
+    let commands = proposal.commands.iter();
+    ENTRY_BYTES
+        + proposal.runs.len() * size_of::<Run>()
+        + commands.map(|command| command.len() + size_of::<Bytes>()).sum::<usize>()
 }
 
 impl GroupLog {
@@ -138,7 +141,7 @@ mod tests {
     use openraft::CommittedLeaderId;
 
     use super::*;
-    use crate::raft_group::types::{Callers, Proposal};
+    use crate::raft_group::types::Proposal;
 
     fn id(index: u64) -> LogId {
         LogId::new(CommittedLeaderId::new(1, 1), index)
@@ -148,7 +151,7 @@ mod tests {
         let commands = Arc::from([Bytes::from(vec![0; bytes])]);
         Entry {
             log_id: id(index),
-            payload: EntryPayload::Normal(Proposal { commands, callers: Callers::default() }),
+            payload: EntryPayload::Normal(Proposal { commands, ..Proposal::default() }),
         }
     }
 

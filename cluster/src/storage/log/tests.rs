@@ -16,7 +16,7 @@ use super::{Log, frame};
 use crate::{
     error::StartError,
     options::Durability,
-    raft_group::types::{Callers, Entry, LogId, Proposal, Vote},
+    raft_group::types::{Entry, LogId, Proposal, Vote},
     storage::{
         disk::{Disk, RealDisk},
         health::{DiskState, Health},
@@ -33,7 +33,7 @@ fn id(index: u64) -> LogId {
 fn entry(index: u64, bytes: usize) -> Entry {
     let fill = u8::try_from(index % 251).unwrap();
     let commands = Arc::from([Bytes::from(vec![fill; bytes])]);
-    let payload = EntryPayload::Normal(Proposal { commands, callers: Callers::default() });
+    let payload = EntryPayload::Normal(Proposal { commands, ..Proposal::default() });
     Entry { log_id: id(index), payload }
 }
 

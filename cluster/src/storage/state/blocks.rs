@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 0            meta: last applied entry, membership
+//! 0 · node     where the node's stream is (u64, big endian)
 //! 1 · fence    a block with the pairs from `fence` up to the next fence
 //! 2 · key · n  piece `n` (u32, big endian) of a value too large for a block
 //! ```
@@ -36,6 +37,17 @@ pub(crate) struct Blocks<'a> {
 pub(crate) struct Block {
     pub(crate) fence: Bytes,
     pub(crate) bytes: Bytes,
+}
+
+/// Returns the store's key of a node's stream.
+pub(crate) fn stream_key(node: u64) -> Vec<u8> {
+    [META, &node.to_be_bytes()].concat()
+}
+
+/// Returns whose stream it is the key of.
+pub(crate) fn stream_node(key: &[u8]) -> Option<u64> {
+    let node = key.strip_prefix(META)?;
+    Some(u64::from_be_bytes(node.try_into().ok()?))
 }
 
 /// Returns the store's key of the block that begins at `fence`.

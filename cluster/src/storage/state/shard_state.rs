@@ -13,7 +13,7 @@ use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    blocks::{Blocks, META},
+    blocks::{Blocks, META, stream_key, stream_node},
     kv::{Batch, Kv},
     merge::merge,
     table::Table,
@@ -24,6 +24,7 @@ use crate::{
     machine::{Store, StoreMut},
     raft_group::types::{LogId, StoredMembership},
     storage::health::Health,
+    stream::table::StreamTable,
 };
 
 /// How far a state is: stored with it, in the same batch.
@@ -31,6 +32,9 @@ use crate::{
 pub(crate) struct Applied {
     pub(crate) last: Option<LogId>,
     pub(crate) membership: StoredMembership,
+    /// Where each node's stream is; kept in records of its own.
+    #[serde(skip)]
+    pub(crate) streams: StreamTable,
 }
 
 /// What all shards of a node share below their tables.
@@ -89,7 +93,9 @@ impl ShardState {
     /// Opens the state of `shard` as its last checkpoint left it.
     pub(crate) fn open(shard: u16, base: Arc<Base>) -> io::Result<Self> {
         let applied = match base.kv.get(shard, META)? {
-            Some(meta) => decode_meta(&meta)?,
+            Some(meta) => {
+                Applied { streams: read_streams(&*base.kv, shard)?, ..decode_meta(&meta)? }
+            }
             None => Applied::default(),
         };
         Ok(Self {
@@ -170,10 +176,47 @@ impl ShardState {
 pub(crate) fn checkpoint_batch(kv: &dyn Kv, shard: u16, frozen: &Frozen) -> io::Result<Batch> {
     let mut batch = merge(&Blocks { kv, shard }, &frozen.table)?;
     batch.push((META.to_vec(), Some(encode_meta(&frozen.applied)?)));
+    put_streams(kv, shard, &frozen.applied.streams, &mut batch)?;
     Ok(batch)
 }
 
-/// Encodes a meta record; version 1 is the first.
+/// Adds what brings the stored streams up to `streams`.
+fn put_streams(
+    kv: &dyn Kv,
+    shard: u16,
+    streams: &StreamTable,
+    batch: &mut Batch,
+) -> io::Result<()> {
+    let stored = stored_streams(kv, shard)?;
+    let gone = stored.keys().filter(|node| !streams.has(**node));
+    batch.extend(gone.map(|node| (stream_key(*node), None)));
+    for (node, place) in streams.encoded()? {
+        if stored.get(&node).is_none_or(|stored| *stored != place) {
+            batch.push((stream_key(node), Some(place)));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the record of each node's stream.
+fn stored_streams(kv: &dyn Kv, shard: u16) -> io::Result<BTreeMap<u64, Bytes>> {
+    let mut stored = BTreeMap::new();
+    let mut at = Bytes::from_static(META);
+    while let Some((key, place)) = kv.above(shard, &at)? {
+        let Some(node) = stream_node(&key) else { break };
+        stored.insert(node, place);
+        at = key;
+    }
+    Ok(stored)
+}
+
+/// Reads where each node's stream is.
+pub(crate) fn read_streams(kv: &dyn Kv, shard: u16) -> io::Result<StreamTable> {
+    StreamTable::decode(stored_streams(kv, shard)?)
+}
+
+/// Encodes a meta record; version 1 is the first. Streams are in records of their own, because a value
+/// of the store must not grow with the number of nodes.
 pub(crate) fn encode_meta(applied: &Applied) -> io::Result<Vec<u8>> {
     let mut meta = vec![1];
     bincode::serialize_into(&mut meta, applied).map_err(io::Error::other)?;
