@@ -7,6 +7,7 @@
 //! - Source: own design.
 
 use std::{
+    io::ErrorKind,
     sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -124,7 +125,10 @@ impl Health {
         match error {
             Some(error) => {
                 self.retries.fetch_add(1, Ordering::Relaxed);
-                self.full.store(super::disk::is_full(error), Ordering::Relaxed);
+                // A store that could not be opened again has told why before.
+                if error.kind() != ErrorKind::NotConnected {
+                    self.full.store(super::disk::is_full(error), Ordering::Relaxed);
+                }
                 if !flag.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, what, "disk failing: trying again until it works");
                 }

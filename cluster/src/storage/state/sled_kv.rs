@@ -72,8 +72,12 @@ impl SledKv {
     ) -> io::Result<R> {
         let open = self.open.read();
         let tree = open.as_ref().and_then(|open| open.trees.get(usize::from(shard)));
-        ask(tree.ok_or_else(|| io::Error::other("the state is not open"))?).map_err(plain)
+        ask(tree.ok_or_else(not_open)?).map_err(plain)
     }
+}
+
+fn not_open() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the state is not open")
 }
 
 /// Removes snapshots that sled had not finished when the process died or the disk was full. They were
@@ -134,7 +138,7 @@ impl Kv for SledKv {
 
     fn flush(&self) -> io::Result<()> {
         let open = self.open.read();
-        let open = open.as_ref().ok_or_else(|| io::Error::other("the state is not open"))?;
+        let open = open.as_ref().ok_or_else(not_open)?;
         open.db.flush().map_err(plain)?;
         open.file.sync_data()
     }
