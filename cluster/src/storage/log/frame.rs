@@ -258,3 +258,46 @@ fn u32_of(fields: &mut Bytes) -> Result<u32, ()> {
 fn u64_of(fields: &mut Bytes) -> Result<u64, ()> {
     fields.try_get_u64_le().map_err(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(proposal: Proposal) -> Vec<u8> {
+        let log_id = LogId::new(CommittedLeaderId::new(3, 1), 9);
+        let entry = Entry { log_id, payload: EntryPayload::Normal(proposal) };
+        let mut out = Vec::new();
+        put_entry(&mut out, 2, &entry);
+        out
+    }
+
+    fn read(bytes: Vec<u8>) -> Result<Proposal, ()> {
+        match take(&mut Bytes::from(bytes))? {
+            Some((2, Record::Entry(Entry { payload: EntryPayload::Normal(read), .. }))) => Ok(read),
+            _ => Err(()),
+        }
+    }
+
+    #[test]
+    fn entry_when_it_has_runs_or_is_of_format_1_then_read_as_written_and_nonsense_refused() {
+        let origin = Origin { node: 7, incarnation: 8 };
+        let first = Run { origin, epoch: 2, first: 5, count: 2 };
+        let opening = Run { epoch: 3, first: 7, count: 0, ..first };
+        let command = |text: &'static str| Bytes::from_static(text.as_bytes());
+        let commands = vec![command("one"), command("")];
+        let whole = written(proposal(commands.clone(), vec![first, opening]));
+        let found = read(whole.clone()).unwrap();
+        assert_eq!((&found.commands[..], &found.runs[..]), (&commands[..], &[first, opening][..]));
+        let old = written(proposal(commands.clone(), Vec::new()));
+        let found = read(old).unwrap();
+        assert_eq!((&found.commands[..], &found.runs[..]), (&commands[..], &[][..]));
+        // Commands that belong to no run, or to none that is here.
+        assert!(read(written(proposal(commands, vec![opening]))).is_err());
+        assert!(read(written(proposal(Vec::new(), vec![first]))).is_err());
+        // A count of runs that no entry can hold.
+        let at = whole.len() - (4 + 4 + 3 + 4) - 2 * RUN_BYTES - 4;
+        let mut wrong = whole;
+        wrong[at..at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(read(wrong).is_err());
+    }
+}

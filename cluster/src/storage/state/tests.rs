@@ -21,6 +21,10 @@ use crate::{
     machine::{Store, StoreMut},
     raft_group::types::LogId,
     storage::{health::Health, twin::KvTwin},
+    stream::{
+        run::{Origin, Run},
+        table::StreamTable,
+    },
 };
 
 #[derive(Clone, Debug)]
@@ -104,6 +108,7 @@ impl World {
     fn run(&mut self, step: &Step) {
         self.steps += 1;
         self.state.applied.last = Some(LogId::new(CommittedLeaderId::new(1, 1), self.steps));
+        self.move_streams();
         match *step {
             Step::Put(number, bytes) => self.put(key(number), bytes, false),
             Step::PutNew(bytes) => {
@@ -121,11 +126,27 @@ impl World {
             Step::Reopen => {
                 self.write();
                 self.write();
+                let streams = self.state.applied.streams.clone();
                 self.state = ShardState::open(0, self.base.clone()).unwrap();
+                assert_eq!(self.state.applied.streams, streams);
                 let last = self.state.applied.last.map(|id| id.index);
                 assert_eq!(last, Some(self.steps));
             }
         }
+    }
+
+    /// Streams come, move on and go, as those of nodes do.
+    fn move_streams(&mut self) {
+        let streams = &mut self.state.applied.streams;
+        if self.steps.is_multiple_of(97) {
+            *streams = StreamTable::default();
+        }
+        let origin = Origin { node: self.steps % 7, incarnation: self.steps };
+        streams.admit(&Run { origin, epoch: 1, first: 1, count: 3 }, self.steps);
+    }
+
+    fn streams(&self) -> usize {
+        self.state.applied.streams.encoded().unwrap().len()
     }
 
     fn check_scan(&self, from: &[u8], to: &[u8], limit: usize) {
@@ -184,7 +205,8 @@ proptest! {
             world.delete(&key);
         }
         world.run(&Step::Write);
-        prop_assert_eq!(twin.len(0), 1, "only the meta record is left");
+        let records = 1 + world.streams();
+        prop_assert_eq!(twin.len(0), records, "only the meta record and streams are left");
     }
 }
 
@@ -216,7 +238,7 @@ fn state_when_a_key_comes_and_goes_between_checkpoints_then_the_store_never_sees
     }
     assert_eq!(world.state.active_bytes(), 0);
     world.run(&Step::Write);
-    assert_eq!(twin.len(0), 1);
+    assert_eq!(twin.len(0), 1 + world.streams());
 }
 
 #[test]
