@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::runtime::Handle;
 
 use super::{
     super::{Class, Desk, Service},
@@ -23,6 +24,7 @@ use crate::clock;
 /// A request on its way to a service; called without the hub's lock.
 struct Call {
     service: Arc<dyn Service>,
+    home: Handle,
     key: Key,
     generation: u64,
     desk: Desk,
@@ -104,19 +106,25 @@ fn arrive(state: &mut State, key: Key, generation: u64, frame: Frame) -> Option<
         }
         Frame::Request { id, desk, body, time_out } => (desk, body, Some((id, time_out))),
     };
-    let service = state.members.get(&key.to)?.service.clone()?;
-    Some(Call { service, key, generation, desk, body, ask })
+    let member = state.members.get(&key.to)?;
+    let (service, home) = (member.service.clone()?, member.home.clone());
+    Some(Call { service, home, key, generation, desk, body, ask })
 }
 
 /// Calls the service; an answer that is ready goes back at once.
 fn serve(shared: &Arc<Shared>, call: Call) {
-    let Call { service, key, generation, desk, body, ask } = call;
+    let Call { service, home, key, generation, desk, body, ask } = call;
     let class = match key.lane {
         Lane::Of(class) => class,
         Lane::Knock => Class::Control,
     };
-    let mut answer = service.serve(key.from, class, desk, body);
-    match (&mut answer).now_or_never() {
+    let (answer, ready) = {
+        let _there = home.enter();
+        let mut answer = service.serve(key.from, class, desk, body);
+        let ready = (&mut answer).now_or_never();
+        (answer, ready)
+    };
+    match ready {
         Some(result) => {
             if let Some((id, _)) = ask {
                 give_back(shared, key, generation, Frame::Answer { id, result });
@@ -148,7 +156,8 @@ fn wait(
     let mut state = shared.state.lock();
     let Some(member) = state.members.get_mut(&key.to) else { return };
     while member.serving.try_join_next().is_some() {}
-    member.serving.spawn_on(task, &shared.runtime);
+    let home = member.home.clone();
+    member.serving.spawn_on(task, &home);
 }
 
 fn give_back(shared: &Shared, key: Key, generation: u64, frame: Frame) {

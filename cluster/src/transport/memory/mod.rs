@@ -50,6 +50,8 @@ struct Member {
     service: Option<Arc<dyn Service>>,
     cluster: Option<ClusterId>,
     peers: BTreeMap<NodeId, String>,
+    /// Where it lives; not where the hub does if each node has a clock of its own.
+    home: Handle,
     /// What it is serving; ends with it.
     serving: JoinSet<()>,
 }
@@ -73,6 +75,7 @@ struct State {
     cuts: BTreeSet<(NodeId, NodeId)>,
     delay: RangeInclusive<Duration>,
     resets_per_million: u32,
+    runtime: Handle,
 }
 
 /// What hub and networks share.
@@ -80,7 +83,6 @@ struct Shared {
     state: Mutex<State>,
     /// An event was added.
     added: Notify,
-    runtime: Handle,
 }
 
 /// The nodes of one process. Dropping it stops all their traffic.
@@ -101,14 +103,14 @@ impl Hub {
             cuts: BTreeSet::new(),
             delay: Duration::ZERO..=Duration::ZERO,
             resets_per_million: 0,
+            runtime: Handle::current(),
         };
-        let runtime = Handle::current();
-        let shared = Arc::new(Shared { state: Mutex::new(state), added: Notify::new(), runtime });
+        let shared = Arc::new(Shared { state: Mutex::new(state), added: Notify::new() });
         let driver = tokio::spawn(event::drive(Arc::downgrade(&shared))).abort_handle();
         Self { shared, driver }
     }
 
-    /// Adds a node, or starts one again after [`Hub::leave`].
+    /// Adds a node that lives on the current runtime, or starts one again after [`Hub::leave`].
     pub(crate) fn join(&self, node: NodeId, address: &str) -> Arc<MemoryNetwork> {
         self.leave(node);
         let mut state = self.shared.state.lock();
@@ -120,6 +122,7 @@ impl Hub {
             service: None,
             cluster: None,
             peers: BTreeMap::new(),
+            home: Handle::current(),
             serving: JoinSet::new(),
         };
         state.members.insert(node, member);
@@ -206,6 +209,12 @@ impl Shared {
 }
 
 impl State {
+    /// Returns the time of the hub, whose clock need not be that of the node that asks.
+    fn now(&self) -> Instant {
+        let _here = self.runtime.enter();
+        clock::now()
+    }
+
     /// Puts a frame on its way, or breaks the connection.
     fn send(&mut self, key: Key, way: Way, frame: Frame) {
         let lost = self.resets_per_million > 0
@@ -214,8 +223,9 @@ impl State {
             return self.break_links(|other| *other == key, "connection reset");
         }
         let delay = self.random.gen_range(self.delay.clone());
+        let now = self.now();
         let Some(link) = self.links.get_mut(&key) else { return };
-        let due = link.put(way, clock::now() + delay, frame);
+        let due = link.put(way, now + delay, frame);
         let generation = link.generation;
         self.at(due, Event::Arrive { key, generation, way });
     }
@@ -233,7 +243,7 @@ impl State {
     }
 
     fn break_links(&mut self, which: impl Fn(&Key) -> bool, why: &str) {
-        let now = clock::now();
+        let now = self.now();
         for (_, link) in self.links.iter_mut().filter(|(key, _)| which(key)) {
             link.break_off(now, why);
         }
@@ -241,7 +251,7 @@ impl State {
 
     /// Counts the silence of connections that a cut has just fallen upon.
     fn watch_silence(&mut self) {
-        let now = clock::now();
+        let now = self.now();
         let keys: Vec<Key> = self.links.keys().copied().collect();
         for key in keys {
             let cut = self.is_cut(key, Way::There) || self.is_cut(key, Way::Back);
@@ -258,7 +268,7 @@ impl State {
 
     /// Lets go what pipes hold that are cut no longer.
     fn flow_again(&mut self) {
-        let now = clock::now();
+        let now = self.now();
         let keys: Vec<Key> = self.links.keys().copied().collect();
         for key in keys {
             let (there, back) = (self.is_cut(key, Way::There), self.is_cut(key, Way::Back));
@@ -278,7 +288,7 @@ impl State {
 
     /// Returns the connected link, connecting it first if that is possible now.
     fn connect(&mut self, key: Key) -> Option<&mut Link> {
-        let now = clock::now();
+        let now = self.now();
         let cut = self.is_cut(key, Way::There) || self.is_cut(key, Way::Back);
         let (from, to) = (self.members.get(&key.from)?, self.members.get(&key.to));
         let meets = to.is_some_and(|to| {
@@ -324,7 +334,7 @@ impl MemoryNetwork {
         desk: Desk,
         body: Bytes,
         ask: Option<(reply::Sender, Duration)>,
-    ) -> Result<(), LinkError> {
+    ) -> Result<Handle, LinkError> {
         let shared = self.shared.upgrade().ok_or(LinkError::Unreachable)?;
         let mut state = shared.state.lock();
         if body.len() > FRAME_BYTES_MAX {
@@ -334,12 +344,13 @@ impl MemoryNetwork {
         if key.lane != Lane::Knock && !member.peers.contains_key(&key.to) {
             return Err(LinkError::Unreachable);
         }
+        let home = member.home.clone();
         let link = state.connect(key).ok_or(LinkError::Unreachable)?;
         let frame = link.ask(desk, body, ask)?;
         state.send(key, Way::There, frame);
         drop(state);
         shared.added.notify_one();
-        Ok(())
+        Ok(home)
     }
 
     fn ask(
@@ -349,12 +360,9 @@ impl MemoryNetwork {
         body: Bytes,
         time_out: Duration,
     ) -> BoxFuture<'static, Result<Bytes, LinkError>> {
-        let Some(shared) = self.shared.upgrade() else {
-            return reply::refused(LinkError::Unreachable);
-        };
         let (tell, told) = oneshot::channel();
         match self.send(key, desk, body, Some((tell, time_out))) {
-            Ok(()) => reply::within(told, time_out, &shared.runtime),
+            Ok(home) => reply::within(told, time_out, &home),
             Err(why) => reply::refused(why),
         }
     }
@@ -394,7 +402,7 @@ impl Network for MemoryNetwork {
 
     fn cast(&self, to: NodeId, class: Class, desk: Desk, body: Bytes) -> Result<(), LinkError> {
         let key = Key { from: self.node, to, lane: Lane::Of(class) };
-        self.send(key, desk, body, None)
+        self.send(key, desk, body, None).map(drop)
     }
 
     fn knock(
@@ -422,7 +430,7 @@ impl Network for MemoryNetwork {
         let mut state = shared.state.lock();
         let Some(member) = self.member(&mut state) else { return Vec::new() };
         let peers = member.peers.clone();
-        let now = clock::now();
+        let now = state.now();
         let all = peers.iter().flat_map(|peer| Class::ALL.map(|class| (peer, class)));
         let states = all.map(|((&peer, address), class)| {
             let key = Key { from: self.node, to: peer, lane: Lane::Of(class) };
