@@ -118,6 +118,8 @@ struct State {
     sender: Sender<Caller>,
     line: VecDeque<Entering>,
     doors: BTreeMap<u64, Door>,
+    /// The lead is being handed over: nothing enters the log here.
+    held: bool,
     closed: bool,
 }
 
@@ -133,6 +135,7 @@ impl Queue {
             sender: Sender::new(origin),
             line: VecDeque::new(),
             doors: BTreeMap::new(),
+            held: false,
             closed: false,
         };
         Arc::new(Self {
@@ -194,10 +197,39 @@ impl Queue {
 
     /// Takes over who leads the group.
     pub(crate) fn lead(&self, leader: Option<Leader>) {
-        self.change(|state, now, _| state.sender.lead(leader, now));
+        self.change(|state, now, _| {
+            state.sender.lead(leader, now);
+            state.held &= state.leads(self.node);
+        });
         // Whoever carried on until now looks again, and so does whoever has to from now on.
         self.proposer.notify_one();
         self.driver.notify_one();
+    }
+
+    /// Keeps commands out of the log while the lead is being handed over, or lets them go on. Those of
+    /// other nodes go back to them; those of this one wait.
+    pub(crate) fn hold(&self, held: bool) {
+        self.state.lock().held = held;
+        if held {
+            self.send_back(Refusal::NotLeader(None));
+        } else {
+            self.proposer.notify_one();
+        }
+    }
+
+    /// Refuses the runs of other nodes that wait.
+    fn send_back(&self, why: Refusal) {
+        let mut state = self.state.lock();
+        let line = std::mem::take(&mut state.line);
+        for waiting in &line {
+            if let Some(door) = state.doors.get_mut(&waiting.run.origin.node) {
+                door.refuse(&waiting.run);
+            }
+        }
+        drop(state);
+        for waiting in line {
+            let _ = waiting.reply.send(Verdict::Refused(why));
+        }
     }
 
     /// Takes over what became of a request.
@@ -215,8 +247,12 @@ impl Queue {
 
     /// Takes no more; gives up what waits. What is under way still gets its outcome.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.refuse(ProposeError::Unavailable);
+        self.change(|state, _, told| {
+            state.closed = true;
+            state.sender.refuse_unsent(ProposeError::Unavailable, told);
+        });
+        // Those of other nodes go on elsewhere.
+        self.send_back(Refusal::NotLeader(None));
         self.proposer.notify_one();
         self.driver.notify_one();
     }
@@ -232,23 +268,14 @@ impl Queue {
         !self.state.lock().closed
     }
 
-    /// Refuses what waits for an entry of this node, or of any if the queue is closed.
+    /// Refuses what waits for an entry of this node.
     pub(crate) fn refuse(&self, why: ProposeError) {
-        let line = self.change(|state, _, told| {
-            if state.closed || state.leads(self.node) {
+        self.change(|state, _, told| {
+            if state.leads(self.node) {
                 state.sender.refuse_unsent(why, told);
             }
-            let line = std::mem::take(&mut state.line);
-            for waiting in &line {
-                if let Some(door) = state.doors.get_mut(&waiting.run.origin.node) {
-                    door.refuse(&waiting.run);
-                }
-            }
-            line
         });
-        for waiting in line {
-            let _ = waiting.reply.send(Verdict::Refused(Refusal::Told(why)));
-        }
+        self.send_back(Refusal::Told(why));
     }
 
     /// Takes another node's run into the line, in the order of arrival. `term` is that of this leader,
@@ -266,7 +293,7 @@ impl Queue {
             // Members come and go; a door that is forgotten costs a sender a new epoch at most.
             state.doors.clear();
         }
-        let closed = state.closed.then_some(Refusal::NotLeader(None));
+        let closed = (state.closed || state.held).then_some(Refusal::NotLeader(None));
         let door = state.doors.entry(run.origin.node).or_default();
         if let Some(why) = door.check(request, term, &run) {
             return Err(why);
@@ -290,7 +317,8 @@ impl Queue {
             {
                 let state = self.state.lock();
                 let own = state.leads(self.node) && state.sender.has_next();
-                if state.closed || own || !state.line.is_empty() {
+                let waits = (own || !state.line.is_empty()) && !state.held;
+                if state.closed || waits {
                     return !state.closed;
                 }
             }
@@ -304,7 +332,7 @@ impl Queue {
         let mut entry = Filling::default();
         let mut state = self.state.lock();
         entry.take_line(&mut state.line, ENTRY_BYTES_TARGET / 2);
-        if state.leads(self.node) {
+        if state.leads(self.node) && !state.held {
             let room = Room {
                 bytes: ENTRY_BYTES_TARGET.saturating_sub(entry.bytes),
                 commands: ENTRY_COMMANDS_MAX.saturating_sub(entry.commands.len()),
