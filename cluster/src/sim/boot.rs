@@ -46,7 +46,7 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
         let last = log.group(group).and_then(|group| group.last());
         oracle.see(&Event::Recovered { node: id, group, last });
     }
-    let parts = Parts { disk, kv: Box::new(kv), log, health };
+    let parts = Parts { disk, kv: Box::new(kv), log, health, incarnation };
     let make = |shard: ShardId| Ledger::new(id, shard, oracle.clone());
     let sink: MetaSink = Arc::new(|_, _| ());
     let groups = Groups::start(parts, &options, &make, sink).await?;

@@ -32,6 +32,15 @@ struct Cut {
     offset: usize,
 }
 
+/// What a segment is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Replayed,
+    /// Its beginning never reached the disk.
+    NotBegun,
+    BehindGap,
+}
+
 struct Reader<'a> {
     disk: &'a dyn Disk,
     found: Recovered,
@@ -49,19 +58,15 @@ pub(super) fn recover(disk: &dyn Disk, groups: u16) -> Result<Recovered, StartEr
     let mut gap = false;
     for number in &numbers {
         let bytes = disk.read(*number).map_err(|source| io(disk, *number, "read", source))?;
-        gap |= reader.segment(*number, &Bytes::from(bytes), gap)?;
-        if gap {
-            // Nothing proves that what is missing was ever promised; what follows it cannot be kept.
-            tracing::warn!(segment = number, "dropping a log segment behind a torn one");
+        let place = reader.segment(*number, &Bytes::from(bytes), gap)?;
+        gap |= place == Place::BehindGap;
+        if place != Place::Replayed {
+            // Nothing proves that what is missing was ever promised; what follows it cannot be kept. One
+            // that was not begun has to go before others come behind it: it may be full of an older
+            // segment's batches, and would look like damage once those in front of it are gone.
+            tracing::warn!(segment = number, ?place, "dropping a log segment");
             disk.remove(*number).map_err(|source| io(disk, *number, "remove", source))?;
         }
-    }
-    if let Some(last) = numbers.last()
-        && reader.found.segments.back().is_none_or(|segment| segment.number < *last)
-    {
-        // Keep its number from being used again.
-        let groups = reader.found.groups.len();
-        reader.found.segments.push_back(Segment::new(*last, groups));
     }
     for group in &mut reader.found.groups {
         group.settle();
@@ -75,8 +80,8 @@ fn io(disk: &dyn Disk, segment: u64, what: &'static str, source: std::io::Error)
 }
 
 impl Reader<'_> {
-    /// Replays one segment; `true` if it follows a gap and must go.
-    fn segment(&mut self, number: u64, bytes: &Bytes, gap: bool) -> Result<bool, StartError> {
+    /// Replays one segment, unless it must go.
+    fn segment(&mut self, number: u64, bytes: &Bytes, gap: bool) -> Result<Place, StartError> {
         let Some(start) = first_seq(bytes, number).filter(|_| !gap) else {
             // Never begun, or a reused file whose beginning did not reach the disk.
             self.refuse_if_promised(bytes)?;
@@ -84,19 +89,19 @@ impl Reader<'_> {
                 self.tear(number, 0, bytes)?;
                 self.expected = Some(1);
             }
-            return Ok(gap);
+            return Ok(if gap { Place::BehindGap } else { Place::NotBegun });
         };
         match self.expected {
             // A batch that was not acknowledged may be there twice; replaying it twice is harmless.
             Some(expected) if start > expected => {
                 self.refuse_if_promised(bytes)?;
-                return Ok(true);
+                return Ok(Place::BehindGap);
             }
             _ => self.expected = Some(start),
         }
         self.cut = None;
         self.batches(number, bytes)?;
-        Ok(false)
+        Ok(Place::Replayed)
     }
 
     fn batches(&mut self, number: u64, bytes: &Bytes) -> Result<(), StartError> {

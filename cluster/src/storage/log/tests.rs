@@ -148,6 +148,28 @@ fn log_when_power_is_lost_after_a_kill_then_what_the_start_between_found_is_ther
     }
 }
 
+/// Otherwise its old batches look like damage as soon as the segments in front of it are behind a checkpoint.
+#[test]
+fn log_when_a_reused_segment_was_not_begun_then_it_goes_before_others_follow() {
+    let disk = DiskTwin::new();
+    let opened = Opened::on(&disk);
+    for index in 0..20 {
+        opened.append(0, index, 100);
+    }
+    opened.stop();
+    let spare = disk.0.files.lock()[&1].clone();
+    disk.0.files.lock().insert(2, spare);
+    let opened = Opened::on(&disk);
+    opened.append(0, 20, 100);
+    opened.stop();
+    let disk = disk.after_power_loss();
+    // What a checkpoint leaves if the power goes between two removals.
+    disk.0.files.lock().remove(&1);
+    let opened = Opened::on(&disk);
+    assert_eq!(opened.indexes(0), [20]);
+    opened.stop();
+}
+
 #[test]
 fn log_when_durability_is_os_then_survives_a_kill_but_may_lose_power() {
     let disk = DiskTwin::new();
