@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::{
     id::AppId,
+    node_set::NodeSet,
     topic::{TopicFilter, TopicName},
 };
 
@@ -22,6 +23,24 @@ use super::{
 pub struct ShardSet(u64);
 
 impl ShardSet {
+    /// Makes the set whose members are the bits of `bits`.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// Returns all of `count` shards.
+    #[must_use]
+    pub fn all(count: u16) -> Self {
+        Self(u64::MAX.checked_shr(64_u32.saturating_sub(count.into())).unwrap_or(0))
+    }
+
+    /// Returns those that are not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Tells whether there is none.
     #[must_use]
     pub fn is_empty(self) -> bool {
@@ -91,6 +110,9 @@ pub struct FilterTable<P: Places> {
     wild: HashMap<AppId, Arc<Node<P>>>,
 }
 
+/// Filters with live subscribers, and the other nodes these are on.
+pub type NodeTable = FilterTable<NodeSet>;
+
 /// Filters with durable subscribers, and the shards these are in.
 pub type RouteTable = FilterTable<ShardSet>;
 
@@ -119,11 +141,17 @@ impl<P: Places> FilterTable<P> {
         Self::default()
     }
 
+    /// Tells whether no filter is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wild.is_empty()
+    }
+
     /// Returns the places to which a publish on `topic` must go.
     #[must_use]
     pub fn places(&self, app: AppId, topic: &TopicName) -> P {
         let mut found = P::default();
-        if self.exact.is_empty() && self.wild.is_empty() {
+        if self.is_empty() {
             return found;
         }
         if let Some(set) = self.exact.get(&(app, topic.as_bytes().clone())) {
