@@ -36,6 +36,23 @@ pub const HUB_MAILBOX_MESSAGES: usize = 4_096;
 /// Largest message between the servers of two nodes, in bytes; a link takes frames of 8 MiB.
 pub const PEER_MESSAGE_BYTES_MAX: u64 = 7 * 1024 * 1024;
 
+// ---- routes between nodes ----
+
+/// Routes of one proposal to the meta group.
+pub const ROUTE_STEP_KEYS_MAX: usize = 1_024;
+/// Bytes of their keys, unless one alone is longer.
+pub const ROUTE_STEP_BYTES_MAX: usize = 128 * 1024;
+/// How long a route stays when its last subscriber has gone.
+pub const ROUTE_LINGER: Duration = Duration::from_secs(60);
+/// How long a proposal of routes rests that was refused or not answered.
+pub const ROUTE_RETRY: Duration = Duration::from_millis(200);
+/// How long a SUBSCRIBE waits until every node knows its routes; then it is refused.
+pub const ROUTE_WAIT: Duration = Duration::from_secs(5);
+/// How often who waits for the node's directory lease looks again.
+pub const LEASE_LOOK: Duration = Duration::from_millis(20);
+/// Filters that a router tells of at a time when its node gets company.
+pub const ROUTE_WALK_FILTERS: u32 = 1_024;
+
 // ---- groups ----
 
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.

@@ -20,7 +20,7 @@ use hongqiao_cluster::id::ShardId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::quota_ledger::QuotaLedger;
+use super::{durable_routes::DurableRoutes, quota_ledger::QuotaLedger};
 use crate::{
     clock, limits,
     model::{id::SessionKey, route::RouteTable},
@@ -78,8 +78,10 @@ impl News {
 /// What facts change, for all shards of the node.
 #[derive(Default)]
 pub struct Facts {
-    /// Durable routes.
+    /// Durable routes to shards with a replica here.
     pub routes: Routes,
+    /// What the other nodes must know of the shards that are led here.
+    pub durable_routes: Arc<DurableRoutes>,
     /// What apps have left of their quotas.
     pub ledger: QuotaLedger,
     /// By shard.
@@ -119,7 +121,8 @@ impl Facts {
     #[must_use]
     pub fn new(shards: u16) -> Arc<Self> {
         let news = (0..shards).map(|_| Arc::default()).collect();
-        Arc::new(Self { news, ..Self::default() })
+        let durable_routes = Arc::new(DurableRoutes::new(shards));
+        Arc::new(Self { news, durable_routes, ..Self::default() })
     }
 
     /// Returns the news of one shard, for its home.
@@ -165,8 +168,10 @@ impl Facts {
         match fact {
             Fact::FilterAdded { app, filter } => {
                 self.routes.change(|table| table.add(app, &filter, shard));
+                self.durable_routes.added(shard, app, filter.as_bytes());
             }
             Fact::FilterRemoved { app, filter } => {
+                self.durable_routes.removed(shard, app, filter.as_bytes());
                 self.routes.change(|table| table.remove(app, &filter, shard));
             }
             Fact::LogGrew { sessions } => {

@@ -97,6 +97,7 @@ pub struct RouteBook {
     under_way: Option<UnderWay>,
     committed: VecDeque<Committed>,
     last: Ticket,
+    added: Ticket,
     settled: Ticket,
     /// The last step was an addition: a removal has its turn.
     added_last: bool,
@@ -114,6 +115,7 @@ impl RouteBook {
             under_way: None,
             committed: VecDeque::new(),
             last: Ticket::default(),
+            added: Ticket::default(),
             settled: Ticket::default(),
             added_last: false,
         }
@@ -183,10 +185,22 @@ impl RouteBook {
         self.entries.get(key).filter(|entry| entry.holders != 0).map(|entry| entry.ticket)
     }
 
+    /// Tells whether the book remembers a key, held or not.
+    #[must_use]
+    pub fn knows(&self, key: &Bytes) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Returns the last addition that was asked for.
     #[must_use]
     pub fn last(&self) -> Ticket {
         self.last
+    }
+
+    /// Tells whether an addition is committed, and all before it.
+    #[must_use]
+    pub fn is_added(&self, ticket: Ticket) -> bool {
+        ticket <= self.added
     }
 
     /// Tells whether an addition is in force everywhere.
@@ -218,7 +232,7 @@ impl RouteBook {
     }
 
     fn add_step(&mut self) -> Option<Step> {
-        let (mut keys, mut bytes, mut through) = (Vec::new(), 0, self.settled);
+        let (mut keys, mut bytes, mut through) = (Vec::new(), 0, self.added);
         while let Some((ticket, key)) = self.queued.front() {
             let entry = self.entries.get_mut(key);
             // One that was released meanwhile is added all the same: somebody may wait for it.
@@ -292,6 +306,7 @@ impl RouteBook {
                     }
                 }
                 let keys = if self.terms.forgetful { keys } else { Vec::new() };
+                self.added = through;
                 self.committed.push_back(Committed { through, index, keys });
             }
             Some(UnderWay::Remove { keys }) => {

@@ -129,6 +129,7 @@ fn config(limits: LinkLimits) -> WorkerConfig {
         fronts: [&TestFront, &TestFront, &TestFront],
         limits: vec![limits],
         interests: Interests::new(1),
+        live_routes: Arc::default(),
         counters: Arc::new(Counters::default()),
     }
 }

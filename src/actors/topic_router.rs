@@ -38,6 +38,7 @@ use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
+    live_routes::TellFilters,
     subscribers::{Subscriber, Subscribers},
     worker::Worker,
 };
@@ -130,6 +131,8 @@ pub struct TopicRouter {
     budget: usize,
     /// Slots to give back once no paused run may still name them.
     slots_to_release: Vec<u32>,
+    /// The node is not alone: first and last subscribers are told.
+    telling: bool,
 }
 
 impl TopicRouter {
@@ -148,6 +151,7 @@ impl TopicRouter {
             merge: Merge::default(),
             budget: limits::WALK_RECEIVERS_PER_POLL,
             slots_to_release: Vec::new(),
+            telling: false,
         }
     }
 
@@ -158,7 +162,11 @@ impl TopicRouter {
             self.subscribers.resize_with(place + 1, Subscribers::default);
         }
         if new_filter {
-            self.worker.interests().add(self.worker.index(), app, item.filter.as_bytes());
+            let text = &item.filter.as_bytes()[..];
+            self.worker.interests().add(self.worker.index(), app, text);
+            if self.telling {
+                self.worker.live_routes().hold(self.worker.index(), [(app, text)]);
+            }
         }
         let is_new = self.subscribers[place].insert(Subscriber::new(slot, item.options, item.id));
         if is_new {
@@ -188,6 +196,9 @@ impl TopicRouter {
     fn remove_filter(&mut self, filter: FilterId) {
         if let Some((app, text)) = self.trie.filter(filter) {
             self.worker.interests().remove(self.worker.index(), app, text.as_bytes());
+            if self.telling {
+                self.worker.live_routes().release(self.worker.index(), app, text.as_bytes());
+            }
         }
         self.trie.remove(filter);
     }
@@ -333,6 +344,21 @@ impl Handler<Publish> for TopicRouter {
                 let _ = done.await;
             }),
         }
+    }
+}
+
+impl Handler<TellFilters> for TopicRouter {
+    type Result = MessageResult<TellFilters>;
+
+    fn handle(&mut self, tell: TellFilters, _ctx: &mut Self::Context) -> Self::Result {
+        self.telling = true;
+        let all = u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX);
+        let end = all.min(tell.from.saturating_add(limits::ROUTE_WALK_FILTERS));
+        let filters = (tell.from..end).filter_map(|number| {
+            self.trie.filter(FilterId(number)).map(|(app, text)| (app, text.as_bytes()))
+        });
+        self.worker.live_routes().hold(self.worker.index(), filters);
+        MessageResult((end < all).then_some(end))
     }
 }
 

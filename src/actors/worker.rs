@@ -26,6 +26,7 @@ use super::{
     groups::Groups,
     interest::Interests,
     link::{AnyLink, Link},
+    live_routes::LiveRoutes,
     outbox::Outbox,
     retained::FreshTopics,
     socket::Socket,
@@ -165,6 +166,12 @@ impl Worker {
     #[must_use]
     pub fn interests(&self) -> &Interests {
         &self.config.interests
+    }
+
+    /// Returns what other nodes must know of the node's subscribers.
+    #[must_use]
+    pub fn live_routes(&self) -> &LiveRoutes {
+        &self.config.live_routes
     }
 
     /// Returns the counters.

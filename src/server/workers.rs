@@ -99,6 +99,7 @@ impl Workers {
                 fronts: mqtt::fronts(),
                 limits: shared.limits.clone(),
                 interests: interests.clone(),
+                live_routes: Arc::default(),
                 counters: Arc::clone(&counters[index]),
             };
             let (shards, facts) = (shared.shards.clone(), Arc::clone(&shared.facts));

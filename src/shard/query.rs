@@ -111,6 +111,17 @@ pub fn held_before(
     found
 }
 
+/// Visits filters with a reader that takes new messages or waits for some, `limit` numbers from `from` on;
+/// returns where to go on.
+pub fn visit_filters(
+    machine: &ShardMachine,
+    from: u32,
+    limit: u32,
+    visit: &mut dyn FnMut(AppId, &[u8]),
+) -> Option<u32> {
+    machine.state.visit_filters(from, limit, visit)
+}
+
 /// Members of shared groups, as the groups' homes need them at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedMembers {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    actors::{counters::Counters, interest::Interests},
+    actors::{counters::Counters, interest::Interests, live_routes::LiveRoutes},
     model::wire::{DIALECTS, Front},
 };
 
@@ -21,6 +21,8 @@ pub struct WorkerConfig {
     pub limits: Vec<LinkLimits>,
     /// Which workers have subscribers of what; shared by all.
     pub interests: Interests,
+    /// What other nodes must know of that; shared by all.
+    pub live_routes: Arc<LiveRoutes>,
     /// Read by metrics.
     pub counters: Arc<Counters>,
 }

@@ -10,6 +10,7 @@ use crate::{
         id::{AppId, Position},
         message::Qos,
         topic::TopicFilter,
+        trie::FilterId,
         wire::SubscriptionOptions,
     },
     shard::{
@@ -42,6 +43,20 @@ impl State {
         let log = self.new_log(entry, app, Some(filter));
         (entry.tell)(Fact::FilterAdded { app, filter: filter.clone() });
         log
+    }
+
+    /// Visits `limit` filters by number from `from` on; returns where to go on.
+    pub(in crate::shard) fn visit_filters(
+        &self,
+        from: u32,
+        limit: u32,
+        visit: &mut dyn FnMut(AppId, &[u8]),
+    ) -> Option<u32> {
+        let all = u32::try_from(self.log_of_filter.len()).unwrap_or(u32::MAX);
+        let end = all.min(from.saturating_add(limit));
+        let filters = (from..end).filter_map(|number| self.trie.filter(FilterId(number)));
+        filters.for_each(|(app, text)| visit(app, text.as_bytes()));
+        (end < all).then_some(end)
     }
 
     pub(super) fn new_log(

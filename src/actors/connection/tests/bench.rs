@@ -120,6 +120,7 @@ impl Bench {
             fronts: fronts(),
             limits: vec![LinkLimits { connect_secs: 10, ..LinkLimits::default() }],
             interests: interests.clone(),
+            live_routes: Arc::default(),
             counters: Arc::default(),
         };
         let (worker, router) = Worker::start(config).unwrap();
