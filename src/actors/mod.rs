@@ -36,6 +36,7 @@ pub mod peer;
 pub mod home;
 pub mod upkeep;
 pub mod facts;
+pub mod route_tables;
 pub mod route_book;
 pub mod meta;
 pub mod live_routes;

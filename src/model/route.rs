@@ -35,6 +35,12 @@ impl ShardSet {
         Self(u64::MAX.checked_shr(64_u32.saturating_sub(count.into())).unwrap_or(0))
     }
 
+    /// Returns those in either set.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Returns those that are not in `other`.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
