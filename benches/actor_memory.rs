@@ -106,8 +106,7 @@ async fn states(connections: u32, distinct: bool) -> anyhow::Result<Vec<Row>> {
         until(&counters, written).await?;
         rows.push(Row { state, bytes: bytes() });
     }
-    let messages = [script::message(PAYLOAD_BYTES)?].into_iter().collect();
-    router.send(Publish { messages }).await?;
+    router.send(Publish::of([script::message(PAYLOAD_BYTES)?])).await?;
     let frame = 2 + 2 + script::TOPIC.len() + PAYLOAD_BYTES;
     until(&counters, written + u64::try_from(frame)? * u64::from(connections)).await?;
     rows.push(Row { state: "after one delivery", bytes: bytes() });

@@ -72,6 +72,7 @@ fn bench(receivers: u32) -> anyhow::Result<()> {
         index: 0,
         fronts: fronts(),
         limits: vec![LinkLimits::default()],
+        live_routes: Arc::default(),
         interests: Interests::new(1),
         counters: Arc::clone(&counters),
     };
@@ -95,8 +96,7 @@ fn bench(receivers: u32) -> anyhow::Result<()> {
     let through_router = || {
         system.block_on(async {
             for _ in 0..rounds {
-                let messages = [Arc::clone(&message)].into_iter().collect();
-                let _ = router.send(Publish { messages }).await;
+                let _ = router.send(Publish::of([Arc::clone(&message)])).await;
             }
             flusher::flush_all(&worker);
             counters.bytes_out.get()

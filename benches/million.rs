@@ -130,9 +130,7 @@ async fn fan_out(threads: &[Thread], connections: u64) -> f64 {
     // 3.1.1: fixed header 2, topic length 2.
     let frame = (2 + 2 + TOPIC.len() + PAYLOAD_BYTES) as u64;
     let start = clock::now();
-    let publish = |thread: &Thread| {
-        thread.router.send(Publish { messages: [Arc::clone(&message)].into_iter().collect() })
-    };
+    let publish = |thread: &Thread| thread.router.send(Publish::of([Arc::clone(&message)]));
     let sent: Vec<_> = threads.iter().map(publish).collect();
     for reply in sent {
         let _ = reply.await;

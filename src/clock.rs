@@ -1,6 +1,6 @@
 //! The one source of time.
 //!
-//! - Owns: nothing. Gives: wall clock in milliseconds, monotonic instants.
+//! - Owns: nothing. Gives: wall clock in milliseconds, monotonic instants of the system and of the runtime.
 //! - Bound: `coarse` is as old as the last `tick` of its thread; use it where a second is enough.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -19,4 +19,10 @@ pub fn wall_ms() -> u64 {
 pub fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "this is clock.rs")]
     Instant::now()
+}
+
+/// Returns the clock of the runtime's timers, which a test may stop; for deadlines of tasks.
+#[must_use]
+pub fn timer_now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }

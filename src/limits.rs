@@ -53,6 +53,32 @@ pub const LEASE_LOOK: Duration = Duration::from_millis(20);
 /// Filters that a router tells of at a time when its node gets company.
 pub const ROUTE_WALK_FILTERS: u32 = 1_024;
 
+// ---- messages between nodes ----
+
+/// Bytes of messages that wait for one node or for its answers.
+pub const RELAY_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// What holding one message costs, counted in the window.
+pub const RELAY_ITEM_OVERHEAD_BYTES: usize = 128;
+/// Bytes of messages in one batch, unless a single one is larger.
+pub const RELAY_BATCH_BYTES: usize = 128 * 1024;
+/// Largest message that goes to another node.
+pub const RELAY_ITEM_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Largest batch; a link takes frames of 8 MiB.
+pub const RELAY_FRAME_BYTES_MAX: usize = 7 * 1024 * 1024;
+/// Batches to one node that are not answered; further messages gather meanwhile.
+pub const RELAY_BATCHES_MAX: usize = 8;
+/// Batches of one node that wait for routers.
+pub const RELAY_ARRIVALS_MAX: usize = 16;
+/// How long a publisher of QoS ≥ 1 waits for another node.
+pub const RELAY_WAIT: Duration = Duration::from_secs(5);
+/// How long a lane rests after a loss; longer, up to ten times, when it goes on.
+pub const RELAY_RETRY: Duration = Duration::from_millis(50);
+/// How long a publish of QoS ≥ 1 waits for the node's directory lease.
+pub const LEASE_WAIT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(RELAY_BATCH_BYTES < RELAY_WINDOW_BYTES);
+const _: () = assert!(RELAY_BATCHES_MAX <= RELAY_ARRIVALS_MAX);
+
 // ---- groups ----
 
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.

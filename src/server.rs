@@ -24,6 +24,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
+use hongqiao_cluster::id::NodeId;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -35,9 +36,12 @@ use self::{
 };
 use crate::{
     actors::{
+        cluster_port::ClusterPort,
         facts::Facts,
         hub::Drain,
-        publish::{AppQuota, AppQuotas},
+        publish::{AppQuota, AppQuotas, Beyond},
+        relay::Relay,
+        route_tables::RouteTables,
     },
     auth::{PasswordUsers, Verifier},
     banner,
@@ -55,14 +59,20 @@ use crate::{
 /// What kept it from starting, or ended it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let facts = Facts::new(config.storage.shards);
-    let cluster = boot::start(config, &facts)?;
+    let tables = RouteTables::new(NodeId(config.cluster.node));
+    let cluster = boot::start(config, &facts, &tables)?;
     let shards = ShardClient::new(cluster.handle());
-    let ran = actix::System::new().block_on(serve(config, shards, facts));
+    let ran = actix::System::new().block_on(serve(config, shards, facts, tables));
     cluster.shutdown();
     ran
 }
 
-async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyhow::Result<()> {
+async fn serve(
+    config: &Config,
+    shards: ShardClient,
+    facts: Arc<Facts>,
+    tables: Arc<RouteTables>,
+) -> anyhow::Result<()> {
     let apps = Apps::load(shards.clone()).await?;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
@@ -71,6 +81,8 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
     let shared = Shared {
         shards: shards.clone(),
         facts: Arc::clone(&facts),
+        beyond: beyond(&shards, tables),
+        live_routes: Arc::default(),
         quotas: Arc::new(quotas(config, &apps)),
         authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
         limits: listeners::link_limits(config),
@@ -109,6 +121,14 @@ async fn serve(config: &Config, shards: ShardClient, facts: Arc<Facts>) -> anyho
         arbiter.stop();
     }
     Ok(())
+}
+
+/// What publishing needs to know of other nodes.
+fn beyond(shards: &ShardClient, tables: Arc<RouteTables>) -> Beyond {
+    let port = Arc::new(ClusterPort(shards.cluster().clone()));
+    let boot = shards.cluster().incarnation();
+    let relay = Relay::new(boot, Arc::clone(&port) as _, Arc::clone(&tables));
+    Beyond { tables, relay, meta: port }
 }
 
 /// Prints for people. A closed standard output is no reason to stop.

@@ -145,6 +145,7 @@ pub(crate) fn start_worker(
         index,
         fronts: fronts(),
         limits: vec![LinkLimits { connect_secs: 600, ..LinkLimits::default() }],
+        live_routes: Arc::default(),
         interests: interests.clone(),
         counters: Arc::clone(counters),
     };

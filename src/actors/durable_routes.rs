@@ -36,7 +36,7 @@ use super::{
     route_book::{BookTerms, RouteBook, Step, Ticket},
 };
 use crate::{
-    limits,
+    clock, limits,
     model::{id::AppId, route_key},
 };
 
@@ -104,7 +104,7 @@ impl DurableRoutes {
                 inner: Arc::default(),
                 work: Notify::new(),
                 committed: Notify::new(),
-                began: Instant::now(),
+                began: clock::timer_now(),
             })
         };
         Self { shards: (0..shards).map(desk).collect(), meta: OnceLock::new() }
@@ -169,7 +169,8 @@ impl DurableRoutes {
     /// Returns how many keys are changing.
     #[must_use]
     pub fn len(&self) -> usize {
-        let changing = |desk: &Arc<Desk>| desk.inner.lock().as_ref().map_or(0, |led| led.book.len());
+        let changing =
+            |desk: &Arc<Desk>| desk.inner.lock().as_ref().map_or(0, |led| led.book.len());
         self.shards.iter().map(changing).sum()
     }
 
@@ -180,7 +181,12 @@ impl DurableRoutes {
     }
 
     /// Looks after the routes of one shard, for as long as the node runs.
-    pub async fn run(self: Arc<Self>, shard: ShardId, meta: Arc<dyn Meta>, shards: Arc<dyn Shards>) {
+    pub async fn run(
+        self: Arc<Self>,
+        shard: ShardId,
+        meta: Arc<dyn Meta>,
+        shards: Arc<dyn Shards>,
+    ) {
         let Some(desk) = self.desk(shard).map(Arc::clone) else { return };
         let mut changed = meta.changed();
         while meta.standing().alone {
@@ -253,7 +259,9 @@ impl Desk {
         }
         led.ready = true;
         tracing::debug!(
-            shard = self.shard.0, term = led.term, changing = led.book.len(),
+            shard = self.shard.0,
+            term = led.term,
+            changing = led.book.len(),
             "routes of the shard are compared"
         );
         Ok(())

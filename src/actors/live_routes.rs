@@ -32,7 +32,7 @@ use super::{
     route_book::{BookTerms, RouteBook, Step, Ticket},
 };
 use crate::{
-    limits,
+    clock, limits,
     model::{id::AppId, route_key, topic::TopicFilter},
 };
 
@@ -73,7 +73,13 @@ impl Default for LiveRoutes {
             forgetful: false,
         });
         let inner = Mutex::new(Inner { book, place: None, waiting: BTreeMap::new() });
-        Self { inner, meta: OnceLock::new(), work: Notify::new(), committed: Notify::new(), began: Instant::now() }
+        Self {
+            inner,
+            meta: OnceLock::new(),
+            work: Notify::new(),
+            committed: Notify::new(),
+            began: clock::timer_now(),
+        }
     }
 }
 
@@ -110,7 +116,8 @@ impl LiveRoutes {
         let meta = Arc::clone(self.meta.get()?);
         let keys: Vec<Bytes> =
             filters.iter().map(|filter| route_key::of_filter(app, filter.as_bytes())).collect();
-        if keys.is_empty() || (self.counts(&*meta) && self.inner.lock().unsettled(&keys).is_none()) {
+        if keys.is_empty() || (self.counts(&*meta) && self.inner.lock().unsettled(&keys).is_none())
+        {
             return None;
         }
         let this = Arc::clone(self);
@@ -267,7 +274,8 @@ impl LiveRoutes {
             return None;
         }
         tracing::info!(
-            incarnation, routes = inner.book.len(),
+            incarnation,
+            routes = inner.book.len(),
             "this node was declared down: its routes are proposed again"
         );
         inner.book.begin_again();

@@ -99,6 +99,36 @@ pub trait Meta: Send + Sync + 'static {
     fn routes_of(&self, shard: ShardId) -> BoxFuture<'static, Vec<Bytes>>;
 }
 
+/// The meta group of a node that is alone for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct NoMeta;
+
+impl Meta for NoMeta {
+    fn propose(&self, _change: RouteChange) -> BoxFuture<'static, Result<u64, MetaError>> {
+        Box::pin(async { Err(MetaError::Unavailable) })
+    }
+
+    fn barrier(&self, _index: u64) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+
+    fn has_lease(&self) -> bool {
+        true
+    }
+
+    fn standing(&self) -> Standing {
+        Standing { alone: true, incarnation: None }
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
+    }
+
+    fn routes_of(&self, _shard: ShardId) -> BoxFuture<'static, Vec<Bytes>> {
+        Box::pin(async { Vec::new() })
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod fake {
     //! A meta group whose answers the test decides.

@@ -18,10 +18,14 @@ use actix::Recipient;
 use bincode::Options as _;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hongqiao_cluster::id::NodeId;
+use hongqiao_cluster::id::{NodeId, ShardId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::hub::{Kick, SessionsGrew};
+use super::{
+    durable_routes::DurableRoutes,
+    hub::{Kick, SessionsGrew},
+    relay::Arrivals,
+};
 use crate::{limits, model::connection_id::ConnectionId};
 
 /// The newest encoding that this release writes, and the oldest that it reads.
@@ -43,6 +47,14 @@ pub enum PeerRequest {
     Kick(Kick),
     /// The logs of these sessions of yours grew. → [`PeerReply::Done`]
     SessionsGrew(Vec<ConnectionId>),
+    /// Sent when a durable subscription is committed: answer when every node knows these routes of a shard
+    /// that you lead. → [`PeerReply::Done`], or [`PeerReply::NotLed`]
+    EnsureRoutes {
+        /// Which.
+        shard: ShardId,
+        /// Keys of filters with subscribers there.
+        keys: Vec<Bytes>,
+    },
 }
 
 /// What a node answers. New variants go at the end.
@@ -54,6 +66,8 @@ pub enum PeerReply {
     NoSuchPlace,
     /// Who is to answer is stopping.
     Stopping,
+    /// The node does not lead that shard.
+    NotLed,
 }
 
 /// Why there is no reply.
@@ -113,7 +127,7 @@ impl Peers {
     /// Returns the peers of a node that has none.
     #[must_use]
     pub fn none() -> Self {
-        Self::new(Arc::new(NoWire))
+        Self::new(no_wire())
     }
 
     /// Asks a node; the question is on its way when this returns, in the order of the calls of one class.
@@ -141,6 +155,12 @@ impl Peers {
     }
 }
 
+/// Returns links that lead nowhere.
+#[must_use]
+pub fn no_wire() -> Arc<dyn Wire> {
+    Arc::new(NoWire)
+}
+
 /// A node alone.
 struct NoWire;
 
@@ -166,6 +186,10 @@ pub struct Desks {
     pub kick: Vec<Recipient<Kick>>,
     /// Hubs, by worker.
     pub grew: Vec<Recipient<SessionsGrew>>,
+    /// Routes of the shards that are led here.
+    pub durable_routes: Arc<DurableRoutes>,
+    /// Takes what comes by the link for delivery.
+    pub arrivals: Arc<Arrivals>,
 }
 
 impl Desks {
@@ -177,9 +201,12 @@ impl Desks {
     pub fn dispatch(
         &self,
         from: NodeId,
-        _class: Class,
+        class: Class,
         body: &Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
+        if class == Class::Delivery {
+            return self.arrivals.arrive(from, body.clone());
+        }
         let request = match decode::<PeerRequest>(body) {
             Ok(request) => request,
             Err(problem) => {
@@ -194,6 +221,13 @@ impl Desks {
         match request {
             PeerRequest::Kick(kick) => post(self.kick.get(kick.connection.worker()), kick),
             PeerRequest::SessionsGrew(connections) => self.serve_grew(connections),
+            PeerRequest::EnsureRoutes { shard, keys } => {
+                let routes = Arc::clone(&self.durable_routes);
+                Box::pin(async move {
+                    let ensured = routes.ensure(shard, &keys).await;
+                    ensured.map_or(PeerReply::NotLed, |()| PeerReply::Done)
+                })
+            }
         }
     }
 
@@ -254,7 +288,7 @@ fn decode<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::reason::Reason;
+    use crate::{actors::interest::Interests, model::reason::Reason};
 
     #[test]
     fn request_reads_the_same_after_being_written() {
@@ -267,9 +301,20 @@ mod tests {
         }
     }
 
+    fn desks() -> Desks {
+        let tables = crate::actors::route_tables::RouteTables::new(NodeId(1));
+        let spawn = Box::new(|task| drop(tokio::spawn(task)));
+        Desks {
+            kick: Vec::new(),
+            grew: Vec::new(),
+            durable_routes: Arc::new(DurableRoutes::new(1)),
+            arrivals: Arrivals::new(Vec::new(), Interests::new(1), tables, spawn),
+        }
+    }
+
     #[tokio::test]
     async fn rubbish_is_refused_and_nothing_panics() {
-        let desks = Desks { kick: Vec::new(), grew: Vec::new() };
+        let desks = desks();
         let whole = encode(&PeerRequest::SessionsGrew(vec![ConnectionId::new(0, 0, 1)])).unwrap();
         let mut longer = whole.to_vec();
         longer.push(0);

@@ -14,25 +14,31 @@
 //!            └─ retain ──────────────────► appender ─► shard of the topic
 //! ```
 
-use std::{pin::Pin, rc::Rc, sync::Arc};
+mod spread;
+#[cfg(test)]
+mod tests;
+
+use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc};
 
 use actix::{Addr, Handler};
 use ahash::AHashMap;
 use futures_util::future::{FutureExt as _, Shared, join_all};
-use hongqiao_cluster::id::{Bucket, ShardId};
-use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use hongqiao_cluster::id::{Bucket, NodeId, ShardId};
 
 use super::{
     appender::{Appender, Submit, SubmitError},
     facts::Facts,
     groups::{Dispatch, DispatchAgain, GroupKey, GroupTable, Groups},
     interest::Interests,
-    topic_router::{self, TopicRouter},
+    meta::{Meta, NoMeta},
+    peer,
+    relay::Relay,
+    route_tables::RouteTables,
+    topic_router::TopicRouter,
 };
 use crate::{
     model::{
-        id::{AppId, HashKey},
+        id::{AppId, HashKey, Position},
         message::{Message, Qos},
         reason::Reason,
     },
@@ -52,7 +58,24 @@ pub enum Outcome {
 
 /// One thing that must happen before a message is accepted.
 pub type Part = Pin<Box<dyn Future<Output = Accepted>>>;
-type Parts = Vec<Part>;
+pub(super) type Parts = Vec<Part>;
+
+/// The versions of the retained copies that messages of a batch made, by place in the batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions(Vec<(usize, Position)>);
+
+impl Versions {
+    /// Returns that of a message.
+    #[must_use]
+    pub fn of(&self, place: usize) -> Option<Position> {
+        self.0.iter().find(|(at, _)| *at == place).map(|(_, version)| *version)
+    }
+
+    /// Notes that of a message, if it made a copy.
+    pub fn push(&mut self, place: usize, version: Option<Position>) {
+        self.0.extend(version.map(|version| (place, version)));
+    }
+}
 
 /// What became of a batch.
 pub struct Published {
@@ -82,6 +105,29 @@ pub struct Targets {
     pub shards: u16,
     /// What apps may store.
     pub quotas: Arc<AppQuotas>,
+    /// The other nodes.
+    pub beyond: Beyond,
+}
+
+/// What publishing needs to know of the other nodes.
+#[derive(Clone)]
+pub struct Beyond {
+    /// Where they have subscribers, and which shards have.
+    pub tables: Arc<RouteTables>,
+    /// The way to them.
+    pub relay: Arc<Relay>,
+    /// Says whether the tables are new enough.
+    pub meta: Arc<dyn Meta>,
+}
+
+impl Beyond {
+    /// Returns what a node knows that has no others and no cluster around it; for tests and benches.
+    #[must_use]
+    pub fn nothing() -> Self {
+        let tables = RouteTables::new(NodeId(0));
+        let relay = Relay::new(0, peer::no_wire(), Arc::clone(&tables));
+        Self { tables, relay, meta: Arc::new(NoMeta) }
+    }
 }
 
 /// What one app may store, over all shards.
@@ -127,19 +173,22 @@ impl Publisher {
     }
 
     /// Publishes a batch of one publisher; everything is enqueued before this returns, unless a mailbox
-    /// is full. A publisher hands over its next batch after `taken`.
+    /// or the window of a node is full. A publisher hands over its next batch after `taken`.
     ///
     /// A batch with a message to be retained reaches subscribers, live and durable, after that is
     /// committed: who subscribes meanwhile finds it in one place or the other.
     #[must_use]
     pub fn publish(&self, messages: &[Arc<Message>]) -> Published {
+        if self.may_publish(messages) { self.publish_now(messages) } else { self.hold(messages) }
+    }
+
+    fn publish_now(&self, messages: &[Arc<Message>]) -> Published {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         self.deal(messages, &mut parts);
         let retained = self.retain(messages, &mut parts);
         let mut taken = Parts::new();
         if retained.is_empty() {
-            self.store(messages, &mut parts);
-            taken.extend(self.route(messages));
+            taken.extend(self.spread(messages, &Versions::default(), &mut parts));
         } else {
             let routed = self.spread_after(retained, messages, &mut parts);
             // Acknowledged means also: who subscribes from now on gets the copy alone.
@@ -163,6 +212,14 @@ impl Publisher {
     /// their ids, a group's home asks the shards; live receivers get nothing twice (ONCE).
     #[must_use]
     pub fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+        if self.may_publish(messages) {
+            self.publish_again_now(messages)
+        } else {
+            self.hold_again(messages)
+        }
+    }
+
+    fn publish_again_now(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         self.deal_by(messages, &mut parts, |group, message| DispatchAgain { group, message });
         self.store(messages, &mut parts);
@@ -191,12 +248,13 @@ impl Publisher {
 
     /// Appends to the shards with durable subscribers.
     fn store(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
+        let tables = self.targets.beyond.tables.load();
         let routes = self.targets.facts.routes.load();
         for (message, parts) in messages.iter().zip(parts) {
             if message.qos == Qos::AtMostOnce {
                 continue;
             }
-            for shard in routes.places(message.app, &message.topic).iter() {
+            for shard in tables.shards(message.app, &message.topic, &routes).iter() {
                 let quota = self.targets.quotas.of(message.app).quota;
                 let command = Command::Append { message: Arc::clone(message), quota };
                 parts.push(self.submit(shard, command));
@@ -205,11 +263,11 @@ impl Publisher {
     }
 
     /// Sets the retained messages; also returns what must be committed before the batch is routed.
-    fn retain(&self, messages: &[Arc<Message>], parts: &mut [Parts]) -> Vec<Shared<Part>> {
+    fn retain(&self, messages: &[Arc<Message>], parts: &mut [Parts]) -> Vec<Retaining> {
         let targets = &self.targets;
         let mut retained = Vec::new();
-        let retains = messages.iter().zip(parts).filter(|(message, _)| message.retain);
-        for (message, parts) in retains {
+        let retains = messages.iter().zip(parts).enumerate().filter(|(_, (m, _))| m.retain);
+        for (place, (message, parts)) in retains {
             let hash = targets.hash_key.topic(message.app, message.topic.as_str());
             let app = targets.quotas.of(message.app);
             let command = Command::Retain {
@@ -217,9 +275,19 @@ impl Publisher {
                 messages_max: app.retained_messages_max,
                 bytes_max: app.retained_bytes_max,
             };
-            let part = self.submit(Bucket::of(hash).shard(targets.shards), command).shared();
+            let shard = Bucket::of(hash).shard(targets.shards);
+            let version = Rc::<Cell<Option<Position>>>::default();
+            let (reply, set) = (self.appender.send(Submit { shard, command }), Rc::clone(&version));
+            let part: Part = Box::pin(async move {
+                let reply = reply.await.unwrap_or(Err(SubmitError::Unavailable));
+                if let Ok(Reply::Retained { version, refused: false }) = reply {
+                    set.set(Some(version));
+                }
+                accepted(&reply)
+            });
+            let part = part.shared();
             parts.push(Box::pin(part.clone()));
-            retained.push(part);
+            retained.push(Retaining { place, version, part });
         }
         retained
     }
@@ -256,70 +324,15 @@ impl Publisher {
             }
         }
     }
+}
 
-    /// Stores and routes a batch once its retained messages are committed (or refused: traffic goes on).
-    /// `parts` wait for what is stored then; the future is done when routers have their copies.
-    fn spread_after(
-        &self,
-        retained: Vec<Shared<Part>>,
-        messages: &[Arc<Message>],
-        parts: &mut [Parts],
-    ) -> Shared<Part> {
-        let mut answers = Vec::with_capacity(messages.len());
-        for parts in parts {
-            let (answer, stored) = oneshot::channel();
-            answers.push(answer);
-            parts.push(Box::pin(
-                async move { stored.await.unwrap_or(Err(Reason::ServerShuttingDown)) },
-            ));
-        }
-        let (this, messages) = (self.clone(), messages.to_vec());
-        let spread: Part = Box::pin(async move {
-            join_all(retained).await;
-            let mut stored: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
-            this.store(&messages, &mut stored);
-            for (answer, parts) in answers.into_iter().zip(stored) {
-                match join(parts) {
-                    // Nobody waits any more where the connection has ended.
-                    None => {
-                        let _ = answer.send(Ok(()));
-                    }
-                    Some(part) => {
-                        actix_rt::spawn(async move {
-                            let _ = answer.send(part.await);
-                        });
-                    }
-                }
-            }
-            match this.route(&messages) {
-                Some(routed) => routed.await,
-                None => Ok(()),
-            }
-        });
-        spread.shared()
-    }
-
-    /// Sends every worker those messages for which it may have live subscribers.
-    fn route(&self, messages: &[Arc<Message>]) -> Option<Part> {
-        let targets = &self.targets;
-        let wanted: SmallVec<[u64; 8]> = messages
-            .iter()
-            .map(|message| targets.interests.workers(message.app, &message.topic))
-            .collect();
-        let mut workers = wanted.iter().fold(0, |all, each| all | each);
-        let mut parts = Parts::new();
-        while workers != 0 {
-            let worker = workers.trailing_zeros() as usize;
-            workers &= workers - 1;
-            let Some(router) = targets.routers.get(worker) else { continue };
-            let pairs = messages.iter().zip(&wanted);
-            let batch = pairs.filter(|(_, wanted)| *wanted & (1 << worker) != 0);
-            let messages = batch.map(|(message, _)| Arc::clone(message)).collect();
-            let sent = router.send(topic_router::Publish { messages });
-            parts.push(Box::pin(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
-        }
-        join(parts)
-    }
+/// A retained message that is being stored.
+struct Retaining {
+    /// In its batch.
+    place: usize,
+    /// Set when `part` is done, if there is a copy.
+    version: Rc<Cell<Option<Position>>>,
+    part: Shared<Part>,
 }
 
 /// Joins what must happen for one message; the first refusal is the answer.

@@ -19,6 +19,7 @@ use super::{
     appender::{Appender, Submit},
     link::{AnyLink, Terms},
     publish::AppQuotas,
+    route_tables::RouteTables,
     worker::Worker,
 };
 use crate::{
@@ -64,6 +65,8 @@ pub struct Source {
     pub appender: Addr<Appender>,
     /// For `Enqueue`.
     pub quotas: Arc<AppQuotas>,
+    /// Say whether other nodes have stored messages, too.
+    pub tables: Arc<RouteTables>,
 }
 
 /// Which topics of a worker got a new retained message while retained messages are being sent.
@@ -84,11 +87,13 @@ struct Note {
     app: AppId,
     topic: TopicName,
     publisher: Option<SessionKey>,
+    /// Of the copy that it made, if it made one.
+    version: Option<Position>,
 }
 
 impl FreshTopics {
-    /// Notes a message that is handed to live subscribers.
-    pub(super) fn note(&mut self, message: &Message) {
+    /// Notes a message that is handed to live subscribers, and the version of the copy that it made.
+    pub(super) fn note(&mut self, message: &Message, version: Option<Position>) {
         if self.senders == 0 || !message.retain {
             return;
         }
@@ -96,18 +101,25 @@ impl FreshTopics {
             self.notes.pop_front();
         }
         let (app, topic) = (message.app, message.topic.clone());
-        self.notes.push_back(Note { app, topic, publisher: message.publisher });
+        self.notes.push_back(Note { app, topic, publisher: message.publisher, version });
         self.made += 1;
     }
 
-    /// Tells whether `copy` was overtaken since `since` notes had been made. `own`: a publisher whose
-    /// messages this receiver does not get (no-local).
-    fn has_overtaken(&self, copy: &Message, since: u64, own: Option<SessionKey>) -> bool {
+    /// Tells whether `copy`, of `version`, was overtaken since `since` notes had been made: by itself, or by a
+    /// later one; messages of two nodes may come in another order than their copies were stored in. `own`: a
+    /// publisher whose messages this receiver does not get (no-local).
+    fn has_overtaken(
+        &self,
+        (version, copy): (Position, &Message),
+        since: u64,
+        own: Option<SessionKey>,
+    ) -> bool {
         let news = usize::try_from(self.made - since).unwrap_or(usize::MAX);
         self.notes.iter().rev().take(news).any(|note| {
             note.app == copy.app
                 && note.topic == copy.topic
                 && (own.is_none() || note.publisher != own)
+                && note.version.is_none_or(|noted| noted >= version)
         })
     }
 }
@@ -116,23 +128,26 @@ impl FreshTopics {
 struct Sending {
     worker: Rc<Worker>,
     since: u64,
-    /// Wall clock at which the subscription was live.
-    began_ms: u64,
+    /// Wall clock at which the subscription was live; `None`: messages were stamped by clocks of several
+    /// nodes, and time tells nothing.
+    began_ms: Option<u64>,
 }
 
 impl Sending {
-    fn begin(worker: &Rc<Worker>) -> Self {
+    fn begin(worker: &Rc<Worker>, tables: &RouteTables) -> Self {
         let mut fresh = worker.fresh_topics.borrow_mut();
         fresh.senders += 1;
-        Self { worker: Rc::clone(worker), since: fresh.made, began_ms: clock::wall_ms() }
+        let began_ms = tables.load().was_always_alone().then(clock::wall_ms);
+        Self { worker: Rc::clone(worker), since: fresh.made, began_ms }
     }
 
     /// Tells whether the receiver has, or will have, this message or a newer one live.
-    fn has_overtaken(&self, copy: &Message, own: Option<SessionKey>) -> bool {
+    fn has_overtaken(&self, copy: (Position, &Message), own: Option<SessionKey>) -> bool {
         // What came in since is routed after it is committed, so the subscription gets it live. The upper
         // bound keeps messages of a clock that was ahead once.
-        let came_since = copy.published_at_ms > self.began_ms;
-        if came_since && copy.published_at_ms <= clock::wall_ms() {
+        let published_ms = copy.1.published_at_ms;
+        let came_since = self.began_ms.is_some_and(|began_ms| published_ms > began_ms);
+        if came_since && published_ms <= clock::wall_ms() {
             return true;
         }
         self.worker.fresh_topics.borrow().has_overtaken(copy, self.since, own)
@@ -190,10 +205,10 @@ async fn send_page(
     messages: Vec<(Position, Arc<Message>)>,
 ) -> bool {
     let mut to_log = Vec::new();
-    for (_, message) in messages {
+    for (version, message) in messages {
         let qos = message.qos.min(subscription.options.qos);
         let own = subscription.options.no_local.then_some(receiver.session);
-        if sending.has_overtaken(&message, own) {
+        if sending.has_overtaken((version, &message), own) {
             continue;
         }
         if receiver.epoch != Epoch::default() && qos > Qos::AtMostOnce {
@@ -202,7 +217,7 @@ async fn send_page(
         }
         let Some(link) = room(receiver.connection).await else { return false };
         // Again: room may have been long in coming.
-        if sending.has_overtaken(&message, own) {
+        if sending.has_overtaken((version, &message), own) {
             continue;
         }
         let id = NonZeroU32::new(subscription.subscription_id);

@@ -36,6 +36,10 @@ pub struct Snapshot {
     peers: OrdMap<NodeId, u64>,
     /// There are other members, up or down.
     in_company: bool,
+    /// There were, at some time.
+    had_company: bool,
+    /// Of this node.
+    own_incarnation: u64,
     live: NodeTable,
     durable: RouteTable,
     /// Nodes that have not told all their routes.
@@ -50,6 +54,18 @@ impl Snapshot {
     #[must_use]
     pub fn is_alone(&self) -> bool {
         !self.in_company
+    }
+
+    /// Tells whether this node has never had other members beside it: all that is stored was stored by it.
+    #[must_use]
+    pub fn was_always_alone(&self) -> bool {
+        !self.had_company
+    }
+
+    /// Returns this node's incarnation, as far as the directory has come; 0 before that.
+    #[must_use]
+    pub fn own_incarnation(&self) -> u64 {
+        self.own_incarnation
     }
 
     /// Returns the incarnation of another node; `None` while it is down.
@@ -92,23 +108,21 @@ impl Snapshot {
 /// See the head of the file.
 pub struct RouteTables {
     me: NodeId,
-    all_shards: ShardSet,
     writing: Mutex<()>,
     snapshot: ArcSwap<Snapshot>,
 }
 
 impl RouteTables {
-    /// Prepares the tables of node `me` in a cluster of `shards` shards.
+    /// Prepares the tables of node `me`.
     #[must_use]
-    pub fn new(me: NodeId, shards: u16) -> Arc<Self> {
-        let all_shards = ShardSet::all(shards);
-        let snapshot = Snapshot { all_shards, ..Snapshot::default() };
-        Arc::new(Self {
-            me,
-            all_shards,
-            writing: Mutex::new(()),
-            snapshot: ArcSwap::from_pointee(snapshot),
-        })
+    pub fn new(me: NodeId) -> Arc<Self> {
+        Arc::new(Self { me, writing: Mutex::new(()), snapshot: ArcSwap::default() })
+    }
+
+    /// Returns the incarnation of this node; see [`Snapshot::own_incarnation`].
+    #[must_use]
+    pub fn own_incarnation(&self) -> u64 {
+        self.load().own_incarnation()
     }
 
     /// Returns the present tables.
@@ -127,7 +141,7 @@ impl RouteTables {
                 MetaChange::Route { key, places } => next.set(self.me, key, places),
                 MetaChange::Node { .. } => nodes_changed = true,
                 MetaChange::Reloaded => {
-                    next = Snapshot { all_shards: self.all_shards, ..Snapshot::default() };
+                    next = Snapshot::default();
                     for (key, places) in &directory.routes {
                         next.set(self.me, key, places);
                     }
@@ -136,6 +150,8 @@ impl RouteTables {
                 MetaChange::Shard { .. } | MetaChange::Room { .. } => {}
             }
         }
+        let shards = u16::try_from(directory.shards.len()).unwrap_or(u16::MAX);
+        next.all_shards = ShardSet::all(shards);
         if nodes_changed {
             next.set_nodes(self.me, directory);
         }
@@ -147,7 +163,8 @@ impl Snapshot {
     fn set(&mut self, me: NodeId, key: &Bytes, routed: &Routed) {
         match route_key::parse(key) {
             Ok(RouteKey::Filter(app, filter)) => {
-                let nodes: NodeSet = routed.nodes.iter().copied().filter(|node| *node != me).collect();
+                let nodes: NodeSet =
+                    routed.nodes.iter().copied().filter(|node| *node != me).collect();
                 self.live.change(app, &filter, |set| set.clone_from(&nodes));
                 let shards = ShardSet::from_bits(routed.shards);
                 self.durable.change(app, &filter, |set| *set = shards);
@@ -160,6 +177,8 @@ impl Snapshot {
     fn set_nodes(&mut self, me: NodeId, directory: &Directory) {
         let others = directory.nodes.iter().filter(|(node, _)| **node != me);
         self.in_company = others.clone().next().is_some();
+        self.had_company = self.in_company || !directory.removed.is_empty();
+        self.own_incarnation = directory.nodes.get(&me).map_or(0, |member| member.incarnation);
         let up = others.filter(|(_, member)| member.up);
         self.peers = up.clone().map(|(node, member)| (*node, member.incarnation)).collect();
         let untold = up.filter(|(_, member)| !member.routes_complete);
@@ -210,7 +229,8 @@ mod tests {
     }
 
     fn in_company(tables: &RouteTables) -> Directory {
-        let mut directory = Directory::default();
+        let shards = imbl::Vector::from(vec![Vec::new(); 4]);
+        let mut directory = Directory { shards, ..Directory::default() };
         directory.nodes.insert(ME, member(true, true));
         directory.nodes.insert(NodeId(2), member(true, true));
         directory.nodes.insert(NodeId(3), member(true, true));
@@ -220,10 +240,13 @@ mod tests {
 
     #[test]
     fn routes_of_other_nodes_are_found_and_own_ones_are_not() {
-        let tables = RouteTables::new(ME, 4);
+        let tables = RouteTables::new(ME);
         assert!(tables.load().is_alone());
         let directory = in_company(&tables);
-        let route = |filter, nodes: &[u64]| MetaChange::Route { key: key(filter), places: places(nodes, 0) };
+        let route = |filter, nodes: &[u64]| MetaChange::Route {
+            key: key(filter),
+            places: places(nodes, 0),
+        };
         tables.take(&directory, &[route("a/+", &[1, 3]), route("a/b", &[2]), route("b", &[1])]);
         assert_eq!(nodes(&tables, "a/b"), [2, 3]);
         assert_eq!(nodes(&tables, "b"), [0_u64; 0]);
@@ -234,7 +257,7 @@ mod tests {
 
     #[test]
     fn node_that_has_not_told_its_routes_gets_everything_while_it_is_up() {
-        let tables = RouteTables::new(ME, 4);
+        let tables = RouteTables::new(ME);
         let mut directory = in_company(&tables);
         let news = [MetaChange::Node { node: NodeId(3) }];
         directory.nodes.insert(NodeId(3), member(true, false));
@@ -249,13 +272,14 @@ mod tests {
 
     #[test]
     fn shard_that_is_not_compared_gets_everything() {
-        let tables = RouteTables::new(ME, 4);
+        let tables = RouteTables::new(ME);
         let mut local = RouteTable::new();
         local.add(APP, &TopicFilter::parse("a").unwrap(), ShardId(2));
         assert_eq!(shards(&tables, "a", &local), [2], "alone");
         assert_eq!(shards(&tables, "b", &local), [0_u16; 0]);
         let directory = in_company(&tables);
-        let told = |bits| MetaChange::Route { key: route_key::ALL_ROUTED, places: places(&[], bits) };
+        let told =
+            |bits| MetaChange::Route { key: route_key::ALL_ROUTED, places: places(&[], bits) };
         tables.take(&directory, &[told(0b0111)]);
         assert_eq!(shards(&tables, "a", &local), [2, 3]);
         assert_eq!(shards(&tables, "b", &local), [3]);
@@ -266,7 +290,7 @@ mod tests {
 
     #[test]
     fn tables_that_are_reloaded_hold_what_the_directory_holds() {
-        let tables = RouteTables::new(ME, 4);
+        let tables = RouteTables::new(ME);
         let mut directory = in_company(&tables);
         let old = MetaChange::Route { key: key("old"), places: places(&[2], 1) };
         tables.take(&directory, &[old]);

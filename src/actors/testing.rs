@@ -12,7 +12,7 @@ use super::{
     counters::{Counters, DropCause},
     interest::Interests,
     link::{AnyLink, ClientTerms},
-    memory_socket::{self, MemoryPeer},
+    memory_socket,
     topic_router::TopicRouter,
     worker::{LinkLimits, Worker, WorkerConfig},
 };
@@ -22,6 +22,8 @@ use crate::model::{
     topic::TopicName,
     wire::{DecodeError, DecodeLimits, Decoded, Delivery, DeliveryHead, Dialect, Front, Outbound},
 };
+
+pub(crate) use super::memory_socket::MemoryPeer;
 
 /// The tenant of tests.
 pub(crate) const APP: AppId = AppId(1);

@@ -39,6 +39,7 @@ use tokio::sync::oneshot;
 
 use super::{
     live_routes::TellFilters,
+    publish::Versions,
     subscribers::{Subscriber, Subscribers},
     worker::Worker,
 };
@@ -46,7 +47,7 @@ use crate::{
     clock, limits, model,
     model::{
         connection_id::ConnectionId,
-        id::AppId,
+        id::{AppId, Position},
         topic::TopicFilter,
         trie::{FilterId, FilterTrie},
         wire::SubscriptionOptions,
@@ -95,11 +96,37 @@ pub struct Unsubscribe {
 /// Sent by connections of any thread, and by the server for wills and HTTP: one batch is all that one
 /// read gave. Replies when every subscriber of this thread has its copy queued (or dropped and
 /// counted): responsibility is taken.
-#[derive(Debug, Message)]
+#[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
 pub struct Publish {
     /// In the order of sending.
     pub messages: SmallVec<[Arc<model::message::Message>; 1]>,
+    /// Of those that made a retained copy, its version.
+    pub versions: Versions,
+}
+
+impl Publish {
+    /// Makes a batch of messages that made no retained copies.
+    pub fn of(messages: impl IntoIterator<Item = Arc<model::message::Message>>) -> Self {
+        Self { messages: messages.into_iter().collect(), versions: Versions::default() }
+    }
+
+    /// Adds a message.
+    pub fn push(&mut self, message: Arc<model::message::Message>, version: Option<Position>) {
+        self.versions.push(self.messages.len(), version);
+        self.messages.push(message);
+    }
+}
+
+/// Sent for another node: as [`Publish`]; `answer` is dropped when every subscriber of this thread has
+/// its copy queued.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Relayed<A: Send + Sync + 'static> {
+    /// What.
+    pub publish: Publish,
+    /// Shared by the routers of all threads.
+    pub answer: Arc<A>,
 }
 
 /// A small view of a router, for tests and for the control plane.
@@ -218,6 +245,17 @@ impl TopicRouter {
         }
     }
 
+    /// Takes a batch; `None` if every subscriber has its copy.
+    fn take(&mut self, publish: Publish, ctx: &mut Context<Self>) -> Option<oneshot::Receiver<()>> {
+        self.forget_ended();
+        self.worker.note_fresh(&publish.messages, &publish.versions);
+        let waits = self.publish(publish);
+        if self.walks.is_full() {
+            ctx.wait(Walker { until_room: true });
+        }
+        waits
+    }
+
     /// Serves or queues one batch; `None` if nothing of it is left to do.
     fn publish(&mut self, publish: Publish) -> Option<oneshot::Receiver<()>> {
         let now_ms = clock::wall_ms();
@@ -331,18 +369,26 @@ impl Handler<Publish> for TopicRouter {
     type Result = Response<()>;
 
     fn handle(&mut self, publish: Publish, ctx: &mut Self::Context) -> Self::Result {
-        self.forget_ended();
-        self.worker.note_fresh(&publish.messages);
-        let waits = self.publish(publish);
-        if self.walks.is_full() {
-            ctx.wait(Walker { until_room: true });
-        }
-        match waits {
+        match self.take(publish, ctx) {
             None => Response::reply(()),
             Some(done) => Response::fut(async move {
                 // An error means that the router has ended, and with it the thread.
                 let _ = done.await;
             }),
+        }
+    }
+}
+
+impl<A: Send + Sync + 'static> Handler<Relayed<A>> for TopicRouter {
+    type Result = ();
+
+    fn handle(&mut self, relayed: Relayed<A>, ctx: &mut Self::Context) {
+        let Relayed { publish, answer } = relayed;
+        if let Some(done) = self.take(publish, ctx) {
+            actix_rt::spawn(async move {
+                let _ = done.await;
+                drop(answer);
+            });
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
     link::{AnyLink, Link},
     live_routes::LiveRoutes,
     outbox::Outbox,
+    publish::Versions,
     retained::FreshTopics,
     socket::Socket,
     table::Table,
@@ -132,10 +133,10 @@ impl Worker {
     }
 
     /// Notes messages to be retained that are handed to live subscribers; see [`FreshTopics`].
-    pub(super) fn note_fresh(&self, messages: &[Arc<Message>]) {
+    pub(super) fn note_fresh(&self, messages: &[Arc<Message>], versions: &Versions) {
         let mut fresh = self.fresh_topics.borrow_mut();
-        for message in messages {
-            fresh.note(message);
+        for (at, message) in messages.iter().enumerate() {
+            fresh.note(message, versions.of(at));
         }
     }
 

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn keys_of_different_apps_or_filters_differ() {
-        let keys = [of_filter(AppId(1), b"a"), of_filter(AppId(2), b"a"), of_filter(AppId(1), b"b")];
+        let keys =
+            [of_filter(AppId(1), b"a"), of_filter(AppId(2), b"a"), of_filter(AppId(1), b"b")];
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
     }
 }

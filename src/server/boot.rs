@@ -14,7 +14,7 @@ use hongqiao_cluster::{
 
 use super::apps::Apps;
 use crate::{
-    actors::facts::Facts,
+    actors::{facts::Facts, route_tables::RouteTables},
     auth,
     banner::{DEMO_APP, DEMO_USER},
     config::{self, Config},
@@ -25,8 +25,12 @@ use crate::{
     },
 };
 
-/// Opens the data folder and starts all shards; facts go to `facts`.
-pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Cluster<ShardMachine>> {
+/// Opens the data folder and starts all shards; facts go to `facts`, routes of the cluster to `tables`.
+pub(super) fn start(
+    config: &Config,
+    facts: &Arc<Facts>,
+    tables: &Arc<RouteTables>,
+) -> anyhow::Result<Cluster<ShardMachine>> {
     let storage = &config.storage;
     let mut options = Options::new(&storage.data_dir);
     options.node = NodeId(config.cluster.node);
@@ -46,8 +50,9 @@ pub(super) fn start(config: &Config, facts: &Arc<Facts>) -> anyhow::Result<Clust
         let sink: FactSink = Arc::new(move |fact| facts.take(shard, fact));
         ShardMachine::new(sink)
     };
-    Cluster::start(options, make, std::sync::Arc::new(|_, _| {}))
-        .context("the data folder cannot be opened")
+    let tables = Arc::clone(tables);
+    let take = move |directory: &_, changes: &[_]| tables.take(directory, changes);
+    Cluster::start(options, make, Arc::new(take)).context("the data folder cannot be opened")
 }
 
 /// Creates the apps that the configuration names.

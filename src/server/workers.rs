@@ -5,7 +5,13 @@
 //! - Rounds: routers, hubs and appenders; then groups; then homes and upkeeps, and the connections'
 //!   backend.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use actix::{Actor as _, Addr, Arbiter, Recipient};
 use anyhow::Context as _;
@@ -15,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::{
     actors::{
         appender::{Appender, SubmitError},
+        cluster_port::ClusterPort,
         connection::{
             backend::{self, PageError},
             node::{Node, RetainedCopies},
@@ -25,9 +32,13 @@ use crate::{
         home::{self, Claim, Home, Release},
         hub::Hub,
         interest::Interests,
-        publish::{AppQuotas, Publisher, Targets},
+        live_routes::LiveRoutes,
+        peer::{Desks, Peers},
+        publish::{AppQuotas, Beyond, Publisher, Targets},
         redispatch::{Moved, Mover, ReadOrphan},
+        relay::Arrivals,
         retained,
+        suback_barrier::SubackBarrier,
         topic_router::TopicRouter,
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
@@ -48,6 +59,8 @@ const LOAD_PAGE: usize = 1_024;
 pub(super) struct Shared {
     pub(super) shards: ShardClient,
     pub(super) facts: Arc<Facts>,
+    pub(super) beyond: Beyond,
+    pub(super) live_routes: Arc<LiveRoutes>,
     pub(super) quotas: Arc<AppQuotas>,
     pub(super) authenticator: Arc<dyn Authenticator>,
     /// By listener.
@@ -99,7 +112,7 @@ impl Workers {
                 fronts: mqtt::fronts(),
                 limits: shared.limits.clone(),
                 interests: interests.clone(),
-                live_routes: Arc::default(),
+                live_routes: Arc::clone(&shared.live_routes),
                 counters: Arc::clone(&counters[index]),
             };
             let (shards, facts) = (shared.shards.clone(), Arc::clone(&shared.facts));
@@ -116,7 +129,9 @@ impl Workers {
             hash_key: shared.shards.hash_key(),
             shards: shared.shards.cluster().shards(),
             quotas: Arc::clone(&shared.quotas),
+            beyond: shared.beyond.clone(),
         };
+        let barrier = start_routes(&arbiters, &first, &targets, shared);
         // Before anything is published: by then every group has its members.
         join_durable_members(&groups, shared).await?;
         let homes = start_homes(&arbiters, &first, &targets, shared).await?;
@@ -124,10 +139,12 @@ impl Workers {
             let (targets, shared) = (targets.clone(), shared.clone());
             let (router, appender) = (first.router.clone(), first.appender.clone());
             let (claim, release) = (homes.claim.clone(), homes.release.clone());
+            let barrier = Some(Arc::clone(&barrier));
             let install = move || {
                 let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
                 let node = connection_node(&targets, &shared, (router, appender), publisher);
-                let node = Node { claim: by_shard(claim), release: by_shard(release), ..node };
+                let (claim, release) = (by_shard(claim), by_shard(release));
+                let node = Node { claim, release, barrier, ..node };
                 backend::install(Box::new(Rc::new(node)));
                 Worker::with(|worker| worker.set_groups(targets.groups));
             };
@@ -157,6 +174,52 @@ fn start_first(
     });
     let appender = Appender::new(count, propose, facts).start();
     Ok(First { router, hub, appender })
+}
+
+/// Starts what tells other nodes of subscribers here, and takes what they send.
+fn start_routes(
+    arbiters: &[Arbiter],
+    first: &[First],
+    targets: &Targets,
+    shared: &Shared,
+) -> Arc<SubackBarrier> {
+    let port = ClusterPort(shared.shards.cluster().clone());
+    let meta = Arc::clone(&shared.beyond.meta);
+    let routers = first.iter().map(|first| first.router.clone().recipient()).collect();
+    actix_rt::spawn(Arc::clone(&shared.live_routes).run(Arc::clone(&meta), routers));
+    let durable = Arc::clone(&shared.facts.durable_routes);
+    for shard in shared.shards.shards() {
+        let leads = Arc::new(port.clone());
+        actix_rt::spawn(Arc::clone(&durable).run(shard, Arc::clone(&meta), leads));
+    }
+    // What one node sends is handed on by one thread; the second worker has less to do than the first.
+    let handles: Vec<_> = arbiters.iter().map(Arbiter::handle).collect();
+    let next = AtomicUsize::new(handles.len().saturating_sub(1));
+    let spawn = Box::new(move |task| {
+        let at = next.fetch_add(1, Ordering::Relaxed) % handles.len();
+        if let Some(handle) = handles.get(at) {
+            handle.spawn(task);
+        }
+    });
+    let routers = targets.routers.clone();
+    let tables = Arc::clone(&shared.beyond.tables);
+    let arrivals = Arrivals::new(routers, targets.interests.clone(), Arc::clone(&tables), spawn);
+    let desks = Desks {
+        kick: first.iter().map(|first| first.hub.clone().recipient()).collect(),
+        grew: first.iter().map(|first| first.hub.clone().recipient()).collect(),
+        durable_routes: Arc::clone(&durable),
+        arrivals,
+    };
+    port.0.set_service(Arc::new(desks));
+    let (me, leads) = (port.0.node(), port.clone());
+    Arc::new(SubackBarrier {
+        me,
+        live: Arc::clone(&shared.live_routes),
+        durable,
+        tables,
+        peers: Peers::new(Arc::new(port)),
+        leader_of: Box::new(move |shard| leads.leader_of(shard)),
+    })
 }
 
 async fn start_groups(
@@ -365,6 +428,7 @@ fn connection_node(
         shards: shared.shards.clone(),
         appender: appender.clone(),
         quotas: Arc::clone(&shared.quotas),
+        tables: Arc::clone(&shared.beyond.tables),
     };
     Node {
         hash_key: targets.hash_key,
@@ -388,6 +452,7 @@ fn connection_node(
             })
         }),
         retained: Box::new(RetainedTurns(retained::Turns::new(source))),
+        barrier: None,
     }
 }
 

@@ -31,7 +31,7 @@ const EXPIRES: u8 = 1 << 5;
 const PLACE_BYTES: usize = 8;
 
 /// Appends a message.
-pub(super) fn write_message(message: &Message, out: &mut Vec<u8>) {
+pub(crate) fn write_message(message: &Message, out: &mut Vec<u8>) {
     let mut flags = message.qos as u8;
     flags |= if message.retain { RETAIN } else { 0 };
     flags |= if message.publisher.is_some() { PUBLISHER } else { 0 };
@@ -60,12 +60,12 @@ pub(super) fn write_message(message: &Message, out: &mut Vec<u8>) {
 }
 
 /// Returns a bound of what `write_message` appends.
-pub(super) fn message_bytes(message: &Message) -> usize {
+pub(crate) fn message_bytes(message: &Message) -> usize {
     64 + message.topic.as_bytes().len() + message.properties.len() + message.payload.len()
 }
 
 /// Reads the message at `start`, and where it ends. `None`: these are not its bytes.
-pub(super) fn read_message(bytes: &Bytes, start: usize) -> Option<(Message, usize)> {
+pub(crate) fn read_message(bytes: &Bytes, start: usize) -> Option<(Message, usize)> {
     let mut reader = Reader { bytes, at: start };
     let flags = reader.number::<1>()?[0];
     let app = AppId(u32::from_le_bytes(reader.number()?));

@@ -17,7 +17,7 @@ pub mod doors;
 mod state;
 mod key;
 mod record;
-mod body;
+pub(crate) mod body;
 mod index;
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,7 @@ const RULES: [Rule; 16] = [
     ),
     ("banner", &[], &["actix", "sled"]),
     ("limits", &[], &["tokio", "actix"]),
-    ("clock", &[], &["tokio", "actix"]),
+    ("clock", &[], &["actix"]),
     ("error", &["model"], &["tokio", "actix"]),
     ("main", &["cli"], &[]),
     ("", &[], &["actix", "sled", "openraft"]),

@@ -99,6 +99,17 @@ pub trait Backend: 'static {
         filters_max: u32,
     ) -> Later<Vec<Result<bool, FiltersFull>>>;
 
+    /// Waits until every node knows subscriptions that are in force here and, durable ones, stored; `None`:
+    /// they do. Per item: whether they all know it.
+    fn routed(&self, _who: Subscriber, _items: &[StoredSubscription]) -> Option<Later<Vec<bool>>> {
+        None
+    }
+
+    /// Tells whether clients may subscribe in shared groups now.
+    fn shares(&self) -> bool {
+        true
+    }
+
     /// Removes live subscriptions. Per item: whether there was one.
     fn unsubscribe(
         &self,

@@ -160,7 +160,10 @@ impl Connection {
     pub(super) fn accept(&mut self) {
         let Some(connecting) = self.rare().connecting.take() else { return };
         let Connecting { connect, terms, session_present, .. } = *connecting;
-        let connack = terms.connack(&connect, &self.listener.offer, session_present);
+        let mut connack = terms.connack(&connect, &self.listener.offer, session_present);
+        if !self.backend.shares() {
+            connack.shared_available = Some(false);
+        }
         if !self.link.send(&Outbound::Connack(Box::new(connack))) {
             // It takes no packet of that size (MQTT-3.1.2-24), so it cannot be told anything.
             return self.end(None, Ending::default());

@@ -17,6 +17,7 @@ use crate::{
         groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
         home::{Claim, ClaimError, Release},
         publish::{Outcome, Published, Publisher},
+        suback_barrier::SubackBarrier,
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
         worker::Worker,
     },
@@ -66,6 +67,8 @@ pub struct Node {
     pub read_page: ReadPage,
     /// Sends retained messages.
     pub retained: Box<dyn RetainedCopies>,
+    /// Knows when other nodes know subscriptions; `None` for tests of a node alone.
+    pub barrier: Option<Arc<SubackBarrier>>,
 }
 
 type Existing = Vec<Result<bool, FiltersFull>>;
@@ -251,6 +254,16 @@ impl Backend for Rc<Node> {
             let reply = |(new, kept)| if kept { Ok(new) } else { Err(FiltersFull) };
             added.into_iter().zip(kept).map(reply).collect()
         })
+    }
+
+    fn routed(&self, who: Subscriber, items: &[StoredSubscription]) -> Option<Later<Vec<bool>>> {
+        let shard = (who.epoch != Epoch::default()).then(|| self.shard(who.session));
+        let passed = self.barrier.as_ref()?.passed(who.app, shard, items)?;
+        Some(Box::pin(passed))
+    }
+
+    fn shares(&self) -> bool {
+        self.barrier.as_ref().is_none_or(|barrier| barrier.is_alone())
     }
 
     fn unsubscribe(

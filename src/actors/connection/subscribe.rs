@@ -7,8 +7,10 @@
 //!   router, group), never removed first.
 //!
 //! ```text
-//! SUBSCRIBE ─[durable: commit in the shard]─► routers and groups ─► SUBACK ─► retained messages
+//! SUBSCRIBE ─[durable: commit in the shard]─► routers and groups ─[other nodes know it]─► SUBACK
+//!           ─► retained messages
 //! ```
+//! What other nodes do not get to know in time is taken back and refused.
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use crate::{
     actors::durable_reader::Trouble,
     model::{
+        id::Epoch,
         reason::Reason,
         session::admission::Ending,
         topic::TopicFilter,
@@ -27,7 +30,7 @@ use crate::{
 
 use super::{
     Connection, Event, Stop,
-    backend::{Later, Subscriber},
+    backend::{Later, SharedBackend, Subscriber},
     flag,
 };
 
@@ -46,7 +49,16 @@ pub(in crate::actors) enum Controlled {
     Trouble(Trouble),
 }
 
-type Added = Result<Vec<Result<bool, FiltersFull>>, Trouble>;
+/// Why a subscription is not in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotAdded {
+    /// The session has its limit of filters.
+    Full,
+    /// Not every node could be told.
+    NotRouted,
+}
+
+type Added = Result<Vec<Result<bool, NotAdded>>, Trouble>;
 type Removed = Result<Vec<bool>, Trouble>;
 
 impl Connection {
@@ -56,11 +68,15 @@ impl Connection {
             return Err((Reason::ProtocolError, "no-local on a shared subscription"));
         }
         let maximum_qos = self.listener.offer.maximum_qos;
+        let shares = self.backend.shares();
         let mut asked = Vec::with_capacity(subscribe.items.len());
         let mut codes = Vec::with_capacity(subscribe.items.len());
         for item in subscribe.items {
             match item.filter {
                 Err(reason) => codes.push(SubackCode::Refused(reason)),
+                Ok(_) if item.share.is_some() && !shares => {
+                    codes.push(SubackCode::Refused(Reason::SharedSubscriptionsNotSupported));
+                }
                 Ok(filter) => {
                     let mut options = item.options;
                     options.qos = options.qos.min(maximum_qos);
@@ -84,15 +100,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Puts subscriptions in force: first in the shard (durable), then where live messages go.
+    /// Puts subscriptions in force: first in the shard (durable), then where live messages go, then on
+    /// other nodes.
     fn add(&self, items: Vec<StoredSubscription>) -> Later<Added> {
         let who = self.subscriber();
         let filters_max = self.listener.filters_max;
         let backend = self.backend.clone();
         if self.durable.is_none() {
             let shared = self.rare.as_ref().map_or(0, |rare| rare.shared.len());
-            let added = backend.subscribe(who, items, shared, filters_max);
-            return Box::pin(async move { Ok(added.await) });
+            let added = backend.subscribe(who, items.clone(), shared, filters_max);
+            return Box::pin(async move { routed(&backend, who, items, added.await).await });
         }
         let (key, epoch) = (who.session, who.epoch);
         let command = Command::Subscribe { key, epoch, items: items.clone(), filters_max };
@@ -103,10 +120,10 @@ impl Connection {
                 Reply::Fenced => return Err(Trouble::Fenced),
                 _ => return Err(Trouble::Failed),
             };
-            let accepted = items.into_iter().zip(&stored);
+            let accepted = items.iter().zip(&stored);
             let accepted = accepted.filter(|(_, stored)| stored.is_ok()).map(|(item, _)| item);
-            backend.subscribe(who, accepted.collect(), 0, u32::MAX).await;
-            Ok(stored)
+            backend.subscribe(who, accepted.cloned().collect(), 0, u32::MAX).await;
+            routed(&backend, who, items, stored).await
         })
     }
 
@@ -222,19 +239,62 @@ impl Connection {
     }
 }
 
+/// Waits until every node knows what was added, and takes back what they do not get to know.
+async fn routed(
+    backend: &SharedBackend,
+    who: Subscriber,
+    items: Vec<StoredSubscription>,
+    added: Vec<Result<bool, FiltersFull>>,
+) -> Added {
+    let mut outcomes: Vec<_> =
+        added.into_iter().map(|added| added.map_err(|FiltersFull| NotAdded::Full)).collect();
+    let in_force: Vec<usize> =
+        (0..outcomes.len()).filter(|place| outcomes[*place].is_ok()).collect();
+    let asked: Vec<_> = in_force.iter().filter_map(|place| items.get(*place).cloned()).collect();
+    let Some(routed) = backend.routed(who, &asked) else { return Ok(outcomes) };
+    let mut taken_back = Vec::new();
+    for (place, routed) in in_force.into_iter().zip(routed.await) {
+        let (Some(outcome), Some(item)) = (outcomes.get_mut(place), items.get(place)) else {
+            break;
+        };
+        // One that replaced an older one stays, so that its client has no less than before.
+        if !routed && std::mem::replace(outcome, Err(NotAdded::NotRouted)) == Ok(true) {
+            taken_back.push((item.share.clone(), item.filter.clone()));
+        }
+    }
+    if taken_back.is_empty() {
+        return Ok(outcomes);
+    }
+    if who.epoch != Epoch::default() {
+        let (key, epoch) = (who.session, who.epoch);
+        let command = Command::Unsubscribe { key, epoch, items: taken_back.clone() };
+        match backend.submit(key, command).await? {
+            Reply::Unsubscribed(_) => {}
+            Reply::Fenced => return Err(Trouble::Fenced),
+            // Stored, and said to be refused: the client must come back and look.
+            _ => return Err(Trouble::Failed),
+        }
+    }
+    backend.unsubscribe(who, taken_back).await;
+    Ok(outcomes)
+}
+
 /// Puts the outcome of each accepted filter into its place among the codes.
 fn subscribed(
     packet_id: NonZeroU16,
     mut codes: Vec<SubackCode>,
     asked: Vec<StoredSubscription>,
-    outcomes: Vec<Result<bool, FiltersFull>>,
+    outcomes: Vec<Result<bool, NotAdded>>,
 ) -> Controlled {
     let granted = codes.iter_mut().filter(|code| matches!(code, SubackCode::Granted(_)));
     let mut added = Vec::with_capacity(asked.len());
     for ((code, subscription), outcome) in granted.zip(asked).zip(outcomes) {
         match outcome {
             Ok(new) => added.push((subscription, new)),
-            Err(FiltersFull) => *code = SubackCode::Refused(Reason::QuotaExceeded),
+            Err(NotAdded::Full) => *code = SubackCode::Refused(Reason::QuotaExceeded),
+            Err(NotAdded::NotRouted) => {
+                *code = SubackCode::Refused(Reason::ImplementationSpecificError);
+            }
         }
     }
     Controlled::Subscribed { packet_id, codes, added }
@@ -300,7 +360,7 @@ mod tests {
             NonZeroU16::MIN,
             vec![invalid, granted, invalid, granted],
             vec![subscription("a"), subscription("b")],
-            vec![Err(FiltersFull), Ok(false)],
+            vec![Err(NotAdded::Full), Ok(false)],
         );
         let Controlled::Subscribed { codes, added, .. } = controlled else { panic!() };
         let full = SubackCode::Refused(Reason::QuotaExceeded);

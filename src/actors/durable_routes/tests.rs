@@ -1,3 +1,5 @@
+//! Shards whose leadership and filters the test decides.
+
 use std::collections::BTreeSet;
 
 use tokio::sync::watch;
@@ -24,10 +26,7 @@ struct FakeShards {
 
 impl FakeShards {
     fn new(filters: &[&'static str]) -> Arc<Self> {
-        Arc::new(Self {
-            term: watch::channel(Some(5)).0,
-            filters: Mutex::new(filters.to_vec()),
-        })
+        Arc::new(Self { term: watch::channel(Some(5)).0, filters: Mutex::new(filters.to_vec()) })
     }
 }
 

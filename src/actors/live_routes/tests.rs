@@ -1,3 +1,5 @@
+//! One node's live routes against a meta group whose answers the test decides.
+
 use super::*;
 use crate::actors::meta::fake::FakeMeta;
 

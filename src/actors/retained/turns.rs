@@ -42,7 +42,10 @@ impl Turns {
 
     /// Begins to send what a live subscription asks for, or has it wait for those in front of it.
     pub fn begin(self: &Rc<Self>, receiver: Receiver, subscription: StoredSubscription) {
-        let Some(sending) = Worker::with(Sending::begin) else { return };
+        let Some(sending) = Worker::with(|worker| Sending::begin(worker, &self.source.tables))
+        else {
+            return;
+        };
         let turn = Turn { receiver, subscription, sending };
         let mut lines = self.lines.borrow_mut();
         if let Some(line) = lines.get_mut(&receiver.connection) {

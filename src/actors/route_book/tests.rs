@@ -1,3 +1,5 @@
+//! The book against a directory, with outcomes that are lost and places that begin again.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;

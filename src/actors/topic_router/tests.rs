@@ -53,8 +53,7 @@ impl Bench {
     }
 
     async fn publish(&self, messages: Vec<Published>) {
-        let messages = messages.into_iter().map(Arc::new).collect();
-        self.router.send(Publish { messages }).await.unwrap();
+        self.router.send(Publish::of(messages.into_iter().map(Arc::new))).await.unwrap();
         settle().await;
     }
 

@@ -32,7 +32,7 @@ use crate::{
         hub::{Drain, Hub},
         interest::Interests,
         memory_socket::pair,
-        publish::{AppQuota, AppQuotas, Publisher, Targets},
+        publish::{AppQuota, AppQuotas, Beyond, Publisher, Targets},
         redispatch::Moved,
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
@@ -149,6 +149,7 @@ impl Bench {
             hash_key: HashKey([7; 16]),
             shards: 1,
             quotas,
+            beyond: Beyond::nothing(),
         };
         let publisher = Rc::new(Publisher::new(targets, appender.clone()));
         let upkeep = upkeep(&storage, &publisher, &appender);
@@ -174,6 +175,7 @@ impl Bench {
             publisher,
             read_page: storage.read_page(),
             retained: Box::new(NothingRetained),
+            barrier: None,
         };
         backend::install(Box::new(Rc::new(node)));
         Self { storage, worker, hub, listener: RefCell::new(options(offer, 1_000, 5)) }

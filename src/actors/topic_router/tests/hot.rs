@@ -17,7 +17,7 @@ fn hot_topic_yields_to_others_keeps_its_order_and_skips_nobody() {
         router.subscribe(quiet.slot(), APP, &item("quiet", options(Qos::AtMostOnce), 0));
         let send = |router: &mut TopicRouter, topic: &str, number: u8| {
             let messages = numbered(topic, number..number + 1, Qos::AtMostOnce);
-            router.publish(Publish { messages: messages.into_iter().map(Arc::new).collect() })
+            router.publish(Publish::of(messages.into_iter().map(Arc::new)))
         };
         let first = send(&mut router, "hot", 1).unwrap();
         send(&mut router, "hot", 2).unwrap();
@@ -68,7 +68,7 @@ fn overlapping_hot_filters_paused_midway_still_give_one_copy_each() {
         }
         let send = |number: u8| {
             let messages = numbered("h/t", number..number + 1, Qos::AtMostOnce);
-            bench.router.send(Publish { messages: messages.into_iter().map(Arc::new).collect() })
+            bench.router.send(Publish::of(messages.into_iter().map(Arc::new)))
         };
         let replies = [send(1), send(2)];
         tokio::task::yield_now().await;

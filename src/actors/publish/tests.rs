@@ -1,0 +1,178 @@
+//! Publishing on a node that may have lost the lease of its directory.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use actix::Actor as _;
+use bytes::Bytes;
+use hongqiao_cluster::{
+    MetaChange,
+    directory::{Directory, Member},
+};
+
+use super::*;
+use crate::{
+    actors::{
+        meta::fake::FakeMeta,
+        testing::{self, Bench, message},
+        topic_router::{Subscribe, Subscription},
+        worker::LinkLimits,
+    },
+    limits,
+    model::{topic::TopicFilter, wire::SubscriptionOptions},
+};
+
+fn member() -> Member {
+    Member {
+        incarnation: 1,
+        up: true,
+        routes_complete: true,
+        cluster_addr: String::new(),
+        client_addr: String::new(),
+        version: String::new(),
+    }
+}
+
+/// A publisher on the worker of a bench; no shard answers.
+fn publisher(bench: &Bench, meta: &Arc<FakeMeta>, nodes: &[u64]) -> Publisher {
+    let facts = Facts::new(0);
+    let propose = Rc::new(|_, _: Bytes| -> Pin<Box<dyn Future<Output = _>>> {
+        Box::pin(async { Err(SubmitError::Unavailable) })
+    });
+    let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
+    let quota = Quota {
+        session_messages_max: 1,
+        session_bytes_max: 1,
+        app_bytes_max: 1,
+        drop_oldest: false,
+    };
+    let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
+    let beyond = Beyond { meta: Arc::new(Arc::clone(meta)), ..Beyond::nothing() };
+    let mut directory = Directory::default();
+    for node in nodes {
+        directory.nodes.insert(NodeId(*node), member());
+    }
+    beyond.tables.take(&directory, &[MetaChange::Reloaded]);
+    let targets = Targets {
+        routers: vec![bench.router.clone()],
+        groups: Vec::new(),
+        interests: bench.worker.interests().clone(),
+        facts,
+        group_table: Arc::default(),
+        hash_key: HashKey([7; 16]),
+        shards: 1,
+        quotas: Arc::new(AppQuotas { common, special: AHashMap::new() }),
+        beyond,
+    };
+    Publisher::new(targets, appender)
+}
+
+/// Runs a test with a subscriber of `a`; its publisher is node 0 among `nodes`.
+fn with_publisher<F, T>(nodes: &'static [u64], test: F)
+where
+    F: FnOnce(Publisher, Arc<FakeMeta>, testing::MemoryPeer) -> T + Send + 'static,
+    T: Future<Output = ()> + 'static,
+{
+    testing::on_worker(LinkLimits::DEFAULT, move |bench| async move {
+        tokio::time::pause();
+        let (link, peer) = bench.connect(1 << 20, |_| {});
+        let options =
+            SubscriptionOptions { qos: Qos::ExactlyOnce, ..SubscriptionOptions::default() };
+        let item = Subscription { filter: TopicFilter::parse("a").unwrap(), options, id: None };
+        let subscribe = Subscribe { connection: link.id(), app: testing::APP, items: vec![item] };
+        bench.router.send(subscribe).await.unwrap();
+        let meta = FakeMeta::in_company();
+        let publisher = publisher(&bench, &meta, nodes);
+        test(publisher, meta, peer).await;
+    });
+}
+
+fn batch(payloads: &[(&str, Qos)]) -> Vec<Arc<Message>> {
+    let all = payloads.iter().map(|(payload, qos)| message("a", (*payload).to_owned(), *qos));
+    all.map(Arc::new).collect()
+}
+
+fn got(peer: &testing::MemoryPeer) -> Vec<String> {
+    let got = testing::parse(peer.take()).into_iter();
+    got.map(|got| String::from_utf8(got.payload).unwrap()).collect()
+}
+
+async fn outcomes(published: Published) -> Vec<Accepted> {
+    if let Some(taken) = published.taken {
+        taken.await.unwrap();
+    }
+    let mut all = Vec::new();
+    for outcome in published.outcomes {
+        all.push(match outcome {
+            Outcome::Done(accepted) => accepted,
+            Outcome::Pending(part) => part.await,
+        });
+    }
+    all
+}
+
+#[test]
+fn qos_1_without_the_lease_is_held_and_goes_out_with_it_in_order() {
+    with_publisher(&[0, 1], |publisher, meta, peer| async move {
+        meta.set_lease(false);
+        let published =
+            publisher.publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]));
+        let mut outcomes = Box::pin(outcomes(published));
+        let early = tokio::time::timeout(Duration::from_secs(2), &mut outcomes).await;
+        assert!(early.is_err() && got(&peer).is_empty());
+        meta.set_lease(true);
+        assert_eq!(outcomes.await, [Ok(()), Ok(())]);
+        testing::settle().await;
+        assert_eq!(got(&peer), ["1", "2"]);
+    });
+}
+
+#[test]
+fn qos_1_without_the_lease_for_long_is_refused_and_qos_0_goes_on() {
+    with_publisher(&[0, 1], |publisher, meta, peer| async move {
+        meta.set_lease(false);
+        let published = publisher.publish(&batch(&[("0", Qos::AtMostOnce)]));
+        assert_eq!(outcomes(published).await, [Ok(())]);
+        testing::settle().await;
+        assert_eq!(got(&peer), ["0"], "waits for nobody");
+        let began = tokio::time::Instant::now();
+        let published =
+            publisher.publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]));
+        let refused = Err(Reason::ImplementationSpecificError);
+        assert_eq!(outcomes(published).await, [refused, Ok(())]);
+        assert!(began.elapsed() >= limits::LEASE_WAIT);
+        testing::settle().await;
+        assert_eq!(got(&peer), ["2"]);
+        let again = publisher.publish_again(&batch(&[("3", Qos::ExactlyOnce)]));
+        let again = outcomes(Published { outcomes: again, taken: None }).await;
+        assert_eq!(again, [refused]);
+    });
+}
+
+#[test]
+fn node_alone_asks_for_no_lease() {
+    with_publisher(&[0], |publisher, meta, peer| async move {
+        meta.set_lease(false);
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        assert!(matches!(published.outcomes[0], Outcome::Done(Ok(()))));
+        assert_eq!(outcomes(published).await, [Ok(())]);
+        testing::settle().await;
+        assert_eq!(got(&peer), ["1"]);
+    });
+}
+
+#[test]
+fn shard_that_has_not_told_its_routes_gets_what_matches_nothing_here() {
+    with_publisher(&[0, 1], |publisher, _meta, _peer| async move {
+        // No shard is known to the directory of this test: nothing is stored, the message is accepted.
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        assert_eq!(outcomes(published).await, [Ok(())]);
+        let mut directory = Directory::default();
+        directory.nodes.insert(NodeId(0), member());
+        directory.nodes.insert(NodeId(1), member());
+        directory.shards = imbl::Vector::from(vec![Vec::new()]);
+        publisher.targets.beyond.tables.take(&directory, &[MetaChange::Reloaded]);
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        let refused = Err(Reason::ImplementationSpecificError);
+        assert_eq!(outcomes(published).await, [refused], "its shard does not answer");
+    });
+}

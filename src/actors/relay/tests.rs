@@ -1,0 +1,361 @@
+//! Two nodes on one thread, and a link between them that does what the test wants.
+
+use std::{
+    collections::VecDeque,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use hongqiao_cluster::{
+    MetaChange,
+    directory::{Directory, Member, Places},
+};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::{
+    actors::{
+        peer::{Class, PeerError},
+        testing::{self, Bench, message},
+        topic_router::{Subscribe, Subscription},
+        worker::LinkLimits,
+    },
+    model::{route_key, topic::TopicFilter, wire::SubscriptionOptions},
+};
+
+const HERE: NodeId = NodeId(1);
+const THERE: NodeId = NodeId(2);
+
+/// What the link does with the next frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Arrives, and so does the answer.
+    Good,
+    /// Never arrives.
+    Lost,
+    /// Arrives; the answer does not.
+    AnswerLost,
+    /// Arrives; the answer comes late, after those of later frames.
+    Late,
+    /// Not even sent.
+    Unreachable,
+}
+
+/// A link to `THERE`.
+struct FakeWire {
+    arrivals: Mutex<Option<Arc<Arrivals>>>,
+    fates: Mutex<VecDeque<Fate>>,
+    otherwise: Mutex<Fate>,
+    frames: AtomicUsize,
+    /// Answers wait for it.
+    gate: Notify,
+    gated: std::sync::atomic::AtomicBool,
+}
+
+impl FakeWire {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            arrivals: Mutex::default(),
+            fates: Mutex::default(),
+            otherwise: Mutex::new(Fate::Good),
+            frames: AtomicUsize::new(0),
+            gate: Notify::new(),
+            gated: false.into(),
+        })
+    }
+
+    fn next(&self, fates: &[Fate]) {
+        self.fates.lock().extend(fates);
+    }
+
+    fn always(&self, fate: Fate) {
+        *self.otherwise.lock() = fate;
+    }
+
+    /// From now on answers wait, or all go.
+    fn hold_answers(&self, hold: bool) {
+        self.gated.store(hold, SeqCst);
+        self.gate.notify_waiters();
+    }
+}
+
+impl Wire for Arc<FakeWire> {
+    fn request(
+        &self,
+        _to: NodeId,
+        class: Class,
+        body: Bytes,
+        _time_out: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        assert_eq!(class, Class::Delivery);
+        let fate = self.fates.lock().pop_front().unwrap_or(*self.otherwise.lock());
+        self.frames.fetch_add(1, SeqCst);
+        let arrives = !matches!(fate, Fate::Lost | Fate::Unreachable);
+        let arrivals = self.arrivals.lock().clone();
+        // Served by the call, as links do: in the order of sending.
+        let answer = arrivals.filter(|_| arrives).map(|arrivals| arrivals.arrive(HERE, body));
+        let this = Arc::clone(self);
+        Box::pin(async move {
+            let Some(answer) = answer else {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let unsent = fate == Fate::Unreachable;
+                return Err(if unsent { PeerError::Unreachable } else { PeerError::Unknown });
+            };
+            let answer = answer.await;
+            while this.gated.load(SeqCst) {
+                this.gate.notified().await;
+            }
+            match fate {
+                Fate::AnswerLost => return Err(PeerError::Unknown),
+                Fate::Late => tokio::time::sleep(Duration::from_millis(20)).await,
+                Fate::Good | Fate::Lost | Fate::Unreachable => {}
+            }
+            answer.map_err(PeerError::Refused)
+        })
+    }
+
+    fn cast(&self, _to: NodeId, _class: Class, _body: Bytes) -> Result<(), PeerError> {
+        Err(PeerError::Unreachable)
+    }
+}
+
+struct World {
+    bench: Bench,
+    wire: Arc<FakeWire>,
+    relay: Arc<Relay>,
+    here: Arc<RouteTables>,
+    there: Arc<RouteTables>,
+    directory: Directory,
+}
+
+fn member(incarnation: u64, up: bool) -> Member {
+    Member {
+        incarnation,
+        up,
+        routes_complete: true,
+        cluster_addr: String::new(),
+        client_addr: String::new(),
+        version: String::new(),
+    }
+}
+
+impl World {
+    /// `THERE` is the worker of the bench; it has a route for `filter`.
+    async fn new(bench: Bench, filter: &str) -> Self {
+        let (here, there) = (RouteTables::new(HERE), RouteTables::new(THERE));
+        let wire = FakeWire::new();
+        let relay = Relay::new(1, Arc::new(Arc::clone(&wire)), Arc::clone(&here));
+        let mut world = Self { bench, wire, relay, here, there, directory: Directory::default() };
+        world.directory.nodes.insert(HERE, member(1, true));
+        let key = route_key::of_filter(testing::APP, filter.as_bytes());
+        let places = Places { nodes: [THERE].into_iter().collect(), shards: 0 };
+        world.directory.routes.insert(key, places);
+        world.start_there(7);
+        world
+    }
+
+    /// `THERE` starts with this incarnation, without memory of what it was sent.
+    fn start_there(&mut self, incarnation: u64) {
+        self.declare(member(incarnation, true));
+        let spawn = Box::new(|task: BoxFuture<'static, ()>| drop(actix_rt::spawn(task)));
+        let interests = self.bench.worker.interests().clone();
+        let routers = vec![self.bench.router.clone()];
+        let arrivals = Arrivals::new(routers, interests, Arc::clone(&self.there), spawn);
+        *self.wire.arrivals.lock() = Some(arrivals);
+    }
+
+    fn declare(&mut self, there: Member) {
+        self.directory.nodes.insert(THERE, there);
+        self.here.take(&self.directory, &[MetaChange::Reloaded]);
+        self.there.take(&self.directory, &[MetaChange::Reloaded]);
+    }
+
+    /// Publishes one batch at `HERE`; per message its outcome, and what the next batch waits for.
+    fn publish(&self, messages: Vec<Message>) -> (Vec<Parts>, Option<Part>) {
+        let messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
+        let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
+        let tables = self.here.load();
+        let room = self.relay.spread(&tables, &messages, &Versions::default(), &mut parts);
+        (parts, room)
+    }
+
+    fn publish_one(&self, topic: &str, payload: String, qos: Qos) -> Part {
+        let (parts, room) = self.publish(vec![message(topic, payload, qos)]);
+        let all: Vec<Part> = parts.into_iter().flatten().chain(room).collect();
+        Box::pin(async move { join_all(all).await.into_iter().collect() })
+    }
+}
+
+async fn subscriber(bench: &Bench, filter: &str) -> testing::MemoryPeer {
+    let (link, peer) = bench.connect(1 << 26, |_| {});
+    let options = SubscriptionOptions { qos: Qos::ExactlyOnce, ..SubscriptionOptions::default() };
+    let item = Subscription { filter: TopicFilter::parse(filter).unwrap(), options, id: None };
+    let subscribe = Subscribe { connection: link.id(), app: testing::APP, items: vec![item] };
+    bench.router.send(subscribe).await.unwrap();
+    peer
+}
+
+/// Runs a test in a world whose time stands still but for timers.
+fn in_world<F, T>(test: F)
+where
+    F: FnOnce(World, testing::MemoryPeer) -> T + Send + 'static,
+    T: Future<Output = ()> + 'static,
+{
+    let limits =
+        LinkLimits { outbox_bytes_max: 1 << 30, pending_bytes_max: 1 << 30, ..LinkLimits::DEFAULT };
+    testing::on_worker(limits, |bench| async move {
+        tokio::time::pause();
+        let peer = subscriber(&bench, "a/#").await;
+        let world = World::new(bench, "a/#").await;
+        test(world, peer).await;
+    });
+}
+
+fn payloads(peer: &testing::MemoryPeer) -> Vec<String> {
+    let got = testing::parse(peer.take()).into_iter();
+    got.map(|got| String::from_utf8(got.payload).unwrap()).collect()
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn messages_when_frames_and_answers_are_lost_arrive_once_and_in_order() {
+    in_world(|world, peer| async move {
+        use Fate::{AnswerLost, Good, Late, Lost, Unreachable};
+        let mut seed = 7_u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let fates = [Good, Good, Late, Lost, AnswerLost, Unreachable];
+        let (mut sent, mut outcomes) = (0, Vec::new());
+        for _ in 0..300 {
+            let fate = fates[usize::try_from(random(6)).unwrap()];
+            world.wire.next(&[fate]);
+            let size = u32::try_from(random(4)).unwrap() + 1;
+            let batch = (sent..sent + size)
+                .map(|number| message("a/b", number.to_string(), Qos::AtLeastOnce));
+            let (parts, room) = world.publish(batch.collect());
+            assert!(room.is_none());
+            outcomes.extend(parts.into_iter().flatten());
+            sent += size;
+            if random(10) == 0 {
+                tokio::time::sleep(Duration::from_millis(random(200))).await;
+            }
+        }
+        assert!(join_all(outcomes).await.iter().all(Result::is_ok));
+        testing::settle().await;
+        assert_eq!(payloads(&peer), numbers(0..sent));
+        assert_eq!(world.relay.view(), RelayView::default());
+    });
+}
+
+#[test]
+fn window_that_is_full_drops_qos_0_and_holds_publishers_of_qos_1() {
+    in_world(|world, peer| async move {
+        world.wire.hold_answers(true);
+        let large = "x".repeat(limits::RELAY_WINDOW_BYTES / 2 - 1_000);
+        let first = world.publish_one("a/1", large.clone(), Qos::AtLeastOnce);
+        let second = world.publish_one("a/1", large.clone(), Qos::AtLeastOnce);
+        world.publish_one("a/1", large.clone(), Qos::AtMostOnce).await.unwrap();
+        assert_eq!(world.relay.view().dropped_messages, 1);
+        let third = vec![
+            message("a/1", "third", Qos::AtLeastOnce),
+            message("a/1", large, Qos::AtLeastOnce),
+        ];
+        let (outcomes, room) = world.publish(third);
+        let mut room = room.expect("the publisher waits");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(futures_util::poll!(&mut room).is_pending());
+        world.wire.hold_answers(false);
+        assert_eq!((first.await, second.await, room.await), (Ok(()), Ok(()), Ok(())));
+        assert!(join_all(outcomes.into_iter().flatten()).await.iter().all(Result::is_ok));
+        assert_eq!(payloads(&peer).len(), 4);
+        assert_eq!(world.relay.view().waiting_bytes, 0);
+    });
+}
+
+#[test]
+fn publisher_of_a_node_that_went_away_waits_for_its_nodedown_and_no_longer() {
+    in_world(|mut world, _peer| async move {
+        world.wire.always(Fate::Unreachable);
+        let mut outcome = world.publish_one("a/1", "x".to_owned(), Qos::AtLeastOnce);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(futures_util::poll!(&mut outcome).is_pending());
+        world.publish_one("a/1", "lost".to_owned(), Qos::AtMostOnce).await.unwrap();
+        assert_eq!(world.relay.view().dropped_messages, 1);
+        world.declare(member(7, false));
+        let told = tokio::time::timeout(Duration::from_secs(1), outcome).await;
+        assert_eq!(told.unwrap(), Ok(()), "its live receivers are gone");
+    });
+}
+
+#[test]
+fn message_that_was_given_up_never_comes_later() {
+    in_world(|world, peer| async move {
+        world.wire.always(Fate::Lost);
+        let outcome = world.publish_one("a/1", "late".to_owned(), Qos::AtLeastOnce);
+        assert_eq!(outcome.await, Err(Reason::UnspecifiedError));
+        world.wire.always(Fate::Good);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let outcome = world.publish_one("a/1", "new".to_owned(), Qos::AtLeastOnce);
+        assert_eq!(outcome.await, Ok(()));
+        testing::settle().await;
+        assert_eq!(payloads(&peer), ["new"]);
+    });
+}
+
+#[test]
+fn node_that_starts_again_knows_no_stream_and_gets_a_new_one() {
+    in_world(|mut world, peer| async move {
+        for number in 0..20_u64 {
+            let sent = world.publish_one("a/1", number.to_string(), Qos::AtLeastOnce);
+            assert_eq!(sent.await, Ok(()));
+            if number % 7 == 6 {
+                world.start_there(100 + number);
+            }
+        }
+        testing::settle().await;
+        assert_eq!(payloads(&peer), numbers(0..20));
+    });
+}
+
+#[test]
+fn batch_for_an_earlier_incarnation_counts_as_done_and_reaches_nobody() {
+    in_world(|mut world, peer| async move {
+        world.directory.nodes.insert(THERE, member(8, true));
+        world.there.take(&world.directory, &[MetaChange::Reloaded]);
+        let outcome = world.publish_one("a/1", "x".to_owned(), Qos::AtLeastOnce);
+        assert_eq!(outcome.await, Ok(()));
+        testing::settle().await;
+        assert!(payloads(&peer).is_empty());
+    });
+}
+
+#[test]
+fn messages_gather_while_batches_are_under_way() {
+    in_world(|world, peer| async move {
+        world.wire.hold_answers(true);
+        let sent: Vec<_> = (0..500)
+            .map(|number| world.publish_one("a/1", number.to_string(), Qos::AtLeastOnce))
+            .collect();
+        world.wire.hold_answers(false);
+        assert!(join_all(sent).await.iter().all(Result::is_ok));
+        testing::settle().await;
+        assert_eq!(payloads(&peer), numbers(0..500));
+        assert!(world.wire.frames.load(SeqCst) <= limits::RELAY_BATCHES_MAX + 1);
+    });
+}
+
+#[test]
+fn message_that_fits_no_frame_is_refused() {
+    in_world(|world, peer| async move {
+        let huge = "x".repeat(limits::RELAY_ITEM_BYTES_MAX);
+        let outcome = world.publish_one("a/1", huge, Qos::AtLeastOnce);
+        assert_eq!(outcome.await, Err(Reason::QuotaExceeded));
+        assert!(payloads(&peer).is_empty());
+    });
+}
