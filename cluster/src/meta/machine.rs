@@ -22,7 +22,10 @@ use super::{
 use crate::{
     directory::{Directory, Places},
     id::{NodeId, ShardId},
-    limits::META_ENTRY_BYTES_MAX,
+    limits::{
+        META_ENTRY_BYTES_MAX, META_MEMBERSHIPS_MAX, META_NODES_MAX, META_REMOVED_MAX,
+        META_ROOM_MEMBERS_MAX, META_ROOMS_MAX, META_ROOMS_OF_USER_MAX, META_ROUTES_MAX,
+    },
     machine::{Machine, Store, StoreMut},
 };
 
@@ -97,9 +100,33 @@ pub(super) struct Changes {
     pub(super) rooms: BTreeSet<Bytes>,
 }
 
+/// What a machine may hold; the same on every replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) nodes: usize,
+    pub(super) removed: usize,
+    pub(super) routes: usize,
+    pub(super) rooms: usize,
+    pub(super) room_members: u32,
+    pub(super) memberships: usize,
+    pub(super) rooms_of_user: usize,
+}
+
+/// What every node holds; tests reach smaller ones.
+const LIMITS: Limits = Limits {
+    nodes: META_NODES_MAX,
+    removed: META_REMOVED_MAX,
+    routes: META_ROUTES_MAX,
+    rooms: META_ROOMS_MAX,
+    room_members: META_ROOM_MEMBERS_MAX,
+    memberships: META_MEMBERSHIPS_MAX,
+    rooms_of_user: META_ROOMS_OF_USER_MAX,
+};
+
 /// See the head of the file.
 pub(crate) struct MetaMachine {
     shards: u16,
+    pub(super) limits: Limits,
     pub(super) now: Directory,
     /// Live routes of each node.
     pub(super) routes_of: BTreeMap<NodeId, BTreeSet<Bytes>>,
@@ -129,6 +156,7 @@ impl MetaMachine {
         };
         Self {
             shards,
+            limits: LIMITS,
             now,
             routes_of: BTreeMap::new(),
             long_routes: BTreeMap::new(),
@@ -193,7 +221,7 @@ impl From<Refusal> for No {
 
 impl Machine for MetaMachine {
     fn load(&mut self, store: &dyn Store) {
-        *self = Self::new(self.shards, self.published.clone());
+        *self = Self { limits: self.limits, ..Self::new(self.shards, self.published.clone()) };
         let index = store.get(&record::index());
         self.now.index = index.and_then(|value| record::read(b"I", &value)).unwrap_or(0);
         self.load_members(store);

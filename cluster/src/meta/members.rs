@@ -12,7 +12,7 @@ use super::{
 use crate::{
     directory::{Led, Member},
     id::{NodeId, ShardId},
-    limits::{META_ADDRESS_BYTES_MAX, META_NODES_MAX, META_REMOVED_MAX, META_REPLICAS_MAX},
+    limits::{META_ADDRESS_BYTES_MAX, META_REPLICAS_MAX},
     machine::Store,
 };
 
@@ -63,7 +63,7 @@ impl MetaMachine {
             }
             Some(old) if old.incarnation >= incarnation => return Err(No::Fenced),
             Some(_) => self.drop_live(turn, node),
-            None if self.now.nodes.len() >= META_NODES_MAX => return Err(Refusal::Full.into()),
+            None if self.now.nodes.len() >= self.limits.nodes => return Err(Refusal::Full.into()),
             None => {}
         }
         let [cluster_addr, client_addr, version] = texts;
@@ -110,7 +110,7 @@ impl MetaMachine {
         if self.now.shards.iter().any(|replicas| replicas.contains(&node)) {
             return Err(Refusal::HoldsReplicas.into());
         }
-        if self.now.removed.len() >= META_REMOVED_MAX {
+        if self.now.removed.len() >= self.limits.removed {
             return Err(Refusal::Full.into());
         }
         self.now.nodes.remove(&node);

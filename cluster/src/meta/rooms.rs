@@ -17,10 +17,7 @@ use super::{
 use crate::{
     directory::{Role, Room, RoomKind, RoomMember},
     id::NodeId,
-    limits::{
-        META_FACTS_BYTES_MAX, META_MEMBERSHIPS_MAX, META_ROOM_BYTES_MAX, META_ROOM_MEMBERS_MAX,
-        META_ROOMS_MAX, META_ROOMS_OF_USER_MAX, META_USER_BYTES_MAX,
-    },
+    limits::{META_FACTS_BYTES_MAX, META_ROOM_BYTES_MAX, META_USER_BYTES_MAX},
     machine::Store,
 };
 
@@ -87,7 +84,7 @@ impl MetaMachine {
         if self.now.rooms.rooms.contains_key(&room) {
             return Err(Refusal::RoomExists.into());
         }
-        if self.now.rooms.rooms.len() >= META_ROOMS_MAX {
+        if self.now.rooms.rooms.len() >= self.limits.rooms {
             return Err(Refusal::Full.into());
         }
         turn.store.put(record::room(&room), record::value(&record));
@@ -163,13 +160,15 @@ impl MetaMachine {
         }
         let mut member =
             old.cloned().unwrap_or(RoomMember { role, since: turn.index, nodes: SmallVec::new() });
-        member.role = role;
         if let Some(node) = from
             && let Err(at) = member.nodes.binary_search(&node)
         {
             member.nodes.insert(at, node);
             self.joined_from.entry(node).or_default().insert(key.clone());
+        } else if !new && member.role == role {
+            return Ok(RoomReply::Joined { new, members });
         }
+        member.role = role;
         if new {
             self.now.rooms.of_user.insert((key.1.clone(), key.0.clone()));
             self.count(&key.0, 1);
@@ -181,10 +180,9 @@ impl MetaMachine {
 
     fn is_full(&self, (_, user): &(Bytes, Bytes), members: u32) -> bool {
         let rooms = &self.now.rooms;
-        members >= META_ROOM_MEMBERS_MAX
-            || rooms.members.len() >= META_MEMBERSHIPS_MAX
-            || rooms.of_user(user, None).take(META_ROOMS_OF_USER_MAX).count()
-                >= META_ROOMS_OF_USER_MAX
+        members >= self.limits.room_members
+            || rooms.members.len() >= self.limits.memberships
+            || rooms.of_user(user, None).nth(self.limits.rooms_of_user - 1).is_some()
     }
 
     fn leave(

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     directory::Places,
     id::NodeId,
-    limits::{META_KEYS_MAX, META_ROUTE_KEY_BYTES_MAX, META_ROUTES_MAX, META_STORED_KEY_BYTES_MAX},
+    limits::{META_KEYS_MAX, META_ROUTE_KEY_BYTES_MAX, META_STORED_KEY_BYTES_MAX},
     machine::Store,
 };
 
@@ -102,7 +102,7 @@ impl MetaMachine {
     ) -> Result<(), No> {
         self.check_routes(place, &keys)?;
         // All of them or none.
-        let room = META_ROUTES_MAX.saturating_sub(self.now.routes.len());
+        let room = self.limits.routes.saturating_sub(self.now.routes.len());
         if keys.len() > room {
             let is_new = |key: &&Bytes| !self.now.routes.contains_key(*key);
             if keys.iter().filter(is_new).count() > room {

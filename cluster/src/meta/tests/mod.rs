@@ -4,3 +4,6 @@
 //! - Bound: tests only. Promises: FENCED, BOUNDED, PURE-CORE.
 
 mod handle;
+mod machine;
+mod model;
+mod store;
