@@ -4,7 +4,10 @@
 mod support;
 
 use bytes::Bytes;
-use hongqiao_cluster::{Cluster, ProposeError, ReadError, Store, id::ShardId};
+use hongqiao_cluster::{
+    Cluster, MetaCommand, MetaReply, Place, ProposeError, ReadError, Role, RoomCommand, RoomKind,
+    Store, id::ShardId,
+};
 use support::{
     Notes, SHARD, block_on, delete, note, note_key, options, position, put, start, wait_until,
 };
@@ -224,4 +227,41 @@ fn node_when_more_is_proposed_than_permitted_then_overloaded_and_nothing_written
         assert_eq!(next, taken);
         handle.propose(SHARD, note(b"y")).await.unwrap();
     });
+}
+
+#[test]
+fn directory_when_restarted_then_rooms_are_there_and_what_was_live_is_gone() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = options(temp.path());
+    let (node, room) = (options.node, Bytes::from_static(b"room"));
+    let (live, durable) = (Bytes::from_static(b"live"), Bytes::from_static(b"durable"));
+    let cluster = start(&options);
+    let meta = cluster.handle().meta().clone();
+    assert!(meta.directory().is_alone(node) && meta.has_lease());
+    assert!(meta.directory().is_up(node, 1));
+    assert_eq!(meta.directory().replicas(SHARD), [node]);
+    let done = |command| {
+        let (reply, index) = block_on(meta.propose(command)).unwrap();
+        assert!(matches!(reply, MetaReply::Done | MetaReply::Room(_)), "{reply:?}");
+        // It is in the directory when the reply is there.
+        assert!(meta.directory().index >= index);
+    };
+    let place = Place::Node { node, incarnation: 1 };
+    done(MetaCommand::AddRoutes { place, keys: vec![live.clone()] });
+    done(MetaCommand::ShardLed { shard: SHARD, node, term: 1 });
+    let place = Place::Shard { shard: SHARD, term: 1 };
+    done(MetaCommand::AddRoutes { place, keys: vec![live, durable.clone()] });
+    let (kind, owner, facts) = (RoomKind::Group, Bytes::new(), Bytes::new());
+    done(MetaCommand::Room(RoomCommand::Create { room: room.clone(), kind, owner, facts }));
+    let (user, role) = (Bytes::from_static(b"user"), Role::Owner);
+    done(MetaCommand::Room(RoomCommand::Join { room, user, role, from: None }));
+    let before = meta.directory();
+    cluster.shutdown();
+    let cluster = start(&options);
+    let after = cluster.handle().meta().directory();
+    assert!(after.is_up(node, 2) && after.index > before.index);
+    assert_eq!(after.rooms, before.rooms);
+    assert_eq!(after.routes.len(), 2);
+    assert!(after.routes.values().all(|places| places.nodes.is_empty()));
+    assert!(after.routes[&durable].has_shard(SHARD));
 }
