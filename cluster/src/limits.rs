@@ -82,6 +82,21 @@ pub(crate) const RETRY_MIN: Duration = Duration::from_millis(10);
 /// Longest wait between two tries of the disk.
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// How long a lease on the directory is, on the clock of the node that holds it.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
+/// How long one is for everybody else: two clocks may run apart by a tenth.
+pub(crate) const LEASE_SPAN: Duration = Duration::from_millis(2_200);
+
+/// A lease is renewed at least this often.
+pub(crate) const LEASE_RENEWAL: Duration = Duration::from_millis(500);
+
+/// A node that has not renewed its lease for this long is declared down.
+pub(crate) const DOWN_AFTER: Duration = Duration::from_secs(5);
+
+/// Most bytes of a request about leases, or of its answer.
+pub(crate) const LEASE_BYTES_MAX: usize = 256;
+
 /// Most bytes that are read of one batch of meta commands.
 pub(crate) const META_ENTRY_BYTES_MAX: usize = 4 << 20;
 

@@ -16,6 +16,7 @@ mod members;
 mod routes;
 mod rooms;
 mod batch;
+pub(crate) mod lease;
 pub(crate) mod handle;
 #[cfg(test)]
 pub(crate) mod local;
