@@ -20,7 +20,7 @@ use crate::{
     raft_groups::Groups,
     storage::{
         disk::RealDisk,
-        format::{self, Format},
+        format::{self, Format, Incarnation},
         health::Health,
         log::Log,
         state::{
@@ -44,7 +44,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> BackupEr
 /// Whose copy it is.
 pub(crate) struct Origin {
     pub(crate) node: NodeId,
-    pub(crate) incarnation: u64,
+    pub(crate) incarnation: Arc<Incarnation>,
     pub(crate) format: Format,
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn write<M>(
     drop(kv);
     write_log(target, count, &marks)?;
     let node = target.join("node");
-    let text = format::node_text(origin.node.0, origin.incarnation);
+    let text = format::node_text(origin.node.0, origin.incarnation.now());
     format::replace(&node, &text).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
     format::write(&target.join("FORMAT"), &origin.format)

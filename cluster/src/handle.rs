@@ -16,12 +16,12 @@ use tokio::{
 
 use crate::{
     backup::{self, Origin},
-    desks::Desks,
+    desks::{Desks, MemberKind},
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
     limits::READS_MAX,
     machine::{Machine, Store},
-    meta::MetaHandle,
+    meta::{MetaHandle, handle::MetaPort},
     proposals::{Proposals, Proposed},
     raft_group::{group::Group, lead::Lead},
     raft_groups::Groups,
@@ -65,9 +65,12 @@ impl<M: Machine> Shared<M> {
         });
         let published = groups.published.clone();
         let work = runtimes.work.clone();
-        let meta = MetaHandle::new(origin.node, published, proposals.clone(), work);
+        let port = Arc::new(ToMeta { proposals: proposals.clone(), network: network.clone() });
+        let me = (origin.node, origin.incarnation.clone());
+        let meta = MetaHandle::new(me, published, port, work);
         let reads = Arc::new(Semaphore::new(READS_MAX));
-        let desks = Arc::default();
+        let desks: Arc<Desks> = Arc::default();
+        desks.set_member(MemberKind::Lease, Arc::new(meta.clerk()));
         Arc::new(Self { groups, proposals, meta, desks, network, runtimes, reads, origin })
     }
 
@@ -91,6 +94,52 @@ impl<M: Machine> Shared<M> {
             group.lead.may_read().then_some(answer)
         });
         answer.await.ok().flatten().ok_or(ReadError::Unavailable)
+    }
+}
+
+/// The way of the meta handle to its group and its members.
+struct ToMeta {
+    proposals: Arc<Proposals>,
+    network: Option<Arc<dyn Network>>,
+}
+
+impl ToMeta {
+    fn group(&self) -> Option<&Arc<Group>> {
+        self.proposals.groups.last()
+    }
+}
+
+impl MetaPort for ToMeta {
+    fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Bytes, ProposeError>> {
+        let meta = u16::try_from(self.proposals.groups.len().saturating_sub(1));
+        Box::pin(self.proposals.propose(ShardId(meta.unwrap_or(u16::MAX)), batch))
+    }
+
+    fn lead(&self) -> watch::Receiver<Lead> {
+        let none = || watch::Sender::default().subscribe();
+        self.group().map_or_else(none, |group| group.lead.watch())
+    }
+
+    fn leads(&self) -> Option<u64> {
+        let lead = &self.group()?.lead;
+        let before = lead.now().term;
+        // Terms only grow: if it is the same before and after, it was the same in between.
+        (lead.may_read() && lead.now().term == before).then_some(before)
+    }
+
+    fn ask(
+        &self,
+        to: NodeId,
+        body: Bytes,
+        time_out: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, LinkError>> {
+        let Some(network) = &self.network else {
+            return Box::pin(ready(Err(LinkError::Unreachable)));
+        };
+        let mut request = Vec::with_capacity(1 + body.len());
+        request.push(MemberKind::Lease as u8);
+        request.extend_from_slice(&body);
+        network.request(to, Class::Control, Desk::Member, request.into(), time_out)
     }
 }
 
@@ -202,7 +251,7 @@ impl<M: Machine> ClusterHandle<M> {
     /// Returns the number of this start of the node; it grows with each.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
-        self.shared.origin.incarnation
+        self.shared.origin.incarnation.now()
     }
 
     /// Returns the secret that keys name hashes; made at the first start of the cluster.
@@ -302,7 +351,7 @@ impl<M: Machine> ClusterHandle<M> {
         let origin = &self.shared.origin;
         Status {
             node: origin.node,
-            incarnation: origin.incarnation,
+            incarnation: origin.incarnation.now(),
             cluster: origin.format.cluster,
             groups: groups.map(|(number, group)| GroupStatus::of(number, group)).collect(),
             links: self.shared.network.as_ref().map(|network| network.links()).unwrap_or_default(),

@@ -48,7 +48,7 @@ pub use handle::ClusterHandle;
 pub use machine::{Machine, Store, StoreMut};
 pub use meta::{
     MetaChange, MetaCommand, MetaHandle, MetaProposed, MetaReply, MetaSink, Place, Refusal,
-    RoomCommand, RoomReply,
+    RoomCommand, RoomReply, no_sink,
 };
 pub use node::Cluster;
 pub use options::{Durability, Options, Peering, Secret};

@@ -21,7 +21,7 @@ use crate::{
     handle::{ClusterHandle, Handles, Shared},
     id::ShardId,
     machine::Machine,
-    meta::{MetaCommand, MetaHandle, MetaReply, MetaSink},
+    meta::{Addresses, MetaSink},
     options::Options,
     raft_groups::{Groups, Parts},
     storage::{
@@ -35,9 +35,6 @@ use crate::{
 
 /// Tasks get this long to end after the groups have.
 const RUNTIME_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often a node that cannot say that it is up tries again.
-const ANNOUNCE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A start waits this long for the directory to know of it.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -82,7 +79,7 @@ impl<M: Machine> Cluster<M> {
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-        let incarnation = folder.incarnation;
+        let incarnation = folder.incarnation.now();
         let parts = Parts { disk, kv, log, health, incarnation };
         Self::run(parts, &options, &make, sink, flusher, folder)
     }
@@ -125,7 +122,7 @@ impl<M: Machine> Cluster<M> {
             .map_err(io("start a thread for", &options.data_dir))?;
         tracing::info!(
             node = options.node.0,
-            incarnation = folder.incarnation,
+            incarnation = folder.incarnation.now(),
             shards = options.shards,
             durability = ?options.durability,
             "shards lead"
@@ -133,14 +130,14 @@ impl<M: Machine> Cluster<M> {
         let handles = Handles { work: runtime.handle().clone(), timers: timers.handle().clone() };
         let origin = Origin {
             node: options.node,
-            incarnation: folder.incarnation,
+            incarnation: folder.incarnation.clone(),
             format: folder.format.clone(),
         };
         let shared = Shared::new(groups, handles, origin, None);
-        let announced = announce(shared.meta.clone(), node_up(options, folder.incarnation));
-        let announced = runtime.spawn(announced);
+        shared.meta.start(addresses(options));
         // Only a disk that takes nothing keeps a node that is alone waiting.
-        let _ = runtime.block_on(async { tokio::time::timeout(ANNOUNCE_TIMEOUT, announced).await });
+        let is_up = shared.meta.is_up();
+        let _ = runtime.block_on(async { tokio::time::timeout(ANNOUNCE_TIMEOUT, is_up).await });
         let running = Running { runtime, timers, flusher, checkpointer, _folder: folder };
         Ok(Self { handle: ClusterHandle::new(shared), running: Some(running) })
     }
@@ -164,6 +161,7 @@ impl<M: Machine> Cluster<M> {
         // Not `block_on` of the runtime: this may be a thread of another one.
         let (told, done) = std::sync::mpsc::sync_channel(1);
         let shared = self.handle.shared().clone();
+        shared.meta.stop();
         running.runtime.spawn(async move {
             shared.groups.stop().await;
             let _ = told.send(());
@@ -193,30 +191,9 @@ impl<M: Machine> Drop for Cluster<M> {
     }
 }
 
-/// Tells all members that this node is up, in this incarnation; returns once they can know.
-pub(crate) async fn announce(meta: MetaHandle, command: MetaCommand) {
-    loop {
-        match meta.propose(command.clone()).await {
-            Ok((MetaReply::Done, _)) => return,
-            Ok((refused, _)) => {
-                tracing::error!(?refused, "the directory refuses this start of the node");
-                return;
-            }
-            // No leader yet, or a disk that is full.
-            Err(_) => tokio::time::sleep(ANNOUNCE_INTERVAL).await,
-        }
-    }
-}
-
-pub(crate) fn node_up(options: &Options, incarnation: u64) -> MetaCommand {
+pub(crate) fn addresses(options: &Options) -> Addresses {
     let advertised = options.peering.as_ref().map(|peering| peering.advertise.clone());
-    MetaCommand::NodeUp {
-        node: options.node,
-        incarnation,
-        cluster_addr: advertised.unwrap_or_default(),
-        client_addr: options.client_addr.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    }
+    Addresses { cluster: advertised.unwrap_or_default(), client: options.client_addr.clone() }
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {

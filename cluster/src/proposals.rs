@@ -13,14 +13,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, sync::oneshot, time::Sleep};
 
 use crate::{
     error::ProposeError,
     id::ShardId,
     limits::PROPOSE_TIMEOUT,
-    meta::handle::MetaPort,
     raft_group::{group::Group, permits::Permits},
     storage::health::Health,
     stream::queue::Caller,
@@ -53,13 +51,6 @@ impl Proposals {
         }
         let _time = self.timers.enter();
         Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
-    }
-}
-
-impl MetaPort for Proposals {
-    fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Bytes, ProposeError>> {
-        let meta = u16::try_from(self.groups.len().saturating_sub(1)).unwrap_or(u16::MAX);
-        Box::pin(Self::propose(self, ShardId(meta), batch))
     }
 }
 

@@ -62,6 +62,12 @@ pub enum MetaChange {
 /// a command has been called with it. It runs where the log is applied, so it must not block.
 pub type MetaSink = Arc<dyn Fn(&Directory, &[MetaChange]) + Send + Sync>;
 
+/// Returns a sink that does nothing.
+#[must_use]
+pub fn no_sink() -> MetaSink {
+    Arc::new(|_, _| ())
+}
+
 /// The newest directory of this node.
 pub(crate) struct Published {
     directory: ArcSwap<Directory>,
@@ -164,6 +170,11 @@ impl MetaMachine {
             changes: Changes::default(),
             published,
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn published(&self) -> &Arc<Published> {
+        &self.published
     }
 
     /// Returns how many shards the cluster has.

@@ -16,7 +16,10 @@ mod members;
 mod routes;
 mod rooms;
 mod batch;
-pub(crate) mod lease;
+mod lease;
+mod leases;
+mod barrier;
+mod keeper;
 pub(crate) mod handle;
 #[cfg(test)]
 pub(crate) mod local;
@@ -26,4 +29,5 @@ mod tests;
 
 pub use command::{MetaCommand, MetaReply, Place, Refusal, RoomCommand, RoomReply};
 pub use handle::{MetaHandle, MetaProposed};
-pub use machine::{MetaChange, MetaSink};
+pub(crate) use keeper::Addresses;
+pub use machine::{MetaChange, MetaSink, no_sink};

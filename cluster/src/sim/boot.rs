@@ -17,7 +17,7 @@ use crate::{
     raft_groups::{Groups, Parts},
     storage::{
         disk::Disk,
-        format::{FORMAT, Format},
+        format::{FORMAT, Format, Incarnation},
         health::Health,
         log::Log,
     },
@@ -57,7 +57,8 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
     let format =
         Format { number: FORMAT, cluster: [1; 16], hash_key: [2; 16], shards: shape.shards };
     let handles = Handles { work: runtime.clone(), timers: runtime };
+    let incarnation = Incarnation::in_memory(id, incarnation);
     let shared = Shared::new(groups, handles, Origin { node: id, incarnation, format }, None);
-    tokio::spawn(node::announce(shared.meta.clone(), node::node_up(&options, incarnation)));
+    shared.meta.start(node::addresses(&options));
     Ok(ClusterHandle::new(shared))
 }

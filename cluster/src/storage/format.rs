@@ -11,10 +11,14 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use crate::{error::StartError, options::Options};
+use crate::{error::StartError, id::NodeId, options::Options};
 
 /// The newest format, written by this release.
 pub(crate) const FORMAT: u32 = 2;
@@ -41,11 +45,43 @@ pub(crate) struct Format {
     pub(crate) shards: u16,
 }
 
+/// A node's incarnation, and where it is written down.
+#[derive(Debug)]
+pub(crate) struct Incarnation {
+    node: NodeId,
+    now: AtomicU64,
+    /// `None` for a node without a folder.
+    path: Option<PathBuf>,
+}
+
+impl Incarnation {
+    /// Of a node without a folder.
+    #[cfg(test)]
+    pub(crate) fn in_memory(node: NodeId, now: u64) -> Arc<Self> {
+        Arc::new(Self { node, now: now.into(), path: None })
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.now.load(Ordering::SeqCst)
+    }
+
+    /// Takes the one behind `latest`, or a higher one, and writes it down before anybody sees it.
+    pub(crate) fn take_behind(&self, latest: u64) -> io::Result<u64> {
+        let next = latest.max(self.now()).checked_add(1);
+        let next = next.ok_or_else(|| io::Error::other("there are no more incarnations"))?;
+        if let Some(path) = &self.path {
+            replace(path, &node_text(self.node.0, next))?;
+        }
+        self.now.store(next, Ordering::SeqCst);
+        Ok(next)
+    }
+}
+
 /// An open data folder.
 #[derive(Debug)]
 pub(crate) struct Folder {
     pub(crate) format: Format,
-    pub(crate) incarnation: u64,
+    pub(crate) incarnation: Arc<Incarnation>,
     /// Held while the process lives; the kernel gives it back however that ends.
     _lock: File,
 }
@@ -205,7 +241,7 @@ fn same(path: &Path, field: &'static str, found: u64, configured: u64) -> Result
 }
 
 /// Checks whose folder it is, and counts this start.
-fn start(folder: &Path, options: &Options) -> Result<u64, StartError> {
+fn start(folder: &Path, options: &Options) -> Result<Arc<Incarnation>, StartError> {
     let path = folder.join("node");
     let before = match fs::read_to_string(&path) {
         Ok(text) => {
@@ -216,10 +252,10 @@ fn start(folder: &Path, options: &Options) -> Result<u64, StartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io("read", &path)(error)),
     };
-    let incarnation = before + 1;
-    let text = node_text(options.node.0, incarnation);
-    replace(&path, &text).map_err(io("write", &path))?;
-    Ok(incarnation)
+    let incarnation =
+        Incarnation { node: options.node, now: before.into(), path: Some(path.clone()) };
+    incarnation.take_behind(before).map_err(io("write", &path))?;
+    Ok(Arc::new(incarnation))
 }
 
 /// Reads the text of `node`: id, and how often started; `path` is for errors.
@@ -264,10 +300,13 @@ mod tests {
         let first = Folder::open(&options).unwrap();
         let format = first.format.clone();
         assert!(matches!(Folder::open(&options), Err(StartError::Locked { .. })));
-        assert_eq!(first.incarnation, 1);
+        assert_eq!(first.incarnation.now(), 1);
+        // Declared down while it ran, and again after others had seen a later start.
+        assert_eq!(first.incarnation.take_behind(1).unwrap(), 2);
+        assert_eq!(first.incarnation.take_behind(5).unwrap(), 6);
         drop(first);
         let again = Folder::open(&options).unwrap();
-        assert_eq!((again.format.clone(), again.incarnation), (format, 2));
+        assert_eq!((again.format.clone(), again.incarnation.now()), (format, 7));
         let mode = fs::metadata(&options.data_dir).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }

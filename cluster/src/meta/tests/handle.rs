@@ -6,14 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::runtime::Handle;
 
 use crate::{
     id::NodeId,
-    meta::{MetaCommand, MetaReply, MetaSink, Place, Refusal, local},
+    meta::{MetaCommand, MetaReply, MetaSink, Place, Refusal, local::Twins},
 };
 
-const ME: NodeId = NodeId(7);
+const ME: NodeId = NodeId(1);
 
 #[tokio::test]
 async fn handle_when_commands_wait_then_one_batch_in_order_and_sink_before_index() {
@@ -22,10 +21,10 @@ async fn handle_when_commands_wait_then_one_batch_in_order_and_sink_before_index
     let sink: MetaSink = Arc::new(move |directory, changes| {
         told.lock().push((directory.index, changes.len()));
     });
-    let meta = local::handle((ME, 3), 4, sink, Handle::current());
+    let meta = Twins::new(1, 4, &sink).start(1).await;
     assert!(meta.directory().is_alone(ME) && meta.has_lease());
     assert_eq!(meta.directory().shards.len(), 4);
-    let place = Place::Node { node: ME, incarnation: 3 };
+    let place = Place::Node { node: ME, incarnation: 1 };
     let add = |key: u8| MetaCommand::AddRoutes { place, keys: vec![Bytes::from(vec![key])] };
     // Enqueued by the calls: the first two are under way at once, the others wait for them.
     let proposed: Vec<_> = (0..100).map(|key| meta.propose(add(key))).collect();
@@ -44,7 +43,7 @@ async fn handle_when_commands_wait_then_one_batch_in_order_and_sink_before_index
     assert_eq!(refused.0, MetaReply::Done, "again is no error");
     let long = MetaCommand::AddRoutes { place, keys: vec![Bytes::from(vec![1; 70_000])] };
     assert_eq!(meta.propose(long).await.unwrap().0, MetaReply::Refused(Refusal::Limit));
-    let old = Place::Node { node: ME, incarnation: 2 };
+    let old = Place::Node { node: ME, incarnation: 0 };
     let stale = MetaCommand::RemoveRoutes { place: old, keys: vec![Bytes::from_static(&[1])] };
     assert_eq!(meta.propose(stale).await.unwrap().0, MetaReply::Fenced);
 }

@@ -4,6 +4,7 @@
 //! - Bound: tests only. Promises: FENCED, BOUNDED, PURE-CORE.
 
 mod handle;
+mod keeper;
 mod lease;
 mod machine;
 mod model;
