@@ -9,17 +9,13 @@ use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, watch},
-};
+use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
     backup::{self, Origin},
     desks::{Desks, MemberKind},
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
-    limits::READS_MAX,
     machine::{Machine, Store},
     meta::{MetaHandle, handle::MetaPort},
     proposals::{Proposals, Proposed},
@@ -27,6 +23,11 @@ use crate::{
     raft_groups::Groups,
     stats::{DiskState, Stats},
     status::{GroupStatus, Status},
+    stream::{
+        desk::ProposeClerk,
+        question::{QueryClerk, Questions, Readers},
+        seek::Way,
+    },
     transport::{Class, Desk, LinkError, Network, PeerService},
 };
 
@@ -46,7 +47,8 @@ pub(crate) struct Shared<M> {
     pub(crate) desks: Arc<Desks>,
     pub(crate) network: Option<Arc<dyn Network>>,
     runtimes: Handles,
-    reads: Arc<Semaphore>,
+    readers: Arc<Readers>,
+    questions: Arc<Questions>,
     pub(crate) origin: Origin,
 }
 
@@ -68,32 +70,28 @@ impl<M: Machine> Shared<M> {
         let port = Arc::new(ToMeta { proposals: proposals.clone(), network: network.clone() });
         let me = (origin.node, origin.incarnation.clone());
         let meta = MetaHandle::new(me, published, port, work);
-        let reads = Arc::new(Semaphore::new(READS_MAX));
-        let desks: Arc<Desks> = Arc::default();
-        desks.set_member(MemberKind::Lease, Arc::new(meta.clerk()));
-        Arc::new(Self { groups, proposals, meta, desks, network, runtimes, reads, origin })
-    }
-
-    /// Returns a group that can be read here.
-    fn leading(&self, shard: ShardId) -> Result<Arc<Group>, ReadError> {
-        let group = self.groups.group(shard).filter(|group| group.lead.may_read());
-        group.cloned().ok_or(ReadError::Unavailable)
-    }
-
-    /// Computes an answer on the cluster's threads. It counts if this node still leads after it.
-    async fn answer<R: Send + 'static>(
-        &self,
-        group: Arc<Group>,
-        answer: impl FnOnce() -> R + Send + 'static,
-    ) -> Result<R, ReadError> {
-        let turn = self.reads.clone().acquire_owned().await;
-        let turn = turn.map_err(|_| ReadError::Unavailable)?;
-        let answer = self.runtimes.work.spawn(async move {
-            let _turn = turn;
-            let answer = answer();
-            group.lead.may_read().then_some(answer)
+        let readers = Arc::new(Readers::new(runtimes.work.clone()));
+        let questions = Arc::new(Questions {
+            node: origin.node,
+            groups: groups.groups.clone(),
+            readers: readers.clone(),
+            way: network.clone().map(|network| Way::of(network, groups.published.clone())),
         });
-        answer.await.ok().flatten().ok_or(ReadError::Unavailable)
+        let desks = Arc::<Desks>::default();
+        desks.set_member(MemberKind::Lease, Arc::new(meta.clerk()));
+        desks.set(Desk::Query, Arc::new(QueryClerk(questions.clone())));
+        desks.set(
+            Desk::Propose,
+            Arc::new(ProposeClerk {
+                node: origin.node,
+                groups: groups.groups.clone(),
+                permits: groups.permits.clone(),
+                health: groups.health.clone(),
+            }),
+        );
+        let shared =
+            Self { groups, proposals, meta, desks, network, runtimes, readers, questions, origin };
+        Arc::new(shared)
     }
 }
 
@@ -200,23 +198,22 @@ impl<M: Machine> ClusterHandle<M> {
     ) -> Result<R, ReadError> {
         let machines = &self.shared.groups.shards;
         let machine = machines.get(usize::from(shard.0)).ok_or(ReadError::Unavailable)?.clone();
-        let group = self.shared.leading(shard)?;
+        let group = self.shared.groups.group(shard).ok_or(ReadError::Unavailable)?;
         let answer = move || {
             let machine_lock = machine.machine.lock();
             let state = machine.store.state.lock();
             ask(&machine_lock, &*state)
         };
-        self.shared.answer(group, answer).await
+        self.shared.readers.answer(group, answer).await
     }
 
     /// Asks the machine of a shard, or of the meta group, an encoded question; see [`Machine::query`].
+    /// It is answered by whichever node leads, and sees every command that was acknowledged before the call.
     ///
     /// # Errors
-    /// `Unavailable` while the shard cannot be read.
+    /// `Unavailable` after 5 seconds without a leader that answers; at once on a node without others.
     pub async fn query(&self, shard: ShardId, question: Bytes) -> Result<Bytes, ReadError> {
-        let group = self.shared.leading(shard)?;
-        let replica = group.replica.clone();
-        self.shared.answer(group, move || replica.query(&question)).await
+        self.shared.questions.ask(shard, question).await
     }
 
     /// Returns who leads a shard, or the meta group, and how that changes.

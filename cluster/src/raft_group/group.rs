@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::StartError,
-    id::NodeId,
+    id::{NodeId, ShardId},
     limits::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT},
     machine::Machine,
     storage::{
@@ -103,7 +103,7 @@ impl Group {
             raft.trigger().purge_log(last.index).await.map_err(|_| failed())?;
         }
         let queue = Queue::new(Origin { node: node.0, incarnation });
-        driver::start(&queue, lead.watch());
+        driver::start(node, ShardId(number), &queue, lead.watch(), None);
         let proposer =
             Proposer { queue: queue.clone(), raft: raft.clone(), lead: lead.watch(), fill, health };
         tokio::spawn(proposer.run());

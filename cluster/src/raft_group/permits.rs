@@ -19,10 +19,11 @@ pub(crate) struct Permits {
     bytes_max: usize,
 }
 
-/// One proposal's share; given back when dropped.
+/// The share of a proposal, or of several; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     permits: Arc<Permits>,
+    count: usize,
     bytes: usize,
 }
 
@@ -33,11 +34,16 @@ impl Permits {
 
     /// Takes a permit for one proposal of `bytes`, or gives `None` when that passes a limit.
     pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.take_all(1, bytes)
+    }
+
+    /// Takes one permit for `count` proposals of `bytes` together.
+    pub(crate) fn take_all(self: &Arc<Self>, count: usize, bytes: usize) -> Option<Permit> {
+        let taken = self.count.fetch_add(count, Ordering::Relaxed) + count;
         let total = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         // Built before the check, so that a refusal gives back what was taken.
-        let permit = Permit { permits: self.clone(), bytes };
-        (count <= self.count_max && total <= self.bytes_max).then_some(permit)
+        let permit = Permit { permits: self.clone(), count, bytes };
+        (taken <= self.count_max && total <= self.bytes_max).then_some(permit)
     }
 
     pub(crate) fn taken(&self) -> (usize, usize) {
@@ -47,7 +53,7 @@ impl Permits {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.count.fetch_sub(1, Ordering::Relaxed);
+        self.permits.count.fetch_sub(self.count, Ordering::Relaxed);
         self.permits.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

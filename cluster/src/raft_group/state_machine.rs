@@ -105,9 +105,9 @@ fn apply_runs<M: Machine>(
         return Vec::new();
     }
     let mut table = std::mem::take(&mut state.applied.streams);
-    // The replies of a group with one member are asked for by nobody but its proposer.
-    let others = state.applied.membership.membership().nodes().nth(1).is_some();
-    let mut streams = Streams { table: &mut table, kept: others.then_some(kept) };
+    // A stream of the only member has its replies at once; others may lose the answer on the way.
+    let alone = only_member(&state.applied.membership);
+    let mut streams = Streams { table: &mut table, kept, alone };
     let mut outcomes = Vec::with_capacity(proposal.runs.len());
     let mut at = 0_usize;
     for run in proposal.runs.iter() {
@@ -121,6 +121,12 @@ fn apply_runs<M: Machine>(
     }
     state.applied.streams = table;
     outcomes
+}
+
+fn only_member(membership: &StoredMembership) -> Option<u64> {
+    let mut members = membership.membership().nodes().map(|(node, _)| *node);
+    let first = members.next()?;
+    members.next().is_none().then_some(first)
 }
 
 fn meta(applied: &Applied) -> SnapshotMeta<u64, openraft::EmptyNode> {

@@ -16,8 +16,9 @@ use super::{
 /// What is known of a group's streams where an entry is applied.
 pub(crate) struct Streams<'a> {
     pub(crate) table: &'a mut StreamTable,
-    /// `None` where nobody else could ask for a reply again.
-    pub(crate) kept: Option<&'a mut Kept>,
+    pub(crate) kept: &'a mut Kept,
+    /// The node whose replies nobody could ask for again.
+    pub(crate) alone: Option<u64>,
 }
 
 impl Streams<'_> {
@@ -38,16 +39,15 @@ impl Streams<'_> {
                 if known > 0 {
                     return self.applied_before(run, known, replies);
                 }
-                if let Some(kept) = &mut self.kept {
-                    kept.keep(run, 0, replies.clone());
+                if self.alone != Some(run.origin.node) {
+                    self.kept.keep(run, 0, replies.clone());
                 }
                 Outcome::Applied(replies.into_iter().map(Some).collect())
             }
             Admission::Opened { last } => {
                 let before = run.epoch.saturating_sub(1);
-                let kept = self.kept.as_ref();
-                let replies = kept.map(|kept| kept.find(run.origin, before, run.first, last));
-                Outcome::Opened { last, replies: replies.unwrap_or_default() }
+                let replies = self.kept.find(run.origin, before, run.first, last);
+                Outcome::Opened { last, replies }
             }
             Admission::Gap => Outcome::Gap,
             Admission::Superseded { incarnation, epoch } => {
@@ -60,14 +60,14 @@ impl Streams<'_> {
     fn applied_before(&mut self, run: &Run, known: u32, replies: Vec<Bytes>) -> Outcome {
         let until = run.first.saturating_add(u64::from(known));
         let mut all: Vec<_> = (run.first..until).map(|_| None).collect();
-        if let Some(kept) = &mut self.kept {
-            for (seq, reply) in kept.find(run.origin, run.epoch, run.first, until - 1) {
-                let at = usize::try_from(seq - run.first).ok();
-                if let Some(slot) = at.and_then(|at| all.get_mut(at)) {
-                    *slot = Some(reply);
-                }
+        for (seq, reply) in self.kept.find(run.origin, run.epoch, run.first, until - 1) {
+            let at = usize::try_from(seq - run.first).ok();
+            if let Some(slot) = at.and_then(|at| all.get_mut(at)) {
+                *slot = Some(reply);
             }
-            kept.keep(run, known, replies.clone());
+        }
+        if self.alone != Some(run.origin.node) {
+            self.kept.keep(run, known, replies.clone());
         }
         all.extend(replies.into_iter().map(Some));
         Outcome::Applied(all)

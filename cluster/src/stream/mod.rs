@@ -19,4 +19,11 @@ pub(crate) mod replies;
 pub(crate) mod door;
 pub(crate) mod apply;
 pub(crate) mod queue;
+pub(crate) mod seek;
 pub(crate) mod driver;
+pub(crate) mod wire;
+pub(crate) mod desk;
+pub(crate) mod question;
+
+#[cfg(test)]
+mod tests;

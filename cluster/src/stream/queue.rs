@@ -47,19 +47,21 @@ struct Entering {
     run: Run,
     commands: Vec<Bytes>,
     reply: oneshot::Sender<Verdict>,
+    permit: Option<Permit>,
 }
 
 /// Who waits for the outcome of a run.
 enum Ask {
     Here(Arc<Queue>, u64),
-    Peer(oneshot::Sender<Verdict>),
+    /// The permit is given back with the outcome, or with the last copy of the entry.
+    Peer(oneshot::Sender<Verdict>, Option<Permit>),
 }
 
 impl Ask {
     fn answer(self, verdict: Verdict) {
         match self {
             Self::Here(queue, request) => queue.settle(request, verdict),
-            Self::Peer(reply) => drop(reply.send(verdict)),
+            Self::Peer(reply, _permit) => drop(reply.send(verdict)),
         }
     }
 }
@@ -160,13 +162,16 @@ impl Queue {
     fn change<R>(&self, change: impl FnOnce(&mut State, Moment, &mut Told<Caller>) -> R) -> R {
         let mut told = Told::new();
         let mut state = self.state.lock();
-        let had_next = state.sender.has_next();
+        let (had_next, was_idle) = (state.sender.has_next(), state.sender.is_idle());
         let result = change(&mut state, self.now(), &mut told);
-        let has_next = state.sender.has_next();
+        let (has_next, is_idle) = (state.sender.has_next(), state.sender.is_idle());
         let here = state.leads(self.node);
         drop(state);
-        if has_next && !had_next {
-            if here { &self.proposer } else { &self.driver }.notify_one();
+        if here && has_next && !had_next {
+            self.proposer.notify_one();
+        } else if !here && (has_next && !had_next || was_idle && !is_idle) {
+            // Also without a leader: somebody has to say so to those who wait.
+            self.driver.notify_one();
         }
         for (caller, outcome) in told {
             let _ = caller.reply.send(outcome);
@@ -197,13 +202,17 @@ impl Queue {
 
     /// Takes over who leads the group.
     pub(crate) fn lead(&self, leader: Option<Leader>) {
-        self.change(|state, now, _| {
+        let news = self.change(|state, now, _| {
+            let news = state.sender.leader() != leader;
             state.sender.lead(leader, now);
             state.held &= state.leads(self.node);
+            news
         });
-        // Whoever carried on until now looks again, and so does whoever has to from now on.
-        self.proposer.notify_one();
-        self.driver.notify_one();
+        if news {
+            // Whoever carried on until now looks again, and so does whoever has to from now on.
+            self.proposer.notify_one();
+            self.driver.notify_one();
+        }
     }
 
     /// Keeps commands out of the log while the lead is being handed over, or lets them go on. Those of
@@ -285,6 +294,7 @@ impl Queue {
         request: u64,
         run: Run,
         commands: Vec<Bytes>,
+        permit: Option<Permit>,
         term: u64,
         refusal: Option<Refusal>,
     ) -> Result<oneshot::Receiver<Verdict>, Verdict> {
@@ -304,7 +314,7 @@ impl Queue {
         }
         door.enter(&run);
         let (reply, told) = oneshot::channel();
-        state.line.push_back(Entering { run, commands, reply });
+        state.line.push_back(Entering { run, commands, reply, permit });
         drop(state);
         self.proposer.notify_one();
         Ok(told)
@@ -346,6 +356,12 @@ impl Queue {
         entry.take_line(&mut state.line, ENTRY_BYTES_TARGET);
         drop(state);
         Gathered { commands: entry.commands, runs: entry.runs, asks: Asks::new(entry.asks) }
+    }
+
+    /// Returns whether commands wait and nobody is known to lead.
+    pub(crate) fn is_lost(&self) -> bool {
+        let state = self.state.lock();
+        state.sender.leader().is_none() && !state.sender.is_idle()
     }
 
     /// Returns once the driver should look again.
@@ -404,8 +420,8 @@ impl Filling {
             if !fits && !self.runs.is_empty() {
                 break;
             }
-            if let Some(Entering { run, commands, reply }) = line.pop_front() {
-                self.add(run, commands, Ask::Peer(reply));
+            if let Some(Entering { run, commands, reply, permit }) = line.pop_front() {
+                self.add(run, commands, Ask::Peer(reply, permit));
             }
         }
     }

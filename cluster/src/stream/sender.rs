@@ -55,7 +55,14 @@ pub(crate) struct Sending {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Leader {
     pub(crate) node: u64,
+    /// 0: a guess.
     pub(crate) term: u64,
+}
+
+impl Leader {
+    fn is_guess(self) -> bool {
+        self.term == 0
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -374,7 +381,9 @@ impl<C> Sender<C> {
             return;
         }
         self.last_leader = leader;
-        self.not_before = Moment::ZERO;
+        if leader.is_some_and(|leader| !leader.is_guess()) {
+            self.not_before = Moment::ZERO;
+        }
         if !self.under_way.is_empty() {
             self.under_way.retain(|under_way| !under_way.run.is_opening());
             self.mode = Mode::Opening;
@@ -386,9 +395,10 @@ impl<C> Sender<C> {
     pub(crate) fn expire(&mut self, now: Moment, told: &mut Told<C>) {
         let is_old = |item: &Item<C>, age: Duration| now >= item.since.saturating_add(age);
         for item in self.items.range_mut(..self.sent) {
-            if is_old(item, PROPOSE_TIMEOUT) {
-                told.extend(item.caller.take().map(|caller| (caller, Err(ProposeError::Unknown))));
+            if !is_old(item, PROPOSE_TIMEOUT) {
+                break;
             }
+            told.extend(item.caller.take().map(|caller| (caller, Err(ProposeError::Unknown))));
         }
         if self.is_leaderless(now) {
             return self.refuse_unsent(ProposeError::Unavailable, told);
