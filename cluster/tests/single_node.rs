@@ -211,6 +211,7 @@ fn node_when_more_is_proposed_than_permitted_then_overloaded_and_nothing_written
     let options = hongqiao_cluster::Options { proposals_max: 10, ..options(temp.path()) };
     let node = start(&options);
     let handle = node.handle();
+    wait_until("the start owes nobody a reply", || handle.stats().proposals_waiting == 0);
     let proposed: Vec<_> = (0..1_000).map(|_| handle.propose(SHARD, note(b"x"))).collect();
     block_on(async {
         let mut taken = 0;
