@@ -69,13 +69,19 @@ impl Barriers {
 
     /// Asks until all that is wanted has passed, or nobody waits for it any more.
     async fn run(&self) {
+        let mut lead = self.leases.port.lead();
         let mut asked = (0, clock::now());
         loop {
             let wanted = self.state.lock().wanted;
             if asked.0 < wanted {
                 asked = (wanted, clock::now());
             }
-            let answer = self.leases.ask(Ask::Barrier { index: wanted }).await;
+            let leader = lead.borrow_and_update().leader;
+            let answer = tokio::select! {
+                answer = self.leases.ask(Ask::Barrier { index: wanted }) => answer,
+                // Whom this was sent to will not answer.
+                _ = lead.wait_for(|lead| lead.leader != leader) => None,
+            };
             let has_passed = answer == Some(Answer::Passed);
             if has_passed {
                 self.passed.send_if_modified(|passed| {

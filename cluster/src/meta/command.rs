@@ -3,7 +3,9 @@
 //! - Owns: nothing. Takes: commands of this node's parts. Gives: bytes for the log, and commands and
 //!   replies back.
 //! - Bound: `limits::META_*`; the machine refuses a command that breaks one, on every replica alike.
-//! - Source: own design. Version 1 is the first.
+//! - Source: own design. Version 1 is the first. A command that only newer releases know may be proposed
+//!   once every member has such a release (`Member::version`): who cannot read it refuses it, and
+//!   replicas would disagree.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -155,11 +155,10 @@ impl Twins {
         let replica = &self.replicas[usize::try_from(node - 1).unwrap()];
         replica.is_cut.store(is_cut, Ordering::SeqCst);
         if !is_cut {
-            let leads =
-                self.replicas.iter().find(|other| !other.is_cut() && other.lead.borrow().here);
-            if let Some(leads) = leads {
-                let lead = *leads.lead.borrow();
-                replica.lead.send_replace(Lead { here: leads.node == replica.node, ..lead });
+            let newest = self.replicas.iter().map(|of| *of.lead.borrow());
+            if let Some(lead) = newest.max_by_key(|lead| lead.term) {
+                let here = lead.leader == Some(replica.node);
+                replica.lead.send_replace(Lead { here, ..lead });
             }
             replica.apply(&log);
         }
@@ -167,7 +166,8 @@ impl Twins {
 
     fn commit(&self, me: usize, batch: Bytes) -> Result<Bytes, ProposeError> {
         let mut log = self.log.lock();
-        let leader = self.replicas.iter().find(|of| of.lead.borrow().here && !of.is_cut());
+        let leaders = self.replicas.iter().filter(|of| of.lead.borrow().here && !of.is_cut());
+        let leader = leaders.max_by_key(|of| of.lead.borrow().term);
         let leader = leader.filter(|_| !self.replicas[me].is_cut());
         let leader = leader.ok_or(ProposeError::Unavailable)?;
         log.push(batch);

@@ -116,6 +116,21 @@ async fn barrier_when_the_leader_is_gone_then_it_returns_when_all_leases_are_ove
 }
 
 #[tokio::test(start_paused = true)]
+async fn barrier_when_another_leads_meanwhile_then_it_is_asked_and_nobody_waits_for_the_end() {
+    let (twins, nodes) = three().await;
+    let asked = nodes[1].clone();
+    let index = add_route(&nodes[1], 2, "a").await;
+    // Nobody answers until another leads; the old leader is soon heard of again.
+    twins.cut(1, true);
+    let barrier = tokio::spawn(async move { pass(&asked, index).await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    twins.lead(2, 2);
+    twins.cut(1, false);
+    let took = barrier.await.unwrap();
+    assert!(took < LEASE_SPAN - Duration::from_millis(500), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn leader_when_new_then_it_waits_for_leases_of_the_old_one_and_declares_nobody_down_early() {
     let (twins, nodes) = three().await;
     twins.cut(1, true);

@@ -336,3 +336,59 @@ fn machine_when_a_limit_is_broken_then_refused_and_unchanged() {
     let new = MetaReply::Room(RoomReply::Joined { new: true, members: 2 });
     assert_eq!(replica.apply(91, &[joined("g", "w")]), [new]);
 }
+
+/// Maps with several levels: pages and counts stay those of plain sets.
+#[test]
+fn rooms_when_there_are_thousands_of_members_then_pages_are_those_of_a_set() {
+    let mut replica = Replica::new(MemoryStore::default());
+    replica.machine.limits.room_members = 100_000;
+    let names: Vec<_> = (0..7_u8).map(|room| Bytes::from(vec![b'r', room])).collect();
+    let create = |room: &Bytes| create(room.clone(), RoomKind::Group);
+    replica.apply(1, &[&[up(1, 1)][..], &names.iter().map(create).collect::<Vec<_>>()].concat());
+    let mut members = std::collections::BTreeSet::new();
+    let mut random = 1_u64;
+    for index in 2..200 {
+        let commands: Vec<_> = (0..64)
+            .map(|_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(index);
+                let room = names[usize::try_from((random >> 33) % 7).unwrap()].clone();
+                let user = Bytes::from(((random >> 40) % 1_500).to_be_bytes().to_vec());
+                let pair = (room.clone(), user.clone());
+                // More joins first, more leaves later.
+                if (random >> 20) % 200 >= index {
+                    members.insert(pair);
+                    let role = Role::Member;
+                    MetaCommand::Room(RoomCommand::Join { room, user, role, from: None })
+                } else {
+                    members.remove(&pair);
+                    MetaCommand::Room(RoomCommand::Leave { room, user, from: None })
+                }
+            })
+            .collect();
+        replica.apply(index, &commands);
+        let directory = replica.publish();
+        if index % 20 == 0 {
+            let rooms = &directory.rooms;
+            for room in &names {
+                let expected = members.iter().filter(|(of, _)| of == room);
+                let expected: Vec<_> = expected.map(|(_, user)| user.clone()).collect();
+                assert_eq!(rooms.get(room).unwrap().members as usize, expected.len());
+                let mut found: Vec<Bytes> = Vec::new();
+                loop {
+                    let page = rooms.members(room, found.last()).take(50);
+                    let page: Vec<_> = page.map(|(user, _)| user.clone()).collect();
+                    let is_last = page.len() < 50;
+                    found.extend(page);
+                    if is_last {
+                        break;
+                    }
+                }
+                assert_eq!(found, expected);
+            }
+            let user = Bytes::from((index % 1_500).to_be_bytes().to_vec());
+            let of_user = members.iter().filter(|(_, of)| *of == user).map(|(room, _)| room);
+            assert!(rooms.of_user(&user, None).eq(of_user));
+        }
+    }
+    assert_eq!(*replica.publish(), *Replica::new(replica.store.clone()).publish());
+}
