@@ -76,7 +76,7 @@ const fn metric(
 }
 
 /// All metrics, in the order of the page.
-pub const METRICS: [Metric; 32] = [
+pub const METRICS: [Metric; 34] = [
     metric(
         "hongqiao_build",
         "",
@@ -140,6 +140,20 @@ pub const METRICS: [Metric; 32] = [
         &[],
         "Subscriptions of connected clients",
         Gauge(|s| one(s.subscriptions)),
+    ),
+    metric(
+        "hongqiao_routes",
+        "",
+        &[],
+        "Filters with connected subscribers that other nodes know of, or are being told of",
+        Gauge(|s| one(s.routes)),
+    ),
+    metric(
+        "hongqiao_relay",
+        "bytes",
+        &[],
+        "Bytes of messages that wait for other nodes, or for them to say that they have them",
+        Gauge(|s| one(s.relay_bytes)),
     ),
     metric(
         "hongqiao_sessions",

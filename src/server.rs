@@ -93,6 +93,8 @@ async fn serve(
         shards,
         apps,
         counters: workers.counters.clone(),
+        relay: Arc::clone(&shared.beyond.relay),
+        live_routes: Arc::clone(&shared.live_routes),
         facts,
         stopping: Arc::clone(&stopping),
         backing_up: Arc::default(),

@@ -5,11 +5,15 @@
 //!   for durable sessions at QoS ≥ 1 copies in the session's own log, so that they survive it.
 //! - Bound: `limits::RETAINED_PAGE_MESSAGES` and `PAGE_BYTES_MAX` at a time, for one subscription of a
 //!   connection at a time; each page waits until the connection has room, so a slow client holds up only
-//!   itself. A copy that is older than what the connection has seen
+//!   itself. A copy that is not newer than what the connection has seen
 //!   live on that topic since it subscribed is skipped; of copies for the log the shard knows that itself.
+//! - Clocks: versions are compared, not times. Only on a node that was always alone its own clock also tells
+//!   which copies will come live, too; with several nodes such a message comes twice, first as the copy.
 //! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
 
 mod turns;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, num::NonZeroU32, rc::Rc, sync::Arc};
 

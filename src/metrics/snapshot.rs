@@ -41,6 +41,10 @@ pub struct Snapshot {
     pub panics: u64,
     /// Subscriptions of connected clients.
     pub subscriptions: u64,
+    /// Filters that other nodes know of.
+    pub routes: u64,
+    /// Messages that wait for other nodes.
+    pub relay_bytes: u64,
     /// Durable sessions, connected or not.
     pub sessions: u64,
     /// Retained messages.

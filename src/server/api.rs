@@ -22,6 +22,8 @@ use crate::{
         appender::SubmitError,
         counters::{Counters, DROP_CAUSES},
         facts::Facts,
+        live_routes::LiveRoutes,
+        relay::Relay,
     },
     auth::UserName,
     http::{AdminError, NodeApi},
@@ -38,6 +40,8 @@ pub(super) struct Api {
     pub(super) shards: ShardClient,
     pub(super) apps: Apps,
     pub(super) counters: Vec<Arc<Counters>>,
+    pub(super) relay: Arc<Relay>,
+    pub(super) live_routes: Arc<LiveRoutes>,
     pub(super) facts: Arc<Facts>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) backing_up: Arc<AtomicBool>,
@@ -66,6 +70,10 @@ impl NodeApi for Api {
             add_counters(&mut snapshot, counters);
         }
         snapshot.dropped.push(("queue_full", self.facts.dropped_messages()));
+        let relay = self.relay.view();
+        snapshot.dropped.push(("node", relay.dropped_messages));
+        snapshot.relay_bytes = relay.waiting_bytes as u64;
+        snapshot.routes = self.live_routes.len() as u64;
         snapshot.writes_refused.extend(self.facts.refused_writes());
         add_stats(&mut snapshot, &self.shards.cluster().stats());
         let (shards, last) = (self.shards.clone(), Arc::clone(&self.totals));

@@ -7,6 +7,7 @@ mod storage;
 mod connect;
 mod publish;
 mod subscribe;
+mod routes;
 mod will;
 mod durable;
 mod durable_qos;

@@ -11,7 +11,12 @@ use std::{
 use actix::{Actor as _, Addr};
 use ahash::AHashMap;
 use bytes::Bytes;
-use hongqiao_cluster::id::ShardId;
+use futures_util::future::BoxFuture;
+use hongqiao_cluster::{
+    MetaChange,
+    directory::{Directory, Member},
+    id::{NodeId, ShardId},
+};
 
 use super::{
     super::{
@@ -26,14 +31,20 @@ use super::{
 use crate::{
     actors::{
         appender::Appender,
+        durable_routes::{NotLed, Shards, Visit},
         facts::Facts,
         groups::{self, GroupTable, Groups},
         home::{Home, Neighbours},
         hub::{Drain, Hub},
         interest::Interests,
+        live_routes::LiveRoutes,
         memory_socket::pair,
+        meta::{Meta, fake::FakeMeta},
+        peer::Peers,
         publish::{AppQuota, AppQuotas, Beyond, Publisher, Targets},
         redispatch::Moved,
+        suback_barrier::SubackBarrier,
+        topic_router::TopicRouter,
         upkeep::{self, Meet, Upkeep},
         worker::{LinkLimits, Worker, WorkerConfig},
     },
@@ -102,6 +113,8 @@ pub(super) struct Bench {
     pub(super) storage: Storage,
     pub(super) worker: Rc<Worker>,
     pub(super) hub: Addr<Hub>,
+    /// Where the node proposes its routes.
+    pub(super) meta: Arc<FakeMeta>,
     listener: RefCell<Arc<ListenerOptions>>,
 }
 
@@ -113,14 +126,24 @@ impl Bench {
     /// Time stands still and jumps to the next timer when nothing else is left to do: what is waited
     /// for comes in the order of its deadlines, however busy the machine is.
     pub(super) fn with_offer(offer: Offer) -> Self {
+        Self::among(offer, &[])
+    }
+
+    /// A node with another one beside it, whose routes are proposed to `meta`.
+    pub(super) fn in_company() -> Self {
+        Self::among(offer(), &[NodeId(2)])
+    }
+
+    fn among(offer: Offer, others: &[NodeId]) -> Self {
         tokio::time::pause();
         let interests = Interests::new(1);
+        let live = Arc::<LiveRoutes>::default();
         let config = WorkerConfig {
             index: 0,
             fronts: fronts(),
             limits: vec![LinkLimits { connect_secs: 10, ..LinkLimits::default() }],
             interests: interests.clone(),
-            live_routes: Arc::default(),
+            live_routes: Arc::clone(&live),
             counters: Arc::default(),
         };
         let (worker, router) = Worker::start(config).unwrap();
@@ -140,6 +163,7 @@ impl Bench {
         };
         let groups = Groups::new(Arc::clone(&group_table), neighbours).start();
         worker.set_groups(vec![groups.clone()]);
+        let meta = if others.is_empty() { FakeMeta::alone() } else { FakeMeta::in_company() };
         let targets = Targets {
             routers: vec![router.clone()],
             groups: vec![groups.clone()],
@@ -149,8 +173,9 @@ impl Bench {
             hash_key: HashKey([7; 16]),
             shards: 1,
             quotas,
-            beyond: Beyond::nothing(),
+            beyond: Beyond { meta: Arc::new(Arc::clone(&meta)), ..Beyond::nothing() },
         };
+        let barrier = routes(&targets, live, &meta, &router, others);
         let publisher = Rc::new(Publisher::new(targets, appender.clone()));
         let upkeep = upkeep(&storage, &publisher, &appender);
         let neighbours = Neighbours {
@@ -175,10 +200,11 @@ impl Bench {
             publisher,
             read_page: storage.read_page(),
             retained: Box::new(NothingRetained),
-            barrier: None,
+            barrier: Some(barrier),
         };
         backend::install(Box::new(Rc::new(node)));
-        Self { storage, worker, hub, listener: RefCell::new(options(offer, 1_000, 5)) }
+        let listener = RefCell::new(options(offer, 1_000, 5));
+        Self { storage, worker, hub, meta, listener }
     }
 
     /// Later connections come in through a listener with these numbers.
@@ -231,6 +257,58 @@ impl Bench {
     pub(super) async fn drain(&self) {
         self.hub.send(Drain { reason: Reason::ServerShuttingDown }).await.unwrap();
     }
+}
+
+/// The one shard of the node; it leads it.
+struct OwnShard;
+
+impl Shards for OwnShard {
+    fn term(&self, _shard: ShardId) -> Option<u64> {
+        Some(1)
+    }
+
+    fn term_changed(&self, _shard: ShardId, _old: Option<u64>) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn filters(
+        &self,
+        _shard: ShardId,
+        _from: u32,
+        _visit: Visit,
+    ) -> BoxFuture<'static, Result<Option<u32>, NotLed>> {
+        Box::pin(async { Ok(None) })
+    }
+}
+
+/// Starts the routes of a node with these others beside it.
+fn routes(
+    targets: &Targets,
+    live: Arc<LiveRoutes>,
+    meta: &Arc<FakeMeta>,
+    router: &Addr<TopicRouter>,
+    others: &[NodeId],
+) -> Arc<SubackBarrier> {
+    let tables = Arc::clone(&targets.beyond.tables);
+    let member = Member {
+        incarnation: 1,
+        up: true,
+        routes_complete: true,
+        cluster_addr: String::new(),
+        client_addr: String::new(),
+        version: String::new(),
+    };
+    let nodes = others.iter().map(|node| (*node, member.clone())).collect();
+    let directory = Directory { nodes, ..Directory::default() };
+    tables.take(&directory, &[MetaChange::Reloaded]);
+    let durable = Arc::clone(&targets.facts.durable_routes);
+    let meta: Arc<dyn Meta> = Arc::new(Arc::clone(meta));
+    let routers = vec![router.clone().recipient()];
+    tokio::spawn(Arc::clone(&live).run(Arc::clone(&meta), routers));
+    tokio::spawn(Arc::clone(&durable).run(ShardId(0), meta, Arc::new(OwnShard)));
+    let leader_of = Box::new(|_| Some(NodeId(0)));
+    let (me, peers) = (NodeId(0), Peers::none());
+    Arc::new(SubackBarrier { me, live, durable, tables, peers, leader_of })
 }
 
 fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender>) -> Addr<Upkeep> {

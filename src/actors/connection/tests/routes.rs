@@ -1,0 +1,128 @@
+//! SUBSCRIBE on a node with another one beside it: SUBACK says that all nodes know.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use hongqiao_cluster::id::ShardId;
+
+use super::{
+    bench::{Bench, connect_v4, connect_v5, delivery, durable_v5, options_of, settle},
+    remote::Remote,
+};
+use crate::{
+    front::mqtt::client::{Client, FromServer},
+    limits,
+    model::{id::AppId, message::Qos, reason::Reason, route_key, wire::SubackCode},
+};
+
+const Q0: Qos = Qos::AtMostOnce;
+const Q1: Qos = Qos::AtLeastOnce;
+const SHARD: ShardId = ShardId(0);
+
+fn key(filter: &str) -> Bytes {
+    route_key::of_filter(AppId(1), filter.as_bytes())
+}
+
+/// Waits until the node has told all it has, as after its start.
+async fn told(bench: &Bench) {
+    while !bench.meta.is_complete() || bench.meta.durable(SHARD).is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Subscribes, and waits as long as a SUBACK may take.
+async fn subscribe_slowly(remote: &mut Remote, items: &[(&str, Qos)]) -> Vec<SubackCode> {
+    let items = items.iter().map(|(filter, qos)| (*filter, options_of(*qos)));
+    remote.send(|codec, out| codec.encode_subscribe(super::bench::id(1), None, items, out));
+    tokio::time::sleep(limits::ROUTE_WAIT + Duration::from_secs(1)).await;
+    match remote.receive().await {
+        FromServer::Suback { codes, .. } => codes,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[actix::test]
+async fn suback_comes_after_the_barrier_and_messages_before() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let mut remote = bench.client("c").await;
+    bench.meta.set_behind(true);
+    remote.send(|codec, out| {
+        codec.encode_subscribe(super::bench::id(1), None, [("a", options_of(Q0))], out);
+    });
+    settle().await;
+    assert!(bench.meta.live().contains(&key("a")));
+    let mut sender = bench.client("s").await;
+    sender.publish(&delivery("a", Q0, b"early"));
+    assert_eq!(remote.got().await.payload, b"early", "MQTT 5.0 section 3.8.4 lets it come first");
+    settle().await;
+    bench.meta.set_behind(false);
+    assert!(matches!(remote.receive().await, FromServer::Suback { .. }));
+}
+
+#[actix::test]
+async fn subscribe_without_quorum_is_refused_and_not_in_force() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let mut remote = bench.client("c").await;
+    remote.subscribe("old", Q0).await;
+    bench.meta.set_quorum(false);
+    let codes = subscribe_slowly(&mut remote, &[("a", Q0), ("old", Q0)]).await;
+    let refused = SubackCode::Refused(Reason::ImplementationSpecificError);
+    assert_eq!(codes, [refused, SubackCode::Granted(Q0)]);
+    let mut sender = bench.client("s").await;
+    sender.publish(&delivery("a", Q0, b"no"));
+    sender.publish(&delivery("old", Q0, b"yes"));
+    assert_eq!(remote.got().await.payload, b"yes");
+    assert_eq!(remote.unsubscribe(&["old"]).await, [Reason::Success], "waits for nobody");
+    bench.meta.set_quorum(true);
+    assert_eq!(remote.subscribe("a", Q0).await, SubackCode::Granted(Q0));
+}
+
+#[actix::test]
+async fn durable_subscription_is_routed_to_its_shard_before_suback_and_taken_back_if_not() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    assert_eq!(remote.subscribe("a", Q1).await, SubackCode::Granted(Q1));
+    let there = [key("a"), route_key::ALL_ROUTED].into();
+    assert_eq!(bench.meta.durable(SHARD), there);
+    assert_eq!(bench.meta.live(), BTreeSet::from([key("a")]), "QoS 0 comes live");
+    bench.meta.set_quorum(false);
+    let refused = SubackCode::Refused(Reason::ImplementationSpecificError);
+    assert_eq!(subscribe_slowly(&mut remote, &[("b", Q1)]).await, [refused]);
+    assert_eq!(bench.storage.commands().last(), Some(&"unsubscribe"));
+    bench.cut(remote).await;
+    let mut sender = bench.client("s").await;
+    sender.publish(&delivery("b", Q1, b"no"));
+    settle().await;
+    assert_eq!(bench.storage.depth(bench.key("c")), Some(0));
+}
+
+#[actix::test]
+async fn resumed_session_is_let_in_without_waiting_for_its_live_routes() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    remote.subscribe("a", Q1).await;
+    bench.cut(remote).await;
+    bench.meta.set_quorum(false);
+    let began = tokio::time::Instant::now();
+    let (_remote, connack) = bench.connect(Client::V5, &durable_v5("c")).await;
+    assert!(connack.session_present && began.elapsed() < Duration::from_secs(1));
+}
+
+#[actix::test]
+async fn shared_subscriptions_are_refused_in_company() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, connack) = bench.connect(Client::V5, &connect_v5("c")).await;
+    assert_eq!(connack.shared_available, Some(false));
+    let items = [("$share/g/a", options_of(Q0)), ("a", options_of(Q0))];
+    let codes = remote.subscribe_all(None, &items).await;
+    let refused = SubackCode::Refused(Reason::SharedSubscriptionsNotSupported);
+    assert_eq!(codes, [refused, SubackCode::Granted(Q0)]);
+    let (mut old, _) = bench.connect(Client::V4, &connect_v4("d")).await;
+    let refused = old.subscribe("$share/g/a", Q0).await;
+    assert!(matches!(refused, SubackCode::Refused(_)));
+}
