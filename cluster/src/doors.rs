@@ -10,6 +10,7 @@ use std::{io, path::PathBuf};
 use bytes::{Bytes, BytesMut};
 
 use crate::{
+    id::NodeId,
     storage::{
         disk::{Disk, SegmentFile},
         format,
@@ -18,6 +19,10 @@ use crate::{
             recovered_entries,
         },
         state::block,
+    },
+    stream::{
+        sender::Sending,
+        wire::{self, Asked},
     },
     transport::tcp::{
         frame::{Frame, HEAD_BYTES},
@@ -120,6 +125,18 @@ pub fn link_frames(bytes: &[u8]) {
     }
     assert!(bytes.starts_with(&written), "a frame reads another after being written");
     assert!(written.len() >= at_once.len() * HEAD_BYTES);
+}
+
+/// Reads `bytes` as a proposal to a leader, and as its answer.
+pub fn stream_bodies(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Some(Asked { group, request, run, commands }) = wire::asked(NodeId(1), body.clone()) {
+        assert_eq!(wire::request(group, &Sending { request, run, commands }), body);
+    }
+    if let Some(verdict) = wire::answered(body) {
+        let again = wire::answered(wire::answer(&verdict));
+        assert_eq!(again, Some(verdict), "an answer reads another after being written");
+    }
 }
 
 /// Reads `bytes` as a message of the handshake.

@@ -52,3 +52,8 @@ pub(crate) fn link_frames(data: &[u8]) {
 pub(crate) fn link_hello(data: &[u8]) {
     hongqiao_cluster::doors::link_hello(data);
 }
+
+/// Feeds `data` to the decoders of what nodes propose to a leader, and of its answers.
+pub(crate) fn stream_bodies(data: &[u8]) {
+    hongqiao_cluster::doors::stream_bodies(data);
+}
