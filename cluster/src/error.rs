@@ -104,6 +104,18 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A snapshot was taking the place of a state when the node ended, and cannot do so now.
+    #[error(
+        "the state of shard {shard} is half replaced and the snapshot in {} is damaged or gone; \
+         restore the folder from a backup, or empty it and join the cluster again",
+        path.display()
+    )]
+    StateHalf {
+        /// Which shard.
+        shard: u16,
+        /// The file of the snapshot.
+        path: PathBuf,
+    },
     /// A group did not come up in time.
     #[error("shard {shard} did not elect a leader in time")]
     NoLeader {

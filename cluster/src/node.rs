@@ -29,6 +29,7 @@ use crate::{
         format::Folder,
         health::Health,
         log::Log,
+        shelf::RealShelf,
         state::sled_kv::SledKv,
     },
 };
@@ -75,12 +76,14 @@ impl<M: Machine> Cluster<M> {
         let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
         let kv = SledKv::open(&state_dir, options.groups(), options.cache_bytes);
         let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
+        let shelf_dir = options.data_dir.join("snapshots");
+        let shelf = RealShelf::open(&shelf_dir).map_err(io("open", &shelf_dir))?;
         sync_folders(&options.data_dir, &state_dir)?;
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-        let incarnation = folder.incarnation.now();
-        let parts = Parts { disk, kv, log, health, incarnation };
+        let (shelf, incarnation) = (Arc::new(shelf), folder.incarnation.now());
+        let parts = Parts { disk, kv, shelf, log, health, incarnation };
         Self::run(parts, &options, &make, sink, flusher, folder)
     }
 

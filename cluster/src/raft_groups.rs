@@ -26,6 +26,7 @@ use crate::{
     raft_group::{
         group::{Group, Setting},
         permits::Permits,
+        snapshot::{install, spool::Snapshots},
         state_machine::Shard,
     },
     storage::{
@@ -33,6 +34,7 @@ use crate::{
         disk::Disk,
         health::Health,
         log::Log,
+        shelf::Shelf,
         state::{
             kv::Kv,
             shard_state::{Base, ShardState},
@@ -57,12 +59,15 @@ pub(crate) struct Groups<M> {
     pub(crate) fill: Arc<Fill>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) log: Arc<Log>,
+    #[allow(dead_code, reason = "the links of the groups begin to use it")]
+    pub(crate) snapshots: Arc<Snapshots>,
 }
 
 /// The parts below the groups: real ones, or twins.
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) kv: Box<dyn Kv>,
+    pub(crate) shelf: Arc<dyn Shelf>,
     pub(crate) log: Arc<Log>,
     pub(crate) health: Arc<Health>,
     /// Of this start of the node; it grows with each.
@@ -94,7 +99,9 @@ impl<M: Machine> Groups<M> {
         make: &(dyn Fn(ShardId) -> M + Sync),
         sink: MetaSink,
     ) -> Result<Self, StartError> {
-        let Parts { disk, kv, log, health, incarnation } = parts;
+        let Parts { disk, kv, shelf, log, health, incarnation } = parts;
+        install::redo(&shelf, &*kv, &log, options.groups()).await?;
+        let snapshots = Snapshots::new(shelf, log.clone());
         let base = Arc::new(Base { kv, health: health.clone() });
         let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
         let mut stores = open_stores(options, &base, &fill)?;
@@ -118,13 +125,25 @@ impl<M: Machine> Groups<M> {
             incarnation,
             log: log.clone(),
             checkpointer: checkpointer.clone(),
+            snapshots: snapshots.clone(),
             founder: true,
         };
         let meta = try_join_all(meta.map(|meta| Group::start(meta, setting.clone())));
         let groups = shards.iter().map(|shard| Group::start(shard.clone(), setting.clone()));
         let (groups, meta) = tokio::try_join!(try_join_all(groups), meta)?;
         let groups = groups.into_iter().chain(meta).collect();
-        Ok(Self { groups, shards, published, permits, health, base, fill, checkpointer, log })
+        Ok(Self {
+            groups,
+            shards,
+            published,
+            permits,
+            health,
+            base,
+            fill,
+            checkpointer,
+            log,
+            snapshots,
+        })
     }
 
     pub(crate) fn group(&self, shard: ShardId) -> Option<&Arc<Group>> {

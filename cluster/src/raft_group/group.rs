@@ -23,6 +23,7 @@ use super::{
     log_store::LogStore,
     network::NoNetwork,
     proposer::Proposer,
+    snapshot::spool::Snapshots,
     state_machine::{Shard, StateMachine},
     types::Types,
 };
@@ -73,6 +74,7 @@ pub(crate) struct Setting {
     pub(crate) incarnation: u64,
     pub(crate) log: Arc<Log>,
     pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) snapshots: Arc<Snapshots>,
     /// This node made its cluster: a group without members is made with it. Another waits to be added.
     pub(crate) founder: bool,
 }
@@ -82,12 +84,12 @@ impl Group {
         shard: Arc<Shard<M>>,
         setting: Setting,
     ) -> Result<Arc<Self>, StartError> {
-        let Setting { node, incarnation, log, checkpointer, founder } = setting;
+        let Setting { node, incarnation, log, checkpointer, snapshots, founder } = setting;
         let store = shard.store.clone();
         let number = store.shard;
         let failed = || StartError::NoLeader { shard: number };
         let (fill, health) = (checkpointer.fill.clone(), checkpointer.health.clone());
-        let machine = StateMachine { shard: shard.clone(), checkpointer };
+        let machine = StateMachine { shard: shard.clone(), checkpointer, snapshots };
         let log_store = LogStore { log, group: number };
         let raft = Raft::new(node.0, Arc::new(config()), NoNetwork, log_store, machine).await;
         let raft = raft.map_err(|_| failed())?;

@@ -23,7 +23,7 @@ pub(crate) struct LogStore {
 }
 
 /// A callback, and what it tells.
-fn awaited() -> (Done, oneshot::Receiver<io::Result<()>>) {
+pub(crate) fn awaited() -> (Done, oneshot::Receiver<io::Result<()>>) {
     let (tell, told) = oneshot::channel();
     let done = Box::new(move |result| {
         let _ = tell.send(result);
@@ -31,7 +31,7 @@ fn awaited() -> (Done, oneshot::Receiver<io::Result<()>>) {
     (done, told)
 }
 
-async fn durable(told: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
+pub(crate) async fn durable(told: oneshot::Receiver<io::Result<()>>) -> io::Result<()> {
     told.await.unwrap_or_else(|_| Err(io::Error::other("the log is closed")))
 }
 

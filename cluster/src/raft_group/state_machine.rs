@@ -10,13 +10,13 @@ use std::{
 };
 
 use openraft::{
-    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, SnapshotMeta, StorageIOError,
+    EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOError,
     storage::RaftStateMachine,
 };
 use parking_lot::Mutex;
 
 use super::{
-    snapshot::SnapshotData,
+    snapshot::{self, SnapshotData, file::Meta, install, spool::Snapshots},
     types::{Entry, LogId, Proposal, StorageError, StoredMembership, Types},
 };
 use crate::{
@@ -25,10 +25,8 @@ use crate::{
     runtime,
     storage::{
         checkpoint::{Checkpointer, ShardStore},
-        state::{
-            kv::Batch,
-            shard_state::{Applied, ShardState, read_streams},
-        },
+        shelf::{Item, Kind},
+        state::shard_state::{Applied, ShardState, read_streams},
     },
     stream::{apply::Streams, queue::Asks, replies::Kept, run::Outcome},
 };
@@ -45,6 +43,7 @@ pub(crate) struct Shard<M> {
 pub(crate) struct StateMachine<M> {
     pub(crate) shard: Arc<Shard<M>>,
     pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) snapshots: Arc<Snapshots>,
 }
 
 impl<M: Machine> Shard<M> {
@@ -129,15 +128,6 @@ fn only_member(membership: &StoredMembership) -> Option<u64> {
     members.next().is_none().then_some(first)
 }
 
-fn meta(applied: &Applied) -> SnapshotMeta<u64, openraft::EmptyNode> {
-    SnapshotMeta {
-        last_log_id: applied.last,
-        last_membership: applied.membership.clone(),
-        // The state is a function of the log: the same entry, the same snapshot.
-        snapshot_id: applied.last.map(|id| id.to_string()).unwrap_or_default(),
-    }
-}
-
 impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
     type SnapshotBuilder = Builder;
 
@@ -164,14 +154,48 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
 
     async fn install_snapshot(
         &mut self,
-        meta: &SnapshotMeta<u64, openraft::EmptyNode>,
+        meta: &Meta,
         snapshot: Box<SnapshotData>,
     ) -> Result<(), StorageError> {
+        let failed = |error: &io::Error| {
+            tracing::error!(group = self.shard.store.shard, %error, "cannot install a snapshot");
+            StorageError::from(StorageIOError::write_snapshot(Some(meta.signature()), error))
+        };
         let store = &self.shard.store;
+        if let SnapshotData::Source(source) = *snapshot {
+            self.snapshots.take_over(&source, store.shard).await.map_err(|error| failed(&error))?;
+        }
+        // Held until the tables are gone that belong to the old state.
         let _pin = store.pin.clone().lock_owned().await;
-        let installed = install(store, &snapshot);
-        installed
-            .map_err(|error| StorageIOError::write_snapshot(Some(meta.signature()), &error))?;
+        let shelf = self.snapshots.shelf.clone();
+        let installed = install::install(store.clone(), shelf).await;
+        let installed = installed.map_err(|error| failed(&error))?;
+        if installed.last_log_id != meta.last_log_id {
+            return Err(failed(&io::Error::other("it is another one")));
+        }
+        self.load(meta);
+        // If it stays, the next start sees that the state is newer.
+        let item = Item { kind: Kind::Install, group: store.shard };
+        if let Err(error) = self.snapshots.shelf.remove(item) {
+            tracing::warn!(group = store.shard, %error, "cannot remove a snapshot that is installed");
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
+        let store = self.shard.store.clone();
+        let newest = snapshot::meta(&store.state.lock().stored);
+        // One that was sent in part goes on where it ended.
+        let meta = self.snapshots.ready_meta(store.shard).unwrap_or(newest);
+        let data = Box::new(SnapshotData::Source(store));
+        Ok(meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot: data }))
+    }
+}
+
+impl<M: Machine> StateMachine<M> {
+    /// Takes over what a snapshot has put into the store.
+    fn load(&self, meta: &Meta) {
+        let store = &self.shard.store;
         let mut machine = self.shard.machine.lock();
         let streams = store.base.ask(|kv| read_streams(kv, store.shard));
         let mut state = store.state.lock();
@@ -181,36 +205,7 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
         self.shard.kept.lock().clear();
         store.fill.changed(before, 0);
         machine.load(&*state);
-        Ok(())
     }
-
-    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let store = self.shard.store.clone();
-        let pin = store.pin.clone().lock_owned().await;
-        let stored = store.state.lock().stored.clone();
-        Ok(stored.last.is_some().then(|| snapshot(&stored, SnapshotData::of(store, pin))))
-    }
-}
-
-fn snapshot(stored: &Applied, data: SnapshotData) -> Snapshot<Types> {
-    Snapshot { meta: meta(stored), snapshot: Box::new(data) }
-}
-
-/// Replaces a shard's pairs by those of a snapshot, in one batch: all of them or none.
-fn install(store: &ShardStore, snapshot: &SnapshotData) -> io::Result<()> {
-    let mut batch = Batch::new();
-    super::snapshot::pairs(store, |(key, _)| {
-        batch.push((key.to_vec(), None));
-        Ok(())
-    })?;
-    snapshot.pairs(|(key, value)| {
-        batch.push((key.to_vec(), Some(value.to_vec())));
-        Ok(())
-    })?;
-    let gate = store.state.lock().gate.clone();
-    let _gate = gate.write();
-    store.base.kv.apply(store.shard, batch)?;
-    store.base.kv.flush()
 }
 
 /// Builds a snapshot: names the checkpoint that was just written, or writes one.
@@ -235,6 +230,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
         store.unnamed.store(false, Ordering::SeqCst);
         let stored = store.state.lock().stored.clone();
         // A sender asks for the current snapshot; only then is its data pinned.
-        Ok(snapshot(&stored, SnapshotData::default()))
+        Ok(Snapshot { meta: snapshot::meta(&stored), snapshot: Box::default() })
     }
 }

@@ -11,6 +11,7 @@ use openraft::testing::{StoreBuilder, Suite};
 
 use super::{
     log_store::LogStore,
+    snapshot::spool::Snapshots,
     state_machine::{Shard, StateMachine},
     types::{StorageError, Types},
 };
@@ -22,12 +23,13 @@ use crate::{
         disk::{Disk, RealDisk},
         health::Health,
         log::Log,
+        shelf::{RealShelf, Shelf},
         state::{
             kv::Kv,
             shard_state::{Base, ShardState},
             sled_kv::SledKv,
         },
-        twin::{DiskTwin, KvTwin},
+        twin::{DiskTwin, KvTwin, ShelfTwin},
     },
 };
 
@@ -55,7 +57,11 @@ impl Drop for Guard {
     }
 }
 
-fn build(disk: Arc<dyn Disk>, kv: Box<dyn Kv>) -> (Arc<Log>, LogStore, StateMachine<Echo>) {
+fn build(
+    disk: Arc<dyn Disk>,
+    kv: Box<dyn Kv>,
+    shelf: Arc<dyn Shelf>,
+) -> (Arc<Log>, LogStore, StateMachine<Echo>) {
     let options = Options::new("unused");
     let health = Arc::new(Health::default());
     let (log, _) = Log::open(disk.clone(), 1, Durability::Disk, health.clone()).unwrap();
@@ -65,13 +71,16 @@ fn build(disk: Arc<dyn Disk>, kv: Box<dyn Kv>) -> (Arc<Log>, LogStore, StateMach
     let store = ShardStore::new(state, 0, base.clone(), fill.clone());
     let checkpointer =
         Checkpointer::new(vec![store.clone()], base, fill, disk, log.clone(), &options);
-    let machine = StateMachine { shard: Shard::open(Echo, store), checkpointer };
+    let snapshots = Snapshots::new(shelf, log.clone());
+    let machine = StateMachine { shard: Shard::open(Echo, store), checkpointer, snapshots };
     (log.clone(), LogStore { log, group: 0 }, machine)
 }
 
 impl StoreBuilder<Types, LogStore, StateMachine<Echo>, Guard> for OnTwins {
     async fn build(&self) -> Result<(Guard, LogStore, StateMachine<Echo>), StorageError> {
-        let (log, store, machine) = build(Arc::new(DiskTwin::new()), Box::new(KvTwin::default()));
+        let shelf = Arc::new(ShelfTwin::default());
+        let (log, store, machine) =
+            build(Arc::new(DiskTwin::new()), Box::new(KvTwin::default()), shelf);
         Ok((Guard(log, None), store, machine))
     }
 }
@@ -81,7 +90,8 @@ impl StoreBuilder<Types, LogStore, StateMachine<Echo>, Guard> for OnDisk {
         let temp = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(&temp.path().join("log"), 0).unwrap();
         let kv = SledKv::open(&temp.path().join("state"), 1, 1 << 20).unwrap();
-        let (log, store, machine) = build(Arc::new(disk), Box::new(kv));
+        let shelf = Arc::new(RealShelf::open(&temp.path().join("snapshots")).unwrap());
+        let (log, store, machine) = build(Arc::new(disk), Box::new(kv), shelf);
         Ok((Guard(log, Some(temp)), store, machine))
     }
 }

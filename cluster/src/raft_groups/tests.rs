@@ -25,7 +25,7 @@ use crate::{
         disk::Disk,
         health::{DiskState, Health},
         log::Log,
-        twin::{DiskTwin, KvTwin},
+        twin::{DiskTwin, KvTwin, ShelfTwin},
     },
     stream::queue::Caller,
 };
@@ -75,13 +75,14 @@ fn options() -> Options {
 
 impl Node {
     fn start(disk: &DiskTwin, kv: &KvTwin, options: &Options) -> Self {
+        let shelf = Arc::new(ShelfTwin::default());
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let health = Arc::new(Health::default());
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), Durability::Disk, health.clone()).unwrap();
         // Each start is another life, as `Folder` sees to.
         let incarnation = LIVES.fetch_add(1, Ordering::SeqCst);
-        let parts = Parts { disk, kv: Box::new(kv.clone()), log, health, incarnation };
+        let parts = Parts { disk, kv: Box::new(kv.clone()), shelf, log, health, incarnation };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_time()

@@ -24,7 +24,7 @@ use crate::{
 };
 
 pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartError> {
-    let Ground { node: id, incarnation, disk, kv, delay, shape, oracle } = ground;
+    let Ground { node: id, incarnation, disk, kv, shelf, delay, shape, oracle } = ground;
     let options = Options {
         node: id,
         shards: shape.shards,
@@ -46,7 +46,7 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
         let last = log.group(group).and_then(|group| group.last());
         oracle.see(&Event::Recovered { node: id, group, last });
     }
-    let parts = Parts { disk, kv: Box::new(kv), log, health, incarnation };
+    let parts = Parts { disk, kv: Box::new(kv), shelf: Arc::new(shelf), log, health, incarnation };
     let make = |shard: ShardId| Ledger::new(id, shard, oracle.clone());
     let sink: MetaSink = Arc::new(|_, _| ());
     let groups = Groups::start(parts, &options, &make, sink).await?;

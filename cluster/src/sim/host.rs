@@ -29,7 +29,7 @@ use crate::{
     id::NodeId,
     storage::{
         driven::Delay,
-        twin::{DiskTwin, KvTwin, Power},
+        twin::{DiskTwin, KvTwin, Power, ShelfTwin},
     },
 };
 
@@ -48,6 +48,7 @@ pub(super) struct Ground {
     pub(super) incarnation: u64,
     pub(super) disk: DiskTwin,
     pub(super) kv: KvTwin,
+    pub(super) shelf: ShelfTwin,
     pub(super) delay: Delay,
     pub(super) shape: Shape,
     pub(super) oracle: Arc<Oracle>,
@@ -66,6 +67,7 @@ pub(super) struct Host {
     pub(super) incarnation: u64,
     pub(super) disk: DiskTwin,
     kv: KvTwin,
+    shelf: ShelfTwin,
     pub(super) power: Arc<Power>,
     life: Option<Life>,
     /// The longest that the disk takes, in milliseconds.
@@ -87,6 +89,7 @@ impl Host {
             incarnation: 0,
             disk: DiskTwin::new(),
             kv: KvTwin::default(),
+            shelf: ShelfTwin::default(),
             power: Arc::default(),
             life: None,
             disk_ms_max: Arc::new(AtomicU64::new(1)),
@@ -134,6 +137,7 @@ impl Host {
             incarnation: self.incarnation,
             disk: self.disk.clone(),
             kv: self.kv.clone(),
+            shelf: self.shelf.clone(),
             delay: Arc::new(delay),
             shape: shape.clone(),
             oracle: oracle.clone(),
@@ -194,6 +198,7 @@ impl Host {
         let worst = random.gen_bool(0.4);
         let mut dice = |sides: usize| if worst { 0 } else { random.gen_range(0..sides) };
         self.kv = self.kv.after_crash_with(self.power.clone(), &mut dice);
+        self.shelf = self.shelf.after_crash_with(self.power.clone());
         self.disk = match death {
             Death::Kill => self.disk.after_kill_with(self.power.clone()),
             Death::PowerLoss => self.disk.after_power_loss_with(self.power.clone(), &mut dice),

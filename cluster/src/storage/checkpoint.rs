@@ -190,7 +190,7 @@ impl Fill {
         self.wake.notify();
     }
 
-    fn is_stopped(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.kick.lock().stopped
     }
 }

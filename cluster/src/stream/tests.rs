@@ -28,7 +28,7 @@ use crate::{
         disk::Disk,
         health::Health,
         log::Log,
-        twin::{DiskTwin, KvTwin},
+        twin::{DiskTwin, KvTwin, ShelfTwin},
     },
     transport::{Class, Desk, Network, PeerService as _, memory::Hub},
 };
@@ -70,7 +70,8 @@ impl World {
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), durability, health.clone()).unwrap();
         let kv = Box::new(KvTwin::default());
-        let parts = Parts { disk, kv, log, health, incarnation: 1 };
+        let shelf = Arc::new(ShelfTwin::default());
+        let parts = Parts { disk, kv, shelf, log, health, incarnation: 1 };
         let groups = Groups::start(parts, &options, &|_| Lines, Arc::new(|_, _| {})).await.unwrap();
         let purge = groups.purge_after_checkpoints(tokio::runtime::Handle::current());
         let worker = groups.checkpointer.clone();

@@ -18,10 +18,7 @@ use crate::{
     clock,
     error::StartError,
     limits::{RETRY_MAX, RETRY_MIN},
-    raft_group::{
-        log_store,
-        types::LogId,
-    },
+    raft_group::{log_store, types::LogId},
     runtime,
     storage::{
         checkpoint::ShardStore,
@@ -38,15 +35,13 @@ use crate::{
 /// What is put into the store at once.
 const BATCH_BYTES: usize = 512 << 10;
 
-/// Replaces the state of a running group. The caller loads its machine anew.
+/// Replaces the state of a running group. The caller holds its pin, and loads its machine anew.
 ///
 /// # Errors
 /// If the file turns out to be damaged after all, or the node stops. The group cannot go on then; the
 /// next start begins again.
 pub(crate) async fn install(store: Arc<ShardStore>, shelf: Arc<dyn Shelf>) -> io::Result<Meta> {
-    let pin = store.pin.clone().lock_owned().await;
     let installed = runtime::aside(move || {
-        let _pin = pin;
         let gate = store.state.lock().gate.clone();
         let _gate = gate.write();
         install_until_done(&store, &*shelf)

@@ -39,6 +39,26 @@ use crate::{
 /// A snapshot that does not go on for so long makes way for another.
 const IDLE_MAX: Duration = Duration::from_secs(15);
 
+/// A group that can be sent a snapshot.
+pub(crate) trait Member: Send + Sync + 'static {
+    /// Returns the highest vote that it has seen; `None` once it has ended.
+    fn vote(&self) -> Option<Vote>;
+    /// Has what is in its install file installed; returns its vote then. `None` once it has ended.
+    fn take(&self, vote: Vote, meta: file::Meta) -> BoxFuture<'static, Option<Vote>>;
+}
+
+impl Member for Group {
+    fn vote(&self) -> Option<Vote> {
+        self.is_open().then(|| self.raft.metrics().borrow().vote)
+    }
+
+    fn take(&self, vote: Vote, meta: file::Meta) -> BoxFuture<'static, Option<Vote>> {
+        let raft = self.raft.clone();
+        let snapshot = Snapshot { meta, snapshot: Box::new(SnapshotData::Installable) };
+        async move { Some(raft.install_full_snapshot(vote, snapshot).await.ok()?.vote) }.boxed()
+    }
+}
+
 /// What is being received.
 struct Staging {
     from: NodeId,
@@ -60,7 +80,7 @@ struct State {
 pub(crate) struct Receiver(Arc<Shared>);
 
 struct Shared {
-    groups: Vec<Arc<Group>>,
+    groups: Vec<Arc<dyn Member>>,
     shelf: Arc<dyn Shelf>,
     health: Arc<Health>,
     state: Arc<Mutex<State>>,
@@ -70,7 +90,7 @@ type Answered = Result<Answer, String>;
 
 impl Receiver {
     pub(crate) fn new(
-        groups: Vec<Arc<Group>>,
+        groups: Vec<Arc<dyn Member>>,
         shelf: Arc<dyn Shelf>,
         health: Arc<Health>,
     ) -> Self {
@@ -91,11 +111,8 @@ impl PeerService for Receiver {
                 tracing::warn!(from = from.0, "a piece of a snapshot came damaged");
                 return Err("the question is damaged".to_owned());
             };
-            let Some(group) = shared.group(group) else {
-                return Err("the group has ended".to_owned());
-            };
             let answer = match question {
-                Question::Offer(offer) => shared.offered(from, &group, offer).await,
+                Question::Offer(offer) => shared.offered(from, group, offer).await,
                 Question::Piece { number, offset, bytes } => {
                     shared.piece(number, offset, bytes).await
                 }
@@ -108,12 +125,12 @@ impl PeerService for Receiver {
 }
 
 impl Shared {
-    fn group(&self, number: u16) -> Option<Arc<Group>> {
-        self.groups.get(usize::from(number)).filter(|group| group.is_open()).cloned()
+    fn member(&self, group: u16) -> Result<&Arc<dyn Member>, String> {
+        self.groups.get(usize::from(group)).ok_or_else(ended)
     }
 
-    async fn offered(&self, from: NodeId, group: &Arc<Group>, offer: Offer) -> Answered {
-        let vote = group.raft.metrics().borrow().vote;
+    async fn offered(&self, from: NodeId, group: u16, offer: Offer) -> Answered {
+        let vote = self.member(group)?.vote().ok_or_else(ended)?;
         if offer.vote.partial_cmp(&vote).is_none_or(std::cmp::Ordering::is_lt) {
             return Ok(Answer::Settled { vote });
         }
@@ -123,7 +140,7 @@ impl Shared {
         {
             return Ok(Answer::Settled { vote });
         }
-        let item = Item { kind: Kind::Staging, group: group.number };
+        let item = Item { kind: Kind::Staging, group };
         if let Some(staging) = &mut state.staging {
             let is_same = (staging.from, staging.item, staging.offer.number, staging.offer.digest)
                 == (from, item, offer.number, offer.digest);
@@ -141,7 +158,7 @@ impl Shared {
             return Err(why.to_string());
         }
         self.drop_staging(&mut state).await?;
-        self.aside(move |shelf| shelf.create(item)).await?;
+        self.tell(move |shelf| shelf.create(item)).await?;
         tracing::info!(
             group = item.group,
             from = from.0,
@@ -164,22 +181,24 @@ impl Shared {
             return Ok(Answer::Have { bytes: staging.have });
         }
         let item = staging.item;
-        if let Err(why) = self.aside(move |shelf| shelf.write(item, offset, &bytes)).await {
-            // What was written of it is not counted; a disk that is full gets its space back.
+        if let Err(why) = self.tell(move |shelf| shelf.write(item, offset, &bytes)).await {
+            // A disk that is full gets its space back.
             self.drop_staging(&mut state).await?;
             return Err(why);
         }
         staging_of(&mut state, end)
     }
 
-    async fn finish(self: Arc<Self>, group: Arc<Group>, number: u64) -> Answered {
+    async fn finish(self: Arc<Self>, group: u16, number: u64) -> Answered {
         let Ok(state) = self.state.clone().try_lock_owned() else { return Ok(Answer::Installing) };
         match &state.staging {
             _ if state.settled.is_some_and(|(settled, _)| settled == number) => {
                 let vote = state.settled.map(|(_, vote)| vote).unwrap_or_default();
                 return Ok(Answer::Settled { vote });
             }
-            Some(staging) if staging.offer.number != number => return Ok(Answer::Unknown),
+            Some(staging) if staging.offer.number != number || staging.item.group != group => {
+                return Ok(Answer::Unknown);
+            }
             Some(staging) if staging.have < staging.offer.bytes => {
                 return Ok(Answer::Have { bytes: staging.have });
             }
@@ -187,52 +206,68 @@ impl Shared {
             None => return Ok(Answer::Unknown),
         }
         // It goes on when the sender has stopped waiting.
-        let installing = tokio::spawn(async move { self.install(group, state).await });
+        let installing = tokio::spawn(async move { self.install(state).await });
         installing.await.unwrap_or_else(|_| Err("the node is stopping".to_owned()))
     }
 
-    async fn install(&self, group: Arc<Group>, mut state: OwnedMutexGuard<State>) -> Answered {
+    async fn install(&self, mut state: OwnedMutexGuard<State>) -> Answered {
         let Some(Staging { item, offer, from, .. }) = &state.staging else {
             return Ok(Answer::Unknown);
         };
         let (item, offer, from) = (*item, offer.clone(), *from);
         let promised = (offer.meta.clone(), offer.bytes, offer.digest);
-        if let Err(why) = self.aside(move |shelf| promote(shelf, item, &promised)).await {
-            tracing::warn!(
-                group = item.group,
-                from = from.0,
-                why,
-                "a snapshot came damaged; it is thrown away and asked for again"
-            );
-            self.drop_staging(&mut state).await?;
-            return Ok(Answer::Damaged);
+        match self.aside(move |shelf| promote(shelf, item, &promised)).await {
+            Ok(()) => {}
+            Err(why) if why.kind() == io::ErrorKind::InvalidData => {
+                tracing::warn!(
+                    group = item.group,
+                    from = from.0,
+                    %why,
+                    "a snapshot came damaged; it is thrown away and asked for again"
+                );
+                self.drop_staging(&mut state).await?;
+                return Ok(Answer::Damaged);
+            }
+            Err(why) => {
+                self.drop_staging(&mut state).await?;
+                return Err(why.to_string());
+            }
         }
         state.staging = None;
-        let snapshot =
-            Snapshot { meta: offer.meta, snapshot: Box::new(SnapshotData::Installable) };
-        let installed = group.raft.install_full_snapshot(offer.vote, snapshot).await;
-        let vote = installed.map_err(|_| "the group has ended".to_owned())?.vote;
+        let taken = self.member(item.group)?.take(offer.vote, offer.meta).await;
+        let vote = taken.ok_or_else(ended)?;
         // Refused by its vote, or not newer than what is here: then it is still there.
         let install = Item { kind: Kind::Install, ..item };
-        self.aside(move |shelf| shelf.remove(install)).await?;
+        self.tell(move |shelf| shelf.remove(install)).await?;
         state.settled = Some((offer.number, vote));
         Ok(Answer::Settled { vote })
     }
 
     async fn drop_staging(&self, state: &mut State) -> Result<(), String> {
         let Some(staging) = state.staging.take() else { return Ok(()) };
-        self.aside(move |shelf| shelf.remove(staging.item)).await
+        self.tell(move |shelf| shelf.remove(staging.item)).await
     }
 
     /// Does something with the folder, beside the tasks of the runtime.
     async fn aside(
         &self,
         act: impl FnOnce(&dyn Shelf) -> io::Result<()> + Send + 'static,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         let shelf = self.shelf.clone();
-        let done = runtime::aside(move || act(&*shelf)).await;
-        done.unwrap_or_else(|| Err(stopping())).map_err(|error| error.to_string())
+        runtime::aside(move || act(&*shelf)).await.unwrap_or_else(|| Err(stopping()))
     }
+
+    /// Does it, and tells the sender what went wrong.
+    async fn tell(
+        &self,
+        act: impl FnOnce(&dyn Shelf) -> io::Result<()> + Send + 'static,
+    ) -> Result<(), String> {
+        self.aside(act).await.map_err(|error| format!("the disk of the follower: {error}"))
+    }
+}
+
+fn ended() -> String {
+    "the group has ended".to_owned()
 }
 
 fn staging_of(state: &mut State, have: u64) -> Answered {

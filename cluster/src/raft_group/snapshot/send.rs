@@ -62,7 +62,9 @@ pub(crate) enum SendError {
 enum Step {
     Settled(Vote),
     /// The follower has thrown away what it had, or has never had any.
-    Again { damaged: bool },
+    Again {
+        damaged: bool,
+    },
 }
 
 /// The way to one follower.

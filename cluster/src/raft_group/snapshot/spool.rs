@@ -84,6 +84,18 @@ impl Snapshots {
         Ok(spool)
     }
 
+    /// Makes a group's install file of another store's state, without a link in between.
+    pub(crate) async fn take_over(&self, source: &Arc<ShardStore>, group: u16) -> io::Result<()> {
+        let pin = source.pin.clone().lock_owned().await;
+        let (shelf, source) = (self.shelf.clone(), source.clone());
+        let copied = runtime::aside(move || {
+            let _pin = pin;
+            write(&*shelf, Item { kind: Kind::Staging, group }, &source)?;
+            shelf.promote(group)
+        });
+        copied.await.unwrap_or_else(|| Err(stopping()))
+    }
+
     /// Removes the copy, if there is one.
     pub(super) async fn remove(&self) -> io::Result<()> {
         let Some(spool) = self.spool.lock().take() else { return Ok(()) };

@@ -223,7 +223,7 @@ pub(crate) fn encode_meta(applied: &Applied) -> io::Result<Vec<u8>> {
     Ok(meta)
 }
 
-fn decode_meta(meta: &[u8]) -> io::Result<Applied> {
+pub(crate) fn decode_meta(meta: &[u8]) -> io::Result<Applied> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown version of a meta record");
     match meta.split_first() {
         Some((1, applied)) => bincode::deserialize(applied).map_err(io::Error::other),

@@ -8,11 +8,12 @@
 mod disk;
 mod kv;
 mod power;
+mod shelf;
 
 pub(crate) use disk::{Call, DiskTwin};
 pub(crate) use kv::KvTwin;
-#[cfg(feature = "sim")]
 pub(crate) use power::Power;
+pub(crate) use shelf::ShelfTwin;
 
 /// Decides what outlives a loss of power: a number below the one it is given.
 ///

@@ -31,12 +31,10 @@ impl Default for Power {
 
 impl Power {
     /// Lets `writes` more happen; the next one is torn.
-    #[cfg(feature = "sim")]
     pub(crate) fn cut_after(&self, writes: u64) {
         self.0.store(writes + 1, Ordering::SeqCst);
     }
 
-    #[cfg(feature = "sim")]
     pub(crate) fn is_cut(&self) -> bool {
         self.0.load(Ordering::SeqCst) == 0
     }

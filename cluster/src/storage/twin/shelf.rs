@@ -53,10 +53,6 @@ impl ShelfTwin {
         self.0.full.store(full, Ordering::SeqCst);
     }
 
-    pub(crate) fn has(&self, item: Item) -> bool {
-        self.0.files.lock().contains_key(&item)
-    }
-
     pub(crate) fn count(&self) -> usize {
         self.0.files.lock().len()
     }
