@@ -21,6 +21,30 @@ pub const APPENDER_MAILBOX_MESSAGES: usize = 4_096;
 
 /// Claims of one client id that may wait for the one in front of them.
 pub const CLAIMS_WAITING_MAX: usize = 8;
+/// Claims that may wait until a home that begins to lead knows its sessions.
+pub const CLAIMS_GATHERING_MAX: usize = 16_384;
+/// How long a home that begins to lead waits for the nodes that do not answer.
+pub const GATHER_WAIT: Duration = Duration::from_secs(2);
+/// How long a claim is tried while its home is elsewhere, or nowhere.
+pub const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one question about a session may take at another node: a takeover and a commit.
+pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a release is tried; the link of the connection stays so long.
+pub const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a node that starts says what it waits for.
+pub const BOOT_SAYS_EVERY: Duration = Duration::from_secs(5);
+/// How long the first pause between two attempts at a home is.
+pub const HOME_RETRY: Duration = Duration::from_millis(50);
+/// How long a later one is at most.
+pub const HOME_RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a part of a roll call may take.
+pub const ROLL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Slots of a worker's table in one part of a roll call: about 1 ms.
+pub const ROLL_SLOTS: u32 = 16_384;
+/// How long another node may take to confirm that it told its connections of their logs.
+pub const NEWS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections in one such message.
+pub const NEWS_PER_MESSAGE: usize = 65_536;
 /// How long a claim waits for the old connection to release.
 pub const TAKEOVER_WAIT: Duration = Duration::from_secs(2);
 /// Messages that may wait in a home's mailbox before senders wait.
@@ -122,6 +146,9 @@ pub const LISTENERS_MAX: usize = 64;
 /// Most connection threads: a set of them is one `u64`.
 pub const WORKER_THREADS_MAX: usize = 64;
 
+/// Most connections of one of them: a home keeps the slot of a connection in 26 bits.
+pub const CONNECTIONS_PER_WORKER_MAX: u32 = (1 << 26) - 1;
+
 /// Most threads of the cluster runtime.
 pub const CLUSTER_THREADS_MAX: usize = 64;
 
@@ -138,6 +165,9 @@ pub const MQTT_PACKET_BYTES_MAX: u32 = 268_435_460;
 pub const MQTT_PACKET_BYTES_MIN: u32 = 256;
 
 // ---- authentication ----
+
+/// Questions about apps that this node does not know, at a time; more are refused as "server busy".
+pub const APP_LOOKUPS_MAX: usize = 64;
 
 /// Password checks that may wait for a verifying thread; more are refused as "server busy".
 pub const PASSWORD_CHECKS_WAITING_MAX: usize = 1_024;

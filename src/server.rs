@@ -11,8 +11,10 @@
 mod boot;
 mod apps;
 mod workers;
+mod homes;
 mod listeners;
 mod api;
+mod peering;
 
 use std::{
     io::Write as _,
@@ -73,13 +75,15 @@ async fn serve(
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
 ) -> anyhow::Result<()> {
-    let apps = Apps::load(shards.clone()).await?;
+    let apps = Apps::load(shards.clone()).await;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
     let threads = worker_threads(config);
     let prepared = listeners::bind(config, &apps, threads)?;
     let shared = Shared {
         shards: shards.clone(),
+        peers: peering::peers(shards.cluster()),
+        view: peering::view(shards.cluster()),
         facts: Arc::clone(&facts),
         beyond: beyond(&shards, tables),
         live_routes: Arc::default(),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::{
     durable_routes::{NotLed, Shards, Visit},
     meta::{Meta, MetaError, RouteChange, Standing},
-    peer::{self, Desks, PeerError, Wire},
+    peer::{Class, Desks, PeerError, Wire},
 };
 use crate::{
     limits,
@@ -150,16 +150,16 @@ impl Wire for ClusterPort {
     fn request(
         &self,
         to: NodeId,
-        class: peer::Class,
+        class: Class,
         body: Bytes,
         time_out: Duration,
     ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        let answer = self.0.request(to, class_of(class), body, time_out);
+        let answer = self.0.request(to, class, body, time_out);
         Box::pin(async move { answer.await.map_err(error_of) })
     }
 
-    fn cast(&self, to: NodeId, class: peer::Class, body: Bytes) -> Result<(), PeerError> {
-        self.0.cast(to, class_of(class), body).map_err(error_of)
+    fn cast(&self, to: NodeId, class: Class, body: Bytes) -> Result<(), PeerError> {
+        self.0.cast(to, class, body).map_err(error_of)
     }
 }
 
@@ -167,23 +167,10 @@ impl PeerService for Desks {
     fn serve(
         &self,
         from: NodeId,
-        class: hongqiao_cluster::Class,
+        class: Class,
         body: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let class = match class {
-            hongqiao_cluster::Class::Delivery => peer::Class::Delivery,
-            hongqiao_cluster::Class::Control | hongqiao_cluster::Class::Consensus => {
-                peer::Class::Control
-            }
-        };
         self.dispatch(from, class, &body)
-    }
-}
-
-fn class_of(class: peer::Class) -> hongqiao_cluster::Class {
-    match class {
-        peer::Class::Control => hongqiao_cluster::Class::Control,
-        peer::Class::Delivery => hongqiao_cluster::Class::Delivery,
     }
 }
 

@@ -4,7 +4,8 @@
 //!   and, per shard, the set of sessions with news.
 //! - Takes: [`Fact`]s on the cluster's threads, inside `apply`. Gives: snapshots to publishers, a wake to
 //!   the shard's home. Blocks: only for the length of one table update.
-//! - Bound: at most one entry per session in a set; the table as in `model::route`.
+//! - Bound: at most one entry per session in a set, none for shards that another node leads; the table as in
+//!   `model::route`.
 
 use std::{
     sync::{
@@ -14,7 +15,7 @@ use std::{
     time::Instant,
 };
 
-use ahash::AHashSet;
+use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use hongqiao_cluster::id::ShardId;
 use parking_lot::Mutex;
@@ -24,7 +25,7 @@ use super::{durable_routes::DurableRoutes, quota_ledger::QuotaLedger};
 use crate::{
     clock, limits,
     model::{id::SessionKey, route::RouteTable},
-    shard::command::Fact,
+    shard::command::{Fact, Holder},
 };
 
 /// The route table: readers load a snapshot, facts replace it.
@@ -49,29 +50,63 @@ impl Routes {
     }
 }
 
-/// Sessions of one shard whose logs grew since the home last looked.
+/// What happened in one shard since its home last looked. Kept only while the shard is led here.
 #[derive(Default)]
 pub struct News {
-    sessions: Mutex<AHashSet<SessionKey>>,
+    told: Mutex<Told>,
     wake: Notify,
 }
 
+/// See [`News`].
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Sessions whose logs grew, and who holds them.
+    pub grew: AHashMap<SessionKey, Holder>,
+    /// Durable sessions that did not exist before.
+    pub began: Vec<SessionKey>,
+    kept: bool,
+}
+
 impl News {
-    /// Adds sessions and wakes the home.
-    pub fn add(&self, sessions: impl IntoIterator<Item = SessionKey>) {
-        self.sessions.lock().extend(sessions);
-        self.wake.notify_one();
+    /// Begins to keep news, or forgets them and keeps none.
+    pub fn keep(&self, kept: bool) {
+        *self.told.lock() = Told { kept, ..Told::default() };
+    }
+
+    /// Adds sessions whose logs grew, and wakes the home.
+    pub fn add(&self, sessions: impl IntoIterator<Item = (SessionKey, Holder)>) {
+        self.change(|told| told.grew.extend(sessions));
+    }
+
+    /// Adds a session that exists now, and wakes the home.
+    pub fn add_begun(&self, session: SessionKey) {
+        self.change(|told| told.began.push(session));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Told)) {
+        let mut told = self.told.lock();
+        if told.kept {
+            change(&mut told);
+            drop(told);
+            self.wake.notify_one();
+        }
     }
 
     /// Waits for news and takes all of it.
-    pub async fn take(&self) -> AHashSet<SessionKey> {
+    pub async fn take(&self) -> Told {
         loop {
-            let taken = std::mem::take(&mut *self.sessions.lock());
-            if !taken.is_empty() {
+            let taken = self.take_now();
+            if !(taken.grew.is_empty() && taken.began.is_empty()) {
                 return taken;
             }
             self.wake.notified().await;
         }
+    }
+
+    fn take_now(&self) -> Told {
+        let mut told = self.told.lock();
+        let kept = told.kept;
+        std::mem::replace(&mut *told, Told { kept, ..Told::default() })
     }
 }
 
@@ -179,6 +214,11 @@ impl Facts {
                     news.add(sessions);
                 }
             }
+            Fact::SessionBegan { key } => {
+                if let Some(news) = self.news.get(usize::from(shard.0)) {
+                    news.add_begun(key);
+                }
+            }
             Fact::Usage { app, used } => self.ledger.report(shard, app, used),
             Fact::Dropped { key, messages } => {
                 self.dropped.fetch_add(messages, Ordering::Relaxed);
@@ -211,11 +251,32 @@ mod tests {
     #[tokio::test]
     async fn news_when_added_twice_is_taken_once() {
         let facts = Facts::new(1);
-        let sessions = vec![SessionKey(7)];
+        let news = facts.news(ShardId(0));
+        news.keep(true);
+        let holder = Holder { node: 1, incarnation: 1, connection: 3 };
+        let sessions = vec![(SessionKey(7), holder)];
         facts.take(ShardId(0), Fact::LogGrew { sessions: sessions.clone() });
         facts.take(ShardId(0), Fact::LogGrew { sessions });
+        assert_eq!(news.take().await.grew.len(), 1);
+        assert!(news.told.lock().grew.is_empty());
+    }
+
+    #[test]
+    fn news_of_a_shard_led_elsewhere_are_not_kept() {
+        let facts = Facts::new(1);
         let news = facts.news(ShardId(0));
-        assert_eq!(news.take().await.len(), 1);
-        assert!(news.sessions.lock().is_empty());
+        let holder = Holder { node: 1, incarnation: 1, connection: 3 };
+        let tell = || {
+            let sessions = vec![(SessionKey(7), holder)];
+            facts.take(ShardId(0), Fact::LogGrew { sessions });
+            facts.take(ShardId(0), Fact::SessionBegan { key: SessionKey(8) });
+            let told = news.told.lock();
+            (told.grew.len(), told.began.len())
+        };
+        assert_eq!(tell(), (0, 0));
+        news.keep(true);
+        assert_eq!(tell(), (1, 1));
+        news.keep(false);
+        assert_eq!(tell(), (0, 0), "what was kept is forgotten as well");
     }
 }

@@ -1,109 +1,63 @@
 //! The register of one shard's sessions: who is online where; takeover; news from the log.
 //!
-//! - Owns: session key → connection, for the shard it leads (soft state, rule 4), and which keys may
-//!   have something durable.
-//! - Takes: `Claim`, `Release`, `SessionsEnded`, news. Gives: `Kick`, `SessionsGrew` to hubs; commands to
-//!   the appender; `Look` to the upkeep.
+//! - Owns: session key → connection of any node, while this node leads the shard (soft state, rule 4), and
+//!   which keys may have something durable. While another node leads, it owns nothing and refuses.
+//! - Takes: `ClaimBy`, `ReleaseBy`, `SessionsEnded`, `CallAgain`, news, changes of leader and members.
+//! - Gives: `Kick`, `SessionsGrew` to hubs of all nodes; commands to the appender; `Look` to the upkeep.
 //! - Bound: one entry per session that is online or durable; claims of one key wait for each other, at
-//!   most `limits::CLAIMS_WAITING_MAX`, then `ClaimError::Busy`.
+//!   most `limits::CLAIMS_WAITING_MAX`, and for the roll call `limits::CLAIMS_GATHERING_MAX`; then
+//!   `ClaimError::Busy`.
 //! - Source: design of takeover in ARCHITECTURE.md (FENCED, SESSION-TRUE).
 //!
 //! ```text
-//! Claim ─► (others of this key wait) ─► Kick the old connection, it releases ─► commit Claim ─► reply
+//! ClaimBy ─► (others of this key wait) ─► Kick the old connection, it releases ─► commit Claim
+//!                           reply ◄─ kick whom the shard still names as holder ◄───────┘
 //! ```
 
+mod message;
 mod register;
+mod lead;
+mod tell;
+pub mod client;
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use actix::{
-    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Message, Recipient,
-    ResponseFuture, WrapFuture as _,
+    Actor, ActorFutureExt as _, AsyncContext as _, Context, Handler, Recipient, ResponseFuture,
+    WrapFuture as _,
 };
 use ahash::{AHashMap, AHashSet};
 use hongqiao_cluster::id::ShardId;
 use tokio::sync::oneshot;
 
+use lead::{Era, Role};
+pub use message::{
+    CallAgain, Claim, ClaimBy, ClaimError, Granted, Release, ReleaseBy, SessionsEnded, WhoIs,
+};
 use register::{Register, Seat};
+use tell::Untold;
 
 use super::{
     appender::{Submit, SubmitError},
     facts::News,
     groups::SessionsGone,
-    hub::{Kick, SessionsGrew},
-    upkeep::Look,
+    hub::{Kick, SessionsGrew, TakeRoll},
+    peer::{Class, PeerRequest, Peers},
+    upkeep::{Local, Look, Sweep},
+    view::{Start, View},
 };
 use crate::{
     clock, limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, Epoch, SessionKey},
+        id::{Epoch, SessionKey},
         reason::Reason,
     },
-    shard::command::{Claimed, Command, Holder, InflightOut, Reply, StoredWill},
+    shard::{
+        command::{Claimed, Command, Holder, Reply},
+        query::HeldPage,
+    },
 };
-
-/// Sent by a connection after CONNECT was authenticated. The old connection of this key, if any, is
-/// kicked and has released before the reply comes (at most 2 s).
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Box<Claimed>, ClaimError>")]
-pub struct Claim {
-    /// Which session.
-    pub key: SessionKey,
-    /// Tenant.
-    pub app: AppId,
-    /// As the client sent it or the server assigned it.
-    pub client_id: String,
-    /// Forget what was.
-    pub clean_start: bool,
-    /// 0 = the session ends with its connection; `epoch` 0 in the reply says that nothing durable
-    /// exists.
-    pub expiry_secs: u32,
-    /// Stored with durable sessions; a non-durable connection keeps its will itself and passes `None`.
-    pub will: Option<Box<StoredWill>>,
-    /// The claimant.
-    pub connection: ConnectionId,
-}
-
-/// Why a CONNECT cannot be served now. Nothing was changed, or it is unknown whether it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
-    /// The shard has no leader or its disk refuses writes; 0x88, in 3.1.1 code 3.
-    #[error("the session's shard cannot write")]
-    Unavailable,
-    /// Too many claims of one client id wait; 0x89, in 3.1.1 code 3.
-    #[error("too many connections claim this client id")]
-    Busy,
-}
-
-/// Sent by a connection that ends, durable or not; after it the connection sends nothing more for the
-/// session. Replies when the release is committed (durable) or done.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct Release {
-    /// Which session.
-    pub key: SessionKey,
-    /// Who; a release by a connection that no longer owns the entry changes nothing in the register.
-    pub connection: ConnectionId,
-    /// 0 = non-durable: only the register is changed.
-    pub epoch: Epoch,
-    /// Changed by DISCONNECT.
-    pub expiry_secs: Option<u32>,
-    /// DISCONNECT 0x00 came.
-    pub will_dropped: bool,
-    /// Deliveries sent and not acknowledged.
-    pub inflight: Vec<InflightOut>,
-}
-
-/// Sent by the upkeep of the shard: nothing durable is left of these sessions.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct SessionsEnded(pub Vec<SessionKey>);
-
-/// Sent by anyone who wants to know whether a session is online; replies with its connection.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Option<ConnectionId>")]
-pub struct WhoIs(pub SessionKey);
 
 /// Whom a home talks to.
 pub struct Neighbours {
@@ -111,69 +65,100 @@ pub struct Neighbours {
     pub kick: Vec<Recipient<Kick>>,
     /// By worker.
     pub grew: Vec<Recipient<SessionsGrew>>,
+    /// By worker.
+    pub roll: Vec<Recipient<TakeRoll>>,
     /// Of the home's own worker.
     pub submit: Recipient<Submit>,
     /// Of the same shard.
     pub look: Recipient<Look>,
+    /// Of the same shard.
+    pub sweep: Recipient<Sweep>,
     /// By worker.
     pub groups: Vec<Recipient<SessionsGone>>,
+    /// Lists the next durable sessions of the shard; a read.
+    pub held: Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldPage>>>,
+    /// The other nodes.
+    pub peers: Peers,
+    /// Who leads and who is up.
+    pub view: View,
 }
 
-type Answer = oneshot::Sender<Result<Box<Claimed>, ClaimError>>;
+type Answer = oneshot::Sender<Result<Granted, ClaimError>>;
 
 /// See the file header.
 pub struct Home {
     shard: ShardId,
-    node: u64,
-    incarnation: u64,
+    role: Role,
+    era: Era,
     sessions: Register,
-    claiming: AHashMap<SessionKey, VecDeque<(Claim, Answer)>>,
+    claiming: AHashMap<SessionKey, VecDeque<(ClaimBy, Answer)>>,
+    /// Starts of nodes whose roll was called in this era.
+    called: AHashSet<Start>,
+    /// What other nodes have to be told.
+    untold: AHashMap<Start, Untold>,
     neighbours: Neighbours,
     news: Arc<News>,
 }
 
 impl Home {
-    /// Creates the home of `shard`; `durable` are the sessions that the shard holds already.
+    /// Creates the home of `shard`; it begins to act when the view says that this node leads.
     #[must_use]
-    pub fn new(
-        shard: ShardId,
-        (node, incarnation): (u64, u64),
-        durable: impl IntoIterator<Item = SessionKey>,
-        neighbours: Neighbours,
-        news: Arc<News>,
-    ) -> Self {
-        let sessions = Register::of_durable(durable);
-        let claiming = AHashMap::new();
-        Self { shard, node, incarnation, sessions, claiming, neighbours, news }
+    pub fn new(shard: ShardId, neighbours: Neighbours, news: Arc<News>) -> Self {
+        Self {
+            shard,
+            role: Role::Away,
+            era: Era::default(),
+            sessions: Register::default(),
+            claiming: AHashMap::new(),
+            called: AHashSet::new(),
+            untold: AHashMap::new(),
+            neighbours,
+            news,
+        }
     }
 
-    fn queue_claim(&mut self, claim: Claim, answer: Answer, ctx: &mut Context<Self>) {
-        match self.claiming.get_mut(&claim.key) {
+    fn take_claim(&mut self, claim: ClaimBy, answer: Answer, ctx: &mut Context<Self>) {
+        // Its claimant may have a new name by now.
+        if self.neighbours.view.members().is_gone(claim.by) {
+            return self.say_moved(answer);
+        }
+        match &mut self.role {
+            Role::Away => self.say_moved(answer),
+            Role::Gathering(gathering) => gathering.wait(claim, answer),
+            Role::Here { .. } => self.queue_claim(claim, answer, ctx),
+        }
+    }
+
+    fn queue_claim(&mut self, claim: ClaimBy, answer: Answer, ctx: &mut Context<Self>) {
+        match self.claiming.get_mut(&claim.claim.key) {
             Some(waiting) if waiting.len() >= limits::CLAIMS_WAITING_MAX => {
                 let _ = answer.send(Err(ClaimError::Busy));
             }
             Some(waiting) => waiting.push_back((claim, answer)),
             None => {
-                self.claiming.insert(claim.key, VecDeque::new());
+                self.claiming.insert(claim.claim.key, VecDeque::new());
                 self.start_claim(claim, answer, ctx);
             }
         }
     }
 
-    fn start_claim(&mut self, claim: Claim, answer: Answer, ctx: &mut Context<Self>) {
-        let seat = self.sessions.get(claim.key).unwrap_or_default();
-        let durable = seat.is_durable() || claim.expiry_secs > 0;
-        if seat.connection().is_none() && !durable {
+    fn start_claim(&mut self, claim: ClaimBy, answer: Answer, ctx: &mut Context<Self>) {
+        let key = claim.claim.key;
+        let seat = self.sessions.get(key).unwrap_or_default();
+        let durable = seat.is_durable() || claim.claim.expiry_secs > 0;
+        let own = (claim.by, claim.claim.connection);
+        let old = self.sessions.connection(key).filter(|old| *old != own);
+        if old.is_none() && !durable {
             return self.finish_claim(&claim, Ok(Box::default()), answer, ctx);
         }
-        let kicked = seat.connection().and_then(|old| self.kick(old));
+        let kicked = old.map(|old| self.kick(old));
         let submitted = durable.then(|| {
-            let command = self.claim_command(&claim);
+            let command = claim_command(&claim);
             (self.neighbours.submit.clone(), Submit { shard: self.shard, command })
         });
         let work = async move {
             if let Some(kicked) = kicked {
-                let _ = tokio::time::timeout(limits::TAKEOVER_WAIT, kicked).await;
+                kicked.await;
             }
             let Some((submit, message)) = submitted else { return Ok(Box::default()) };
             match submit.send(message).await {
@@ -182,42 +167,77 @@ impl Home {
                 _ => Err(ClaimError::Unavailable),
             }
         };
+        let era = self.era.now();
         ctx.spawn(work.into_actor(self).map(move |claimed, actor, ctx| {
+            // What is committed now may be unknown to the home that follows.
+            if !actor.era.is(era) {
+                return actor.say_moved(answer);
+            }
+            actor.kick_holder(claim, claimed, old, answer, ctx);
+        }));
+    }
+
+    /// Kicks the connection that the shard names as the last holder, if the register did not know it.
+    fn kick_holder(
+        &mut self,
+        claim: ClaimBy,
+        claimed: Result<Box<Claimed>, ClaimError>,
+        kicked: Option<(Start, ConnectionId)>,
+        answer: Answer,
+        ctx: &mut Context<Self>,
+    ) {
+        let holder = claimed.as_ref().ok().and_then(|claimed| claimed.previous_holder);
+        let holder = holder.map(|held| (Start::of(&held), ConnectionId::from_u64(held.connection)));
+        let own = (claim.by, claim.claim.connection);
+        let Some(holder) = holder.filter(|held| *held != own && Some(*held) != kicked) else {
+            return self.finish_claim(&claim, claimed, answer, ctx);
+        };
+        let (kicked, era) = (self.kick(holder), self.era.now());
+        ctx.spawn(kicked.into_actor(self).map(move |(), actor, ctx| {
+            if !actor.era.is(era) {
+                return actor.say_moved(answer);
+            }
             actor.finish_claim(&claim, claimed, answer, ctx);
         }));
     }
 
-    fn kick(&self, old: ConnectionId) -> Option<actix::dev::RecipientRequest<Kick>> {
-        let kick = Kick { connection: old, reason: Reason::SessionTakenOver };
-        Some(self.neighbours.kick.get(old.worker())?.send(kick))
+    fn say_moved(&self, answer: Answer) {
+        let to = self.neighbours.view.lead(self.shard).leader;
+        let _ = answer.send(Err(ClaimError::Moved { to }));
     }
 
-    fn claim_command(&self, claim: &Claim) -> Command {
-        Command::Claim {
-            key: claim.key,
-            app: claim.app,
-            client_id: claim.client_id.clone(),
-            clean_start: claim.clean_start,
-            expiry_secs: claim.expiry_secs,
-            will: claim.will.clone(),
-            holder: Holder {
-                node: self.node,
-                incarnation: self.incarnation,
-                connection: claim.connection.to_u64(),
-            },
-            now_ms: clock::wall_ms(),
+    /// Ends a connection of any node. Completes when it has released, is known to be dead, or after
+    /// `limits::TAKEOVER_WAIT`.
+    fn kick(&self, (start, connection): (Start, ConnectionId)) -> Local<()> {
+        let kick = Kick { connection, reason: Reason::SessionTakenOver };
+        let members = self.neighbours.view.members();
+        if start == members.me {
+            let Some(hub) = self.neighbours.kick.get(connection.worker()) else {
+                return Box::pin(async {});
+            };
+            let kicked = tokio::time::timeout(limits::TAKEOVER_WAIT, hub.send(kick));
+            return Box::pin(async move { drop(kicked.await) });
         }
+        if members.is_gone(start) {
+            return Box::pin(async {});
+        }
+        let request = PeerRequest::Kick { incarnation: start.incarnation, kick };
+        let peers = &self.neighbours.peers;
+        let kicked = peers.ask(start.node, Class::Control, &request, limits::TAKEOVER_WAIT);
+        Box::pin(async move { drop(kicked.await) })
     }
 
     fn finish_claim(
         &mut self,
-        claim: &Claim,
+        ClaimBy { by, claim }: &ClaimBy,
         claimed: Result<Box<Claimed>, ClaimError>,
         answer: Answer,
         ctx: &mut Context<Self>,
     ) {
-        if let Ok(claimed) = &claimed {
-            let seat = Seat::new(claim.connection)
+        let granted = claimed.and_then(|claimed| {
+            let seated =
+                self.sessions.seated(*by, claim.connection).ok_or(ClaimError::Unavailable)?;
+            let seat = Seat::new(seated)
                 .durable(claimed.epoch != Epoch::default())
                 .ending_with_connection(claim.expiry_secs == 0);
             let old = self.sessions.insert(claim.key, seat);
@@ -225,8 +245,9 @@ impl Home {
                 self.look();
                 self.say_gone(claim.key);
             }
-        }
-        let _ = answer.send(claimed);
+            Ok(Granted { claimed, term: self.role.term().unwrap_or(0) })
+        });
+        let _ = answer.send(granted);
         match self.claiming.get_mut(&claim.key).and_then(VecDeque::pop_front) {
             Some((next, answer)) => self.start_claim(next, answer, ctx),
             None => {
@@ -236,8 +257,9 @@ impl Home {
     }
 
     /// Forgets the connection of a session, if it is still this one, and the session if it ends.
-    fn unregister(&mut self, release: &Release) {
-        let Some(seat) = self.sessions.leave(release.key, release.connection) else { return };
+    fn unregister(&mut self, ReleaseBy { by, release }: &ReleaseBy) {
+        let Some(seated) = self.sessions.seated(*by, release.connection) else { return };
+        let Some(seat) = self.sessions.leave(release.key, seated) else { return };
         let ends = release.expiry_secs.map_or(seat.ends_with_connection(), |secs| secs == 0);
         if seat.is_durable() && ends {
             // The entry stays: until the release is committed the shard holds something.
@@ -258,31 +280,22 @@ impl Home {
         // A full mailbox is no loss: the upkeep looks on its own every second.
         let _ = self.neighbours.look.try_send(Look);
     }
+}
 
-    /// Tells the hubs which of their connections have news; what a hub cannot take comes again.
-    fn tell(&self, keys: &AHashSet<SessionKey>) {
-        let mut by_worker = vec![Vec::new(); self.neighbours.grew.len()];
-        let online = |key: &SessionKey| self.sessions.connection(*key);
-        for (key, connection) in keys.iter().filter_map(|key| Some((*key, online(key)?))) {
-            if let Some(list) = by_worker.get_mut(connection.worker()) {
-                list.push((key, connection));
-            }
-        }
-        for (list, hub) in by_worker.into_iter().zip(&self.neighbours.grew) {
-            let connections = list.iter().map(|(_, connection)| *connection).collect();
-            if !list.is_empty() && hub.try_send(SessionsGrew { connections }).is_err() {
-                self.news.add(list.into_iter().map(|(key, _)| key));
-            }
-        }
-    }
-
-    fn wait_for_news(&self, ctx: &mut Context<Self>) {
-        let news = Arc::clone(&self.news);
-        let taken = async move { news.take().await };
-        ctx.spawn(taken.into_actor(self).map(|keys, actor, ctx| {
-            actor.tell(&keys);
-            actor.wait_for_news(ctx);
-        }));
+fn claim_command(ClaimBy { by, claim }: &ClaimBy) -> Command {
+    Command::Claim {
+        key: claim.key,
+        app: claim.app,
+        client_id: claim.client_id.clone(),
+        clean_start: claim.clean_start,
+        expiry_secs: claim.expiry_secs,
+        will: claim.will.clone(),
+        holder: Holder {
+            node: by.node.0,
+            incarnation: by.incarnation,
+            connection: claim.connection.to_u64(),
+        },
+        now_ms: clock::wall_ms(),
     }
 }
 
@@ -292,26 +305,31 @@ impl Actor for Home {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(limits::HOME_MAILBOX_MESSAGES);
         self.wait_for_news(ctx);
+        self.follow(ctx);
     }
 }
 
-impl Handler<Claim> for Home {
-    type Result = ResponseFuture<Result<Box<Claimed>, ClaimError>>;
+impl Handler<ClaimBy> for Home {
+    type Result = ResponseFuture<Result<Granted, ClaimError>>;
 
-    fn handle(&mut self, claim: Claim, ctx: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, claim: ClaimBy, ctx: &mut Self::Context) -> Self::Result {
         let (answer, reply) = oneshot::channel();
-        self.queue_claim(claim, answer, ctx);
+        self.take_claim(claim, answer, ctx);
         Box::pin(async move { reply.await.unwrap_or(Err(ClaimError::Unavailable)) })
     }
 }
 
-impl Handler<Release> for Home {
-    type Result = ResponseFuture<()>;
+impl Handler<ReleaseBy> for Home {
+    type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, release: Release, _ctx: &mut Self::Context) -> Self::Result {
-        self.unregister(&release);
+    fn handle(&mut self, by: ReleaseBy, _ctx: &mut Self::Context) -> Self::Result {
+        if matches!(self.role, Role::Away) {
+            return Box::pin(async { false });
+        }
+        self.unregister(&by);
+        let release = by.release;
         if release.epoch == Epoch::default() {
-            return Box::pin(async {});
+            return Box::pin(async { true });
         }
         let command = Command::Release {
             key: release.key,
@@ -327,8 +345,9 @@ impl Handler<Release> for Home {
         let look = self.neighbours.look.clone();
         Box::pin(async move {
             // Without a commit the next start of the node, or the next claim, releases it.
-            let _ = released.await;
+            let released = released.await;
             let _ = look.try_send(Look);
+            matches!(released, Ok(Ok(_)))
         })
     }
 }
@@ -345,11 +364,25 @@ impl Handler<SessionsEnded> for Home {
     }
 }
 
+impl Handler<CallAgain> for Home {
+    type Result = bool;
+
+    fn handle(&mut self, CallAgain(start): CallAgain, ctx: &mut Self::Context) -> bool {
+        let here = !matches!(self.role, Role::Away);
+        if here {
+            self.call_roll(start, ctx);
+            // A full mailbox: the session is released with the next claim, or change of leader.
+            let _ = self.neighbours.sweep.try_send(Sweep(start));
+        }
+        here
+    }
+}
+
 impl Handler<WhoIs> for Home {
-    type Result = Option<ConnectionId>;
+    type Result = actix::MessageResult<WhoIs>;
 
     fn handle(&mut self, who: WhoIs, _ctx: &mut Self::Context) -> Self::Result {
-        self.sessions.connection(who.0)
+        actix::MessageResult(self.sessions.connection(who.0))
     }
 }
 

@@ -1,19 +1,20 @@
 //! Brings facts from other threads to the connections of this one.
 //!
 //! - Owns: nothing; looks connections up by id in its worker's table.
-//! - Takes: `Kick`, `SessionsGrew`, `Drain`. Gives: signals to links, which are flags and never queue.
+//! - Takes: `Kick`, `SessionsGrew`, `TakeRoll`, `GoneAmong`, `Drain`. Gives: signals to links, which are flags
+//!   and never queue; what is in the table.
 //! - Bound: `limits::HUB_MAILBOX_MESSAGES`; homes keep what a full hub does not take.
 
 use std::rc::Rc;
 
-use actix::{Actor, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Context, Handler, Message, MessageResult, ResponseFuture};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::worker::Worker;
 use crate::{
     limits,
-    model::{connection_id::ConnectionId, reason::Reason},
+    model::{connection_id::ConnectionId, id::SessionKey, reason::Reason},
 };
 
 /// Sent by a home: end this connection and tell it why. Replies once the connection has released
@@ -34,6 +35,24 @@ pub struct SessionsGrew {
     /// Connections of this worker.
     pub connections: Vec<ConnectionId>,
 }
+
+/// Sent by homes, of any node: which connections of a shard are in this part of the table? Those with
+/// durable sessions are known to the shard; they are told to read on, in case nobody told them before.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "(Vec<(SessionKey, ConnectionId)>, Option<u32>)")]
+pub struct TakeRoll {
+    /// Of which shard.
+    pub shard: u16,
+    /// How many shards there are.
+    pub shards: u16,
+    /// First slot of the part; the reply says where the next part begins.
+    pub slot: u32,
+}
+
+/// Sent by upkeeps, of any node: which of these connections are gone?
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Vec<ConnectionId>")]
+pub struct GoneAmong(pub Vec<ConnectionId>);
 
 /// Sent by the server at shutdown: tell every client and close. Replies when all have released.
 #[derive(Clone, Copy, Debug, Message)]
@@ -85,6 +104,37 @@ impl Handler<SessionsGrew> for Hub {
         for link in grew.connections.into_iter().filter_map(|id| self.worker.find(id)) {
             link.log_grew();
         }
+    }
+}
+
+impl Handler<TakeRoll> for Hub {
+    type Result = MessageResult<TakeRoll>;
+
+    fn handle(&mut self, roll: TakeRoll, _ctx: &mut Self::Context) -> Self::Result {
+        let TakeRoll { shard, shards, slot } = roll;
+        let mut found = Vec::new();
+        let next = self.worker.walk(slot, limits::ROLL_SLOTS, |id, link| {
+            let session = link.session();
+            let is_open = session != SessionKey(0) && !link.is_closing();
+            if !is_open || session.bucket().shard(shards).0 != shard {
+                return;
+            }
+            if link.is_durable() {
+                link.log_grew();
+            } else {
+                found.push((session, id));
+            }
+        });
+        MessageResult((found, next))
+    }
+}
+
+impl Handler<GoneAmong> for Hub {
+    type Result = MessageResult<GoneAmong>;
+
+    fn handle(&mut self, among: GoneAmong, _ctx: &mut Self::Context) -> Self::Result {
+        let is_gone = |id: &ConnectionId| self.worker.find(*id).is_none();
+        MessageResult(among.0.into_iter().filter(is_gone).collect())
     }
 }
 

@@ -5,8 +5,8 @@
 //! | `connection::Connection` | one per socket | its session | hub, home (replies), appender (replies) | router, home, appender |
 //! | `topic_router::TopicRouter` | one per worker thread (and one per hot topic) | filters and local subscribers | connections, other routers | links of its thread |
 //! | `hub::Hub` | one per worker thread | nothing: finds connections by id | homes, server | connections |
-//! | `home::Home` | one per shard led here | register of online sessions | connections, shard facts | hubs, appender |
-//! | `upkeep::Upkeep` | one per shard led here | the round under way | home, its timer | appender, publish, home, groups, routers |
+//! | `home::Home` | one per shard, acts where the shard is led | register of online sessions of all nodes | connections, shard facts | hubs, appender |
+//! | `upkeep::Upkeep` | one per shard, acts where the shard is led | the round under way | home, its timer | appender, publish, home, groups, routers |
 //! | `groups::Groups` | one per worker thread | shared groups and their members | connections, publishers, upkeeps | routers, appender |
 //! | `appender::Appender` | one per worker thread | commands on their way to shards | connections, homes | cluster |
 //!
@@ -31,6 +31,7 @@ pub mod subscribers;
 pub mod topic_router;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod view;
 pub mod hub;
 pub mod peer;
 pub mod home;

@@ -12,9 +12,10 @@
 //!       ◄────────────── reply ◄───────────────────────────┘
 //! ```
 
+mod desks;
+
 use std::{fmt, sync::Arc, time::Duration};
 
-use actix::Recipient;
 use bincode::Options as _;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -22,31 +23,43 @@ use hongqiao_cluster::id::{NodeId, ShardId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    durable_routes::DurableRoutes,
-    hub::{Kick, SessionsGrew},
-    relay::Arrivals,
+    home::{Claim, ClaimError, Granted, Release},
+    hub::Kick,
 };
-use crate::{limits, model::connection_id::ConnectionId};
+use crate::{
+    limits,
+    model::{connection_id::ConnectionId, id::SessionKey},
+};
+
+pub use desks::Desks;
+pub(in crate::actors) use desks::gone_among;
+/// Which of the links to a peer; the server never uses that of consensus.
+pub use hongqiao_cluster::Class;
 
 /// The newest encoding that this release writes, and the oldest that it reads.
 const VERSION: u8 = 1;
 
-/// Which of the links to a peer. The third one is consensus, which the server never uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Connects, takeovers, administration.
-    Control,
-    /// Messages to be delivered.
-    Delivery,
-}
-
 /// What one node asks another. New variants go at the end.
+///
+/// `incarnation` is that of the asker where its connections are meant, that of the asked where those are:
+/// names of connections are worth nothing to another start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are explained at the variant or by their type")]
 pub enum PeerRequest {
     /// End a connection of yours. → [`PeerReply::Done`] once it has released its session
-    Kick(Kick),
+    Kick { incarnation: u64, kick: Kick },
     /// The logs of these sessions of yours grew. → [`PeerReply::Done`]
-    SessionsGrew(Vec<ConnectionId>),
+    SessionsGrew { incarnation: u64, connections: Vec<ConnectionId> },
+    /// A connection of mine asks for a session of a shard of yours. → [`PeerReply::Claimed`]
+    Claim { incarnation: u64, claim: Box<Claim> },
+    /// A connection of mine has ended. → [`PeerReply::Released`]
+    Release { incarnation: u64, release: Box<Release> },
+    /// I lead this shard since this term: which connections of it have you? → [`PeerReply::Roll`]
+    RollCall { incarnation: u64, shard: u16, term: u64, from: RollFrom },
+    /// You do not know all of my connections: call the roll. → [`PeerReply::Done`]
+    CallAgain { incarnation: u64, shard: u16 },
+    /// Which of these connections of yours are gone? → [`PeerReply::Gone`]
+    GoneAmong { incarnation: u64, connections: Vec<ConnectionId> },
     /// Sent when a durable subscription is committed: answer when every node knows these routes of a shard
     /// that you lead. → [`PeerReply::Done`], or [`PeerReply::NotLed`]
     EnsureRoutes {
@@ -57,15 +70,33 @@ pub enum PeerRequest {
     },
 }
 
+/// Where a roll call goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollFrom {
+    /// Worker thread.
+    pub worker: u8,
+    /// Slot in its table.
+    pub slot: u32,
+}
+
 /// What a node answers. New variants go at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are explained at the variant or by their type")]
 pub enum PeerReply {
     /// Taken care of.
     Done,
     /// It is not known where to put it: the asker counts on more workers or shards than there are.
     NoSuchPlace,
-    /// Who is to answer is stopping.
+    /// Who is to answer is stopping, or not what the asker takes it for.
     Stopping,
+    /// What became of a claim.
+    Claimed(Result<Granted, ClaimError>),
+    /// `false`: not here, or not now.
+    Released(bool),
+    /// Connections without storage, and where the next part begins.
+    Roll { connections: Vec<(SessionKey, ConnectionId)>, next: Option<RollFrom> },
+    /// Those that are gone.
+    Gone(Vec<ConnectionId>),
     /// The node does not lead that shard.
     NotLed,
 }
@@ -180,94 +211,12 @@ impl Wire for NoWire {
     }
 }
 
-/// Who answers on this node.
-pub struct Desks {
-    /// Hubs, by worker.
-    pub kick: Vec<Recipient<Kick>>,
-    /// Hubs, by worker.
-    pub grew: Vec<Recipient<SessionsGrew>>,
-    /// Routes of the shards that are led here.
-    pub durable_routes: Arc<DurableRoutes>,
-    /// Takes what comes by the link for delivery.
-    pub arrivals: Arc<Arrivals>,
-}
-
-impl Desks {
-    /// Serves what came from a peer. What is asked goes into its mailbox before this returns, so that
-    /// requests of one peer and class are taken in the order of sending.
-    ///
-    /// # Errors
-    /// The bytes are no request of a version that is known; the link is to be dropped.
-    pub fn dispatch(
-        &self,
-        from: NodeId,
-        class: Class,
-        body: &Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
-        if class == Class::Delivery {
-            return self.arrivals.arrive(from, body.clone());
-        }
-        let request = match decode::<PeerRequest>(body) {
-            Ok(request) => request,
-            Err(problem) => {
-                return Box::pin(async move { Err(format!("node {}: {problem}", from.0)) });
-            }
-        };
-        let reply = self.serve(from, request);
-        Box::pin(async move { encode(&reply.await).map_err(|error| error.to_string()) })
-    }
-
-    fn serve(&self, _from: NodeId, request: PeerRequest) -> BoxFuture<'static, PeerReply> {
-        match request {
-            PeerRequest::Kick(kick) => post(self.kick.get(kick.connection.worker()), kick),
-            PeerRequest::SessionsGrew(connections) => self.serve_grew(connections),
-            PeerRequest::EnsureRoutes { shard, keys } => {
-                let routes = Arc::clone(&self.durable_routes);
-                Box::pin(async move {
-                    let ensured = routes.ensure(shard, &keys).await;
-                    ensured.map_or(PeerReply::NotLed, |()| PeerReply::Done)
-                })
-            }
-        }
-    }
-
-    fn serve_grew(&self, connections: Vec<ConnectionId>) -> BoxFuture<'static, PeerReply> {
-        let mut by_worker = vec![Vec::new(); self.grew.len()];
-        for connection in connections {
-            if let Some(list) = by_worker.get_mut(connection.worker()) {
-                list.push(connection);
-            }
-        }
-        let lists = by_worker.into_iter().zip(&self.grew).filter(|(list, _)| !list.is_empty());
-        let told: Vec<_> =
-            lists.map(|(connections, hub)| hub.send(SessionsGrew { connections })).collect();
-        Box::pin(async move {
-            for told in told {
-                if told.await.is_err() {
-                    return PeerReply::Stopping;
-                }
-            }
-            PeerReply::Done
-        })
-    }
-}
-
-/// Puts a message without a result into a mailbox.
-fn post<M>(desk: Option<&Recipient<M>>, message: M) -> BoxFuture<'static, PeerReply>
-where
-    M: actix::Message<Result = ()> + Send + 'static,
-{
-    let Some(desk) = desk else { return Box::pin(async { PeerReply::NoSuchPlace }) };
-    let done = desk.send(message);
-    Box::pin(async move { done.await.map_or(PeerReply::Stopping, |()| PeerReply::Done) })
-}
-
 fn codec() -> impl bincode::Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limits::PEER_MESSAGE_BYTES_MAX)
 }
 
 /// Encodes what goes to a peer.
-fn encode<T: Serialize>(value: &T) -> Result<Bytes, PeerError> {
+pub(in crate::actors) fn encode<T: Serialize>(value: &T) -> Result<Bytes, PeerError> {
     let mut out = vec![VERSION];
     let written = codec().serialize_into(&mut out, value);
     written.map_err(|error| PeerError::Refused(format!("too large to be sent: {error}")))?;
@@ -275,7 +224,7 @@ fn encode<T: Serialize>(value: &T) -> Result<Bytes, PeerError> {
 }
 
 /// Decodes what came from a peer; all of it must be used.
-fn decode<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, String> {
+pub(in crate::actors) fn decode<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, String> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => {
             codec().deserialize(rest).map_err(|error| format!("malformed: {error}"))
@@ -286,55 +235,4 @@ fn decode<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{actors::interest::Interests, model::reason::Reason};
-
-    #[test]
-    fn request_reads_the_same_after_being_written() {
-        let connection = ConnectionId::new(3, 7, 9);
-        for request in [
-            PeerRequest::Kick(Kick { connection, reason: Reason::SessionTakenOver }),
-            PeerRequest::SessionsGrew(vec![connection; 3]),
-        ] {
-            assert_eq!(decode(&encode(&request).unwrap()), Ok(request));
-        }
-    }
-
-    fn desks() -> Desks {
-        let tables = crate::actors::route_tables::RouteTables::new(NodeId(1));
-        let spawn = Box::new(|task| drop(tokio::spawn(task)));
-        Desks {
-            kick: Vec::new(),
-            grew: Vec::new(),
-            durable_routes: Arc::new(DurableRoutes::new(1)),
-            arrivals: Arrivals::new(Vec::new(), Interests::new(1), tables, spawn),
-        }
-    }
-
-    #[tokio::test]
-    async fn rubbish_is_refused_and_nothing_panics() {
-        let desks = desks();
-        let whole = encode(&PeerRequest::SessionsGrew(vec![ConnectionId::new(0, 0, 1)])).unwrap();
-        let mut longer = whole.to_vec();
-        longer.push(0);
-        let mut newer = whole.to_vec();
-        newer[0] = VERSION + 1;
-        // A list that says to be longer than the message can be.
-        let huge = [&[VERSION, 1, 0, 0, 0][..], &u64::MAX.to_le_bytes()].concat();
-        for body in [Vec::new(), vec![VERSION], longer, newer, huge, vec![0xff; 64]] {
-            let served = desks.dispatch(NodeId(2), Class::Control, &Bytes::from(body)).await;
-            assert!(served.is_err());
-        }
-        assert!(desks.dispatch(NodeId(2), Class::Control, &whole).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn node_without_peers_reaches_nobody() {
-        let peers = Peers::none();
-        let request = PeerRequest::SessionsGrew(Vec::new());
-        let asked = peers.ask(NodeId(2), Class::Control, &request, Duration::from_secs(1)).await;
-        assert_eq!(asked, Err(PeerError::Unreachable));
-        assert_eq!(peers.tell(NodeId(2), Class::Delivery, &request), Err(PeerError::Unreachable));
-    }
-}
+mod tests;

@@ -71,6 +71,12 @@ impl Table {
         self.entries.get(slot as usize)?.link.as_ref()
     }
 
+    /// Returns how many slots there are, free ones too.
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        u32::try_from(self.entries.len()).unwrap_or(u32::MAX)
+    }
+
     /// Returns the link of `id`, unless it is gone.
     #[must_use]
     pub fn find(&self, id: ConnectionId) -> Option<&Rc<AnyLink>> {

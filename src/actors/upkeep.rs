@@ -1,12 +1,16 @@
 //! Background work of one shard: what is due by the clock.
 //!
-//! - Owns: the knowledge that a round is under way, and how far sessions of earlier starts are released.
-//! - Takes: `Look` (something may be due), and its own tick each second. Gives: `Tick` commands, wills to
-//!   publish, `SessionsEnded` to the home; lets orphans of shared groups move (`redispatch`).
+//! - Owns: the knowledge that a round is under way, and how far sessions of dead connections are released
+//!   (`upkeep/stale.rs`).
+//! - Takes: `Look` (something may be due), `Sweep`, and its own tick each second. Gives: `Tick` commands,
+//!   wills to publish, `SessionsEnded` to the home; lets orphans of shared groups move (`redispatch`).
+//! - Acts only while this node leads the shard.
 //! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit, `limits::STALE_SESSIONS_LOOKED`
 //!   sessions looked at for a release; an idle shard is only read, never written, so that an idle node
 //!   leaves its disk alone.
 //! - Source: MQTT 5.0 sections 3.1.2.5 (will) and 3.1.2.11.2 (session expiry).
+
+mod stale;
 
 use std::{pin::Pin, rc::Rc};
 
@@ -16,13 +20,23 @@ use actix::{
 };
 use hongqiao_cluster::id::ShardId;
 
-use super::{appender::Submit, groups::SessionsGone, home::SessionsEnded, redispatch::Moved};
+use stale::Stale;
+
+use super::{
+    appender::Submit,
+    groups::SessionsGone,
+    home::SessionsEnded,
+    hub::GoneAmong,
+    peer::Peers,
+    redispatch::Moved,
+    view::{Start, View},
+};
 use crate::{
     clock, limits,
     model::{id::SessionKey, message::Message as Published},
     shard::{
         command::{Command, DueWill, Reply},
-        query::HeldBefore,
+        query::HeldPage,
     },
 };
 
@@ -30,6 +44,11 @@ use crate::{
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Look;
+
+/// Sent by the home: this start of a node may have lost releases of its connections.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Sweep(pub Start);
 
 /// A future of this thread.
 pub type Local<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -45,10 +64,14 @@ pub struct Neighbours {
     pub is_due: Rc<dyn Fn(u64) -> Local<Due>>,
     /// Moves what members of shared groups left.
     pub mover: Rc<dyn Fn() -> Local<Moved>>,
-    /// Looks through the next sessions for holders of earlier starts of this node; a read.
-    pub held_before: Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldBefore>>>,
-    /// This start: node and incarnation.
-    pub start: (u64, u64),
+    /// Lists the next durable sessions with their holders; a read.
+    pub held: Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldPage>>>,
+    /// Hubs, by worker.
+    pub gone: Vec<Recipient<GoneAmong>>,
+    /// The other nodes.
+    pub peers: Peers,
+    /// Who leads, who is up.
+    pub view: View,
     /// Publishes a will; `true` once it is stored and delivered.
     pub publish: Rc<dyn Fn(Published) -> Local<bool>>,
 }
@@ -74,14 +97,6 @@ pub struct Upkeep {
     moving: bool,
 }
 
-/// How far the sessions of earlier starts are released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stale {
-    /// All up to and including this one.
-    Until(Option<SessionKey>),
-    Done,
-}
-
 /// Sent by the server once both exist: the home of the same shard.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -97,7 +112,7 @@ impl Upkeep {
             home: None,
             busy: false,
             again: false,
-            stale: Stale::Until(None),
+            stale: Stale::default(),
             moving: false,
         }
     }
@@ -107,22 +122,29 @@ impl Upkeep {
             self.again = true;
             return;
         }
+        let lead = self.neighbours.view.lead(self.shard);
+        if !lead.here {
+            self.stale = Stale::default();
+            return;
+        }
+        self.stale.follow(lead.term, &self.neighbours.view.members());
         self.busy = true;
-        let (shard, stale) = (self.shard, self.stale);
+        let (shard, mut stale) = (self.shard, std::mem::take(&mut self.stale));
         let (neighbours, home) = (self.neighbours.clone(), self.home.clone());
         let work = async move {
-            let stale = release_stale(shard, &neighbours, stale).await;
+            let moved = stale.step(shard, &neighbours).await;
             let due = (neighbours.is_due)(clock::wall_ms()).await;
-            (stale, due.orphans, due.tick && round(shard, neighbours, home).await)
+            (stale, moved, due.orphans, due.tick && round(shard, neighbours, home).await)
         };
-        ctx.spawn(work.into_actor(self).map(|(stale, orphans, more), actor, ctx| {
+        ctx.spawn(work.into_actor(self).map(|(stale, moved, orphans, more), actor, ctx| {
             actor.busy = false;
             // The round may have ended sessions that leave orphans; if it has, the next look finds them.
             if orphans {
                 actor.start_moving(ctx);
             }
-            let released = std::mem::replace(&mut actor.stale, stale) != stale;
-            if more || released || std::mem::take(&mut actor.again) {
+            let meanwhile = std::mem::replace(&mut actor.stale, stale);
+            actor.stale.add_unsure(meanwhile);
+            if more || moved || std::mem::take(&mut actor.again) {
                 actor.start_round(ctx);
             }
         }));
@@ -149,24 +171,6 @@ impl Upkeep {
         };
         ctx.spawn(work.into_actor(self).map(|(), actor, _| actor.moving = false));
     }
-}
-
-/// Releases the next sessions whose connections died with an earlier start of the node. A claim of one
-/// that is still to come releases it by itself.
-async fn release_stale(shard: ShardId, neighbours: &Neighbours, stale: Stale) -> Stale {
-    let Stale::Until(after) = stale else { return stale };
-    let Some(HeldBefore { keys, next }) = (neighbours.held_before)(after).await else {
-        return stale;
-    };
-    if !keys.is_empty() {
-        let ((node, incarnation), now_ms) = (neighbours.start, clock::wall_ms());
-        let command = Command::ReleaseStale { keys, node, incarnation, now_ms };
-        let reply = neighbours.submit.send(Submit { shard, command }).await;
-        if !matches!(reply, Ok(Ok(_))) {
-            return stale;
-        }
-    }
-    next.map_or(Stale::Done, |next| Stale::Until(Some(next)))
 }
 
 /// One commit of due work; `true` if more is left.
@@ -214,6 +218,15 @@ impl Handler<Look> for Upkeep {
     type Result = ();
 
     fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
+        self.start_round(ctx);
+    }
+}
+
+impl Handler<Sweep> for Upkeep {
+    type Result = ();
+
+    fn handle(&mut self, Sweep(start): Sweep, ctx: &mut Self::Context) {
+        self.stale.doubt(start);
         self.start_round(ctx);
     }
 }

@@ -216,6 +216,23 @@ impl Worker {
         links.iter().for_each(&mut f);
     }
 
+    /// Runs `f` on the links of `count` slots from `slot`; returns where the next ones begin.
+    pub fn walk(
+        &self,
+        slot: u32,
+        count: u32,
+        mut f: impl FnMut(ConnectionId, &AnyLink),
+    ) -> Option<u32> {
+        let table = self.table.borrow();
+        let end = slot.saturating_add(count);
+        for slot in slot..end.min(table.slots()) {
+            if let Some(link) = table.get(slot) {
+                f(table.id(slot), link);
+            }
+        }
+        (end < table.slots()).then_some(end)
+    }
+
     /// Returns the table for look-ups by slot; the caller must not open or close links meanwhile.
     pub(super) fn table(&self) -> std::cell::Ref<'_, Table> {
         self.table.borrow()

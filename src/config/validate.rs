@@ -48,6 +48,11 @@ impl Config {
         for (name, listener) in self.listeners_enabled() {
             listener.validate(name)?;
             self.cluster.validate_beside(name, listener)?;
+            if listener.limits.connections_max > limits::CONNECTIONS_PER_WORKER_MAX {
+                let problem = format!("at most {} are allowed", limits::CONNECTIONS_PER_WORKER_MAX);
+                let key = format!("listeners.{name}.limits.connections_max");
+                return Err(ConfigError::invalid(key, problem));
+            }
             let other = seen.insert(listener.address, name);
             if let Some(other) = other.filter(|_| listener.address.port() != 0) {
                 let problem = format!("{} is already used by `{other}`", listener.address);

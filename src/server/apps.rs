@@ -1,8 +1,8 @@
 //! The apps of this node: names to numbers, and their users.
 //!
-//! - Owns: a table of numbers, filled from shard 0, which alone gives them.
+//! - Owns: a table of numbers, filled from shard 0, which alone gives them. They never change.
 //! - Takes: names. Gives: numbers; user records for password checks.
-//! - Bound: one entry per app.
+//! - Bound: one entry per app that exists; `limits::APP_LOOKUPS_MAX` questions about others at a time.
 
 use std::sync::Arc;
 
@@ -10,9 +10,11 @@ use ahash::AHashMap;
 use futures_util::future::BoxFuture;
 use hongqiao_cluster::ProposeError;
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use crate::{
     auth::{StoreUnavailable, UserName, UserRecord, UserStore},
+    limits,
     model::id::AppId,
     shard::{
         client::{APPS_SHARD, ShardClient},
@@ -26,14 +28,29 @@ use crate::{
 pub(super) struct Apps {
     shards: ShardClient,
     numbers: Arc<RwLock<AHashMap<String, AppId>>>,
+    lookups: Arc<Semaphore>,
 }
 
 impl Apps {
-    /// Reads the apps that exist.
-    pub(super) async fn load(shards: ShardClient) -> anyhow::Result<Self> {
-        let apps = shards.cluster().read(APPS_SHARD, |_, store| query::apps(store)).await?;
-        let numbers = apps.into_iter().map(|(app, name)| (name, app)).collect();
-        Ok(Self { shards, numbers: Arc::new(RwLock::new(numbers)) })
+    /// Reads the apps that exist, where this node leads their shard; else they are asked for one by one.
+    pub(super) async fn load(shards: ShardClient) -> Self {
+        let apps = shards.cluster().read(APPS_SHARD, |_, store| query::apps(store)).await;
+        let numbers = apps.unwrap_or_default().into_iter().map(|(app, name)| (name, app)).collect();
+        let lookups = Arc::new(Semaphore::new(limits::APP_LOOKUPS_MAX));
+        Self { shards, numbers: Arc::new(RwLock::new(numbers)), lookups }
+    }
+
+    /// Returns the number of an app that any node may have made.
+    async fn find_app(&self, name: &str) -> Result<Option<AppId>, StoreUnavailable> {
+        if let Some(app) = self.get(name) {
+            return Ok(Some(app));
+        }
+        let _turn = self.lookups.try_acquire().map_err(|_| StoreUnavailable)?;
+        let app = self.shards.app(name).await.map_err(|_| StoreUnavailable)?;
+        if let Some(app) = app {
+            self.numbers.write().insert(name.to_owned(), app);
+        }
+        Ok(app)
     }
 
     /// Returns the number of an app that exists.
@@ -74,10 +91,10 @@ impl UserStore for Apps {
         &self,
         name: &UserName,
     ) -> BoxFuture<'static, Result<Option<UserRecord>, StoreUnavailable>> {
-        let Some(app) = self.get(name.app()) else { return Box::pin(async { Ok(None) }) };
-        let (shards, user) = (self.shards.clone(), name.user().to_owned());
+        let (apps, name) = (self.clone(), name.clone());
         Box::pin(async move {
-            let hash = shards.user(app, &user).await.map_err(|_| StoreUnavailable)?;
+            let Some(app) = apps.find_app(name.app()).await? else { return Ok(None) };
+            let hash = apps.shards.user(app, name.user()).await.map_err(|_| StoreUnavailable)?;
             Ok(hash.map(|password_hash| UserRecord { app, password_hash }))
         })
     }

@@ -4,11 +4,11 @@
 //!   apps, and at the first start the demo user's password.
 //! - Blocks: opening replays the log; it runs before any worker starts.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use hongqiao_cluster::{
-    Cluster, Durability, Options,
+    Cluster, Durability, Options, Peering, Secret,
     id::{NodeId, ShardId},
 };
 
@@ -17,7 +17,9 @@ use crate::{
     actors::{facts::Facts, route_tables::RouteTables},
     auth,
     banner::{DEMO_APP, DEMO_USER},
+    clock,
     config::{self, Config},
+    limits,
     shard::{
         client::ShardClient,
         command::{Command, Reply},
@@ -45,6 +47,8 @@ pub(super) fn start(
     options.checkpoint_bytes =
         usize::try_from(storage.checkpoint_bytes).context("storage.checkpoint_bytes")?;
     options.disk_reserve_bytes = storage.disk_reserve_bytes;
+    options.client_addr = config.cluster.client_address.clone();
+    options.peering = peering(&config.cluster);
     let make = |shard: ShardId| {
         let facts = Arc::clone(facts);
         let sink: FactSink = Arc::new(move |fact| facts.take(shard, fact));
@@ -55,6 +59,36 @@ pub(super) fn start(
     Cluster::start(options, make, Arc::new(take)).context("the data folder cannot be opened")
 }
 
+fn peering(cluster: &config::Cluster) -> Option<Peering> {
+    Some(Peering {
+        listen: cluster.listen?,
+        advertise: cluster.advertised()?,
+        secret: Secret::new(cluster.secret.bytes()),
+        join: cluster.join.clone(),
+    })
+}
+
+/// Tries until the cluster takes it: while it starts, shards have no leader yet.
+async fn patiently<T, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let (start, mut said) = (clock::now(), 0);
+    loop {
+        match attempt().await {
+            Ok(done) => return done,
+            Err(error) => {
+                let due = start.elapsed().as_secs() / limits::BOOT_SAYS_EVERY.as_secs();
+                if due > said {
+                    said = due;
+                    tracing::warn!(%error, "waiting for the cluster: {what}");
+                }
+            }
+        }
+        tokio::time::sleep(limits::HOME_RETRY).await;
+    }
+}
+
 /// Creates the apps that the configuration names.
 pub(super) async fn create_apps(config: &Config, apps: &Apps) -> anyhow::Result<()> {
     let mut names: BTreeSet<&str> = config.apps.keys().map(String::as_str).collect();
@@ -63,7 +97,12 @@ pub(super) async fn create_apps(config: &Config, apps: &Apps) -> anyhow::Result<
         names.insert(DEMO_APP);
     }
     for name in names {
-        apps.create(name).await.with_context(|| format!("app {name} cannot be created"))?;
+        let create = || async move { Ok(apps.create(name).await?) };
+        if config.cluster.listen.is_some() {
+            patiently("apps cannot be created", create).await;
+        } else {
+            create().await.with_context(|| format!("app {name} cannot be created"))?;
+        }
     }
     Ok(())
 }
@@ -74,19 +113,43 @@ pub(super) async fn create_demo_user(
     shards: &ShardClient,
     apps: &Apps,
 ) -> anyhow::Result<Option<String>> {
-    if !config.auth.demo_user {
+    // One node makes it: the one that makes the cluster.
+    if !(config.auth.demo_user && config.cluster.join.is_empty()) {
         return Ok(None);
     }
-    let app = apps.create(DEMO_APP).await?;
-    let shard = shards.user_shard(app, DEMO_USER);
-    if shards.user(app, DEMO_USER).await?.is_some() {
-        return Ok(None);
+    let demo = DemoUser::default();
+    if config.cluster.listen.is_none() {
+        return demo.make(shards, apps).await;
     }
-    let password = auth::generate_password();
-    let password_hash = auth::hash_password(password.as_bytes())?;
-    let command = Command::PutUser { app, name: DEMO_USER.to_owned(), password_hash };
-    match shards.propose(shard, command).await? {
-        Reply::Done => Ok(Some(password)),
-        reply => anyhow::bail!("unexpected reply to a new user: {reply:?}"),
+    let make = || demo.make(shards, apps);
+    Ok(patiently("the demo user cannot be created", make).await)
+}
+
+/// A user that may have to be made more than once: nobody knows whether an attempt failed.
+#[derive(Default)]
+struct DemoUser {
+    /// Password and hash, once it was clear that there is no such user.
+    new: OnceCell<(String, String)>,
+}
+
+impl DemoUser {
+    /// Returns the password of the new user; `None` if there was one before.
+    async fn make(&self, shards: &ShardClient, apps: &Apps) -> anyhow::Result<Option<String>> {
+        let app = apps.create(DEMO_APP).await?;
+        if self.new.get().is_none() {
+            if shards.user(app, DEMO_USER).await?.is_some() {
+                return Ok(None);
+            }
+            let password = auth::generate_password();
+            let hash = auth::hash_password(password.as_bytes())?;
+            let _ = self.new.set((password, hash));
+        }
+        let Some((password, hash)) = self.new.get() else { return Ok(None) };
+        let (name, password_hash) = (DEMO_USER.to_owned(), hash.clone());
+        let command = Command::PutUser { app, name, password_hash };
+        match shards.propose(shards.user_shard(app, DEMO_USER), command).await? {
+            Reply::Done => Ok(Some(password.clone())),
+            reply => anyhow::bail!("unexpected reply to a new user: {reply:?}"),
+        }
     }
 }

@@ -13,11 +13,11 @@ use std::{
     },
 };
 
-use actix::{Actor as _, Addr, Arbiter, Recipient};
+use actix::{Actor as _, Addr, Arbiter};
 use anyhow::Context as _;
-use hongqiao_cluster::id::ShardId;
 use tokio::sync::oneshot;
 
+use super::homes::{Hubs, home_client, serve_peers, start_homes};
 use crate::{
     actors::{
         appender::{Appender, SubmitError},
@@ -29,35 +29,34 @@ use crate::{
         counters::Counters,
         facts::Facts,
         groups::{self, GroupKey, GroupTable, Groups, Join, Member, MemberKey},
-        home::{self, Claim, Home, Release},
+        home::client::{Duty, Homes},
         hub::Hub,
         interest::Interests,
         live_routes::LiveRoutes,
-        peer::{Desks, Peers},
+        peer::Peers,
         publish::{AppQuotas, Beyond, Publisher, Targets},
-        redispatch::{Moved, Mover, ReadOrphan},
         relay::Arrivals,
         retained,
         suback_barrier::SubackBarrier,
         topic_router::TopicRouter,
-        upkeep::{self, Meet, Upkeep},
+        view::View,
         worker::{LinkLimits, Worker, WorkerConfig},
     },
     auth::Authenticator,
-    clock,
     front::mqtt,
-    limits,
-    model::{id::SessionKey, topic::TopicFilter},
+    model::topic::TopicFilter,
     shard::{client::ShardClient, command::StoredSubscription, query},
 };
 
 /// Sessions or members that are read from a shard at once while starting.
-const LOAD_PAGE: usize = 1_024;
+pub(super) const LOAD_PAGE: usize = 1_024;
 
 /// What all workers share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) shards: ShardClient,
+    pub(super) peers: Peers,
+    pub(super) view: View,
     pub(super) facts: Arc<Facts>,
     pub(super) beyond: Beyond,
     pub(super) live_routes: Arc<LiveRoutes>,
@@ -75,16 +74,10 @@ pub(super) struct Workers {
 }
 
 /// The actors of the first round.
-struct First {
-    router: Addr<TopicRouter>,
-    hub: Addr<Hub>,
-    appender: Addr<Appender>,
-}
-
-/// The homes of one worker.
-struct Homes {
-    claim: Vec<(ShardId, Recipient<Claim>)>,
-    release: Vec<(ShardId, Recipient<Release>)>,
+pub(super) struct First {
+    pub(super) router: Addr<TopicRouter>,
+    pub(super) hub: Addr<Hub>,
+    pub(super) appender: Addr<Appender>,
 }
 
 /// Runs `make` on an arbiter and waits for what it returns.
@@ -131,20 +124,26 @@ impl Workers {
             quotas: Arc::clone(&shared.quotas),
             beyond: shared.beyond.clone(),
         };
-        let barrier = start_routes(&arbiters, &first, &targets, shared);
+        let (barrier, arrivals) = start_routes(&arbiters, &first, &targets, shared);
         // Before anything is published: by then every group has its members.
         join_durable_members(&groups, shared).await?;
-        let homes = start_homes(&arbiters, &first, &targets, shared).await?;
+        let hubs = Hubs::of(&first);
+        let homes = start_homes(&arbiters, &first, &hubs, &targets, shared).await?;
+        let duty = Duty::new(shared.view.shards());
+        serve_peers(hubs, &homes, &duty, arrivals, shared);
         for (arbiter, first) in arbiters.iter().zip(&first) {
             let (targets, shared) = (targets.clone(), shared.clone());
             let (router, appender) = (first.router.clone(), first.appender.clone());
-            let (claim, release) = (homes.claim.clone(), homes.release.clone());
+            let (homes, duty) = (homes.clone(), Arc::clone(&duty));
             let barrier = Some(Arc::clone(&barrier));
             let install = move || {
                 let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
-                let node = connection_node(&targets, &shared, (router, appender), publisher);
-                let (claim, release) = (by_shard(claim), by_shard(release));
-                let node = Node { claim, release, barrier, ..node };
+                let homes = Rc::new(home_client(homes, duty, &shared));
+                if Worker::with(|worker| worker.index()) == Some(0) {
+                    actix_rt::spawn(Rc::clone(&homes).pay());
+                }
+                let node = connection_node(&targets, &shared, (router, appender, homes), publisher);
+                let node = Node { barrier, ..node };
                 backend::install(Box::new(Rc::new(node)));
                 Worker::with(|worker| worker.set_groups(targets.groups));
             };
@@ -153,11 +152,6 @@ impl Workers {
         let hubs = first.into_iter().map(|first| first.hub).collect();
         Ok(Self { arbiters, hubs, counters })
     }
-}
-
-fn by_shard<T>(mut list: Vec<(ShardId, T)>) -> Vec<T> {
-    list.sort_by_key(|(shard, _)| *shard);
-    list.into_iter().map(|(_, each)| each).collect()
 }
 
 fn start_first(
@@ -182,7 +176,7 @@ fn start_routes(
     first: &[First],
     targets: &Targets,
     shared: &Shared,
-) -> Arc<SubackBarrier> {
+) -> (Arc<SubackBarrier>, Arc<Arrivals>) {
     let port = ClusterPort(shared.shards.cluster().clone());
     let meta = Arc::clone(&shared.beyond.meta);
     let routers = first.iter().map(|first| first.router.clone().recipient()).collect();
@@ -204,22 +198,16 @@ fn start_routes(
     let routers = targets.routers.clone();
     let tables = Arc::clone(&shared.beyond.tables);
     let arrivals = Arrivals::new(routers, targets.interests.clone(), Arc::clone(&tables), spawn);
-    let desks = Desks {
-        kick: first.iter().map(|first| first.hub.clone().recipient()).collect(),
-        grew: first.iter().map(|first| first.hub.clone().recipient()).collect(),
-        durable_routes: Arc::clone(&durable),
-        arrivals,
-    };
-    port.0.set_service(Arc::new(desks));
     let (me, leads) = (port.0.node(), port.clone());
-    Arc::new(SubackBarrier {
+    let barrier = Arc::new(SubackBarrier {
         me,
         live: Arc::clone(&shared.live_routes),
         durable,
         tables,
-        peers: Peers::new(Arc::new(port)),
+        peers: shared.peers.clone(),
         leader_of: Box::new(move |shard| leads.leader_of(shard)),
-    })
+    });
+    (barrier, arrivals)
 }
 
 async fn start_groups(
@@ -242,151 +230,12 @@ async fn start_groups(
     Ok(groups)
 }
 
-/// Starts the home and the upkeep of every shard; shards are dealt to the workers in turn.
-async fn start_homes(
-    arbiters: &[Arbiter],
-    first: &[First],
-    targets: &Targets,
-    shared: &Shared,
-) -> anyhow::Result<Homes> {
-    let mut homes = Homes { claim: Vec::new(), release: Vec::new() };
-    let hubs: Vec<_> = first.iter().map(|first| first.hub.clone()).collect();
-    for shard in shared.shards.shards() {
-        let at = usize::from(shard.0) % arbiters.len();
-        let durable = durable_sessions(&shared.shards, shard).await?;
-        let (shared, targets, hubs) = (shared.clone(), targets.clone(), hubs.clone());
-        let appender = first[at].appender.clone();
-        let start = move || start_home(shard, durable, &shared, &targets, &hubs, &appender);
-        let home = on(&arbiters[at], start).await?;
-        homes.claim.push((shard, home.clone().recipient()));
-        homes.release.push((shard, home.recipient()));
-    }
-    Ok(homes)
-}
-
-fn start_home(
-    shard: ShardId,
-    durable: Vec<SessionKey>,
-    shared: &Shared,
-    targets: &Targets,
-    hubs: &[Addr<Hub>],
-    appender: &Addr<Appender>,
-) -> Addr<Home> {
-    let groups: Vec<_> = targets.groups.iter().map(|each| each.clone().recipient()).collect();
-    let upkeep = upkeep_neighbours(shard, shared, targets, appender, groups.clone());
-    let upkeep = Upkeep::new(shard, upkeep).start();
-    let neighbours = home::Neighbours {
-        kick: hubs.iter().map(|hub| hub.clone().recipient()).collect(),
-        grew: hubs.iter().map(|hub| hub.clone().recipient()).collect(),
-        submit: appender.clone().recipient(),
-        look: upkeep.clone().recipient(),
-        groups,
-    };
-    let cluster = shared.shards.cluster();
-    let who = (cluster.node().0, cluster.incarnation());
-    let home = Home::new(shard, who, durable, neighbours, shared.facts.news(shard)).start();
-    let meet = upkeep.send(Meet(home.clone().recipient()));
-    actix_rt::spawn(meet);
-    home
-}
-
-fn upkeep_neighbours(
-    shard: ShardId,
-    shared: &Shared,
-    targets: &Targets,
-    appender: &Addr<Appender>,
-    groups: Vec<Recipient<groups::SessionsGone>>,
-) -> upkeep::Neighbours {
-    let publisher = Rc::new(Publisher::new(targets.clone(), appender.clone()));
-    let shards = shared.shards.clone();
-    let holders = shared.shards.cluster().clone();
-    let start = (holders.node().0, holders.incarnation());
-    upkeep::Neighbours {
-        submit: appender.clone().recipient(),
-        groups,
-        mover: mover(shard, shared, targets, appender),
-        start,
-        held_before: Rc::new(move |after| {
-            let cluster = holders.clone();
-            Box::pin(async move {
-                let limit = limits::STALE_SESSIONS_LOOKED;
-                let ask = move |machine: &_, _: &dyn hongqiao_cluster::Store| {
-                    query::held_before(machine, start, after, limit)
-                };
-                cluster.read(shard, ask).await.ok()
-            })
-        }),
-        is_due: Rc::new(move |now_ms| {
-            let cluster = shards.cluster().clone();
-            Box::pin(async move {
-                let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| upkeep::Due {
-                    tick: query::is_due(machine, store, now_ms),
-                    orphans: query::has_orphans(machine),
-                };
-                cluster.read(shard, ask).await.unwrap_or_default()
-            })
-        }),
-        publish: Rc::new(move |message| {
-            let publisher = Rc::clone(&publisher);
-            Box::pin(async move { publisher.publish_one(Arc::new(message)).await.is_ok() })
-        }),
-    }
-}
-
-/// Moves what members of shared groups left in `shard`, one round for each call.
-fn mover(
-    shard: ShardId,
-    shared: &Shared,
-    targets: &Targets,
-    appender: &Addr<Appender>,
-) -> Rc<dyn Fn() -> upkeep::Local<Moved>> {
-    let cluster = shared.shards.cluster().clone();
-    let read: ReadOrphan = Rc::new(move |after| {
-        let cluster = cluster.clone();
-        let (messages, bytes) = (limits::ORPHAN_CHUNK_MESSAGES, limits::ORPHAN_CHUNK_BYTES);
-        let (limits, now_ms) = (query::PageLimits { messages, bytes }, clock::wall_ms());
-        Box::pin(async move {
-            let ask = move |machine: &_, store: &dyn hongqiao_cluster::Store| {
-                query::orphan_after(machine, store, after, limits, now_ms)
-            };
-            cluster.read(shard, ask).await.ok().flatten()
-        })
-    });
-    let mover = Mover {
-        shard,
-        shards: targets.shards,
-        hash_key: targets.hash_key,
-        read,
-        submit: appender.clone().recipient(),
-        choose: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
-        not_a_member: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
-        offer: targets.routers.iter().map(|each| each.clone().recipient()).collect(),
-        quotas: Arc::clone(&targets.quotas),
-    };
-    Rc::new(move || {
-        let mover = mover.clone();
-        Box::pin(async move { mover.round().await })
-    })
-}
-
-async fn durable_sessions(shards: &ShardClient, shard: ShardId) -> anyhow::Result<Vec<SessionKey>> {
-    let mut keys: Vec<SessionKey> = Vec::new();
-    loop {
-        let after = keys.last().copied();
-        let page = shards.cluster().read(shard, move |machine, store| {
-            query::sessions_durable(machine, store, after, LOAD_PAGE)
-        });
-        let page = page.await?;
-        let is_last = page.len() < LOAD_PAGE;
-        keys.extend(page.into_iter().map(|session| session.key));
-        if is_last {
-            return Ok(keys);
-        }
-    }
-}
-
 /// Durable sessions stay members of their shared groups while the node is down.
 async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyhow::Result<()> {
+    // A cluster of several nodes has no shared subscriptions yet.
+    if !shared.view.is_alone() {
+        return Ok(());
+    }
     let hash_key = shared.shards.hash_key();
     for shard in shared.shards.shards() {
         let mut after = None;
@@ -416,11 +265,11 @@ async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyho
     Ok(())
 }
 
-/// The backend of one worker's connections, without the homes.
+/// The backend of one worker's connections.
 fn connection_node(
     targets: &Targets,
     shared: &Shared,
-    (router, appender): (Addr<TopicRouter>, Addr<Appender>),
+    (router, appender, homes): (Addr<TopicRouter>, Addr<Appender>, Rc<Homes>),
     publisher: Rc<Publisher>,
 ) -> Node {
     let pages = shared.shards.clone();
@@ -434,8 +283,7 @@ fn connection_node(
         hash_key: targets.hash_key,
         shards: targets.shards,
         authenticator: Arc::clone(&shared.authenticator),
-        claim: Vec::new(),
-        release: Vec::new(),
+        homes,
         appender,
         router,
         groups: targets.groups.clone(),

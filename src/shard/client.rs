@@ -5,11 +5,14 @@
 //!   never on an arbiter.
 //! - Bound: what the caller asks for, per page; the cluster bounds the reads under way.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hongqiao_cluster::{
-    ClusterHandle, ProposeError, ReadError,
+    ClusterHandle, Lead, ProposeError, ReadError,
     id::{Bucket, ShardId},
 };
+use tokio::sync::watch;
 
 use super::{
     ask::{Answer, Question},
@@ -33,6 +36,7 @@ pub const APPS_SHARD: ShardId = ShardId(0);
 pub struct ShardClient {
     cluster: ClusterHandle<ShardMachine>,
     hash_key: HashKey,
+    leads: Arc<[watch::Receiver<Lead>]>,
 }
 
 impl ShardClient {
@@ -40,7 +44,9 @@ impl ShardClient {
     #[must_use]
     pub fn new(cluster: ClusterHandle<ShardMachine>) -> Self {
         let hash_key = HashKey(cluster.hash_key());
-        Self { cluster, hash_key }
+        let shards = (0..cluster.shards()).map(ShardId);
+        let leads = shards.map(|shard| cluster.leadership(shard)).collect();
+        Self { cluster, hash_key, leads }
     }
 
     /// Returns the handle.
@@ -127,7 +133,22 @@ impl ShardClient {
 
     /// Asks a shard; without encoding where this node leads it.
     async fn ask(&self, shard: ShardId, question: Question) -> Result<Answer, ReadError> {
-        self.cluster.read(shard, move |machine, store| question.answer(machine, store)).await
+        if self.leads(shard) {
+            let answer = move |machine: &ShardMachine, store: &dyn hongqiao_cluster::Store| {
+                question.answer(machine, store)
+            };
+            return self.cluster.read(shard, answer).await;
+        }
+        let question = question.encode().map_err(|_| ReadError::Unavailable)?;
+        let answer = self.cluster.query(shard, question).await?;
+        // Its messages may be held for long; what came over a link shares its memory with more.
+        Answer::decode(&Bytes::copy_from_slice(&answer)).map_err(|_| ReadError::Unavailable)
+    }
+
+    /// Tells whether this node leads a shard.
+    #[must_use]
+    pub fn leads(&self, shard: ShardId) -> bool {
+        self.leads.get(usize::from(shard.0)).is_some_and(|lead| lead.borrow().here)
     }
 
     /// Returns the shards that may hold retained messages for `filter`: one for an exact filter.

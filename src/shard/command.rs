@@ -319,8 +319,10 @@ pub enum Fact {
     FilterAdded { app: AppId, filter: TopicFilter },
     /// The last one is gone.
     FilterRemoved { app: AppId, filter: TopicFilter },
-    /// New messages wait for these sessions that have a holder.
-    LogGrew { sessions: Vec<SessionKey> },
+    /// New messages wait for these sessions, and who holds them; of those without a holder nobody is told.
+    LogGrew { sessions: Vec<(SessionKey, Holder)> },
+    /// A durable session exists that did not before.
+    SessionBegan { key: SessionKey },
     /// What an app holds in this shard now; told after each entry that changed it, and for every app after a
     /// start. Before the reply.
     Usage { app: AppId, used: AppUsage },

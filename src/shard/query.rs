@@ -11,7 +11,7 @@ use super::{
     machine::ShardMachine,
     record::{AppRecord, Record as _, SessionRecord, SubscriptionRecord, UserRecord},
 };
-use crate::model::id::{AppId, SessionKey};
+use crate::model::id::{AppId, Epoch, SessionKey};
 
 mod orphan;
 mod page;
@@ -81,34 +81,29 @@ pub fn sessions_durable(
         .collect()
 }
 
-/// Sessions whose holder is a connection of an earlier start of a node.
+/// Durable sessions with their holders, as homes and upkeeps need them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeldBefore {
-    /// Which; to be released with `Command::ReleaseStale`.
-    pub keys: Vec<SessionKey>,
+pub struct HeldPage {
+    /// In the order of their keys, with the epoch of the claim that counts.
+    pub sessions: Vec<(SessionKey, Epoch, Option<Holder>)>,
     /// Session to go on after; `None`: that was all.
     pub next: Option<SessionKey>,
 }
 
-/// Looks at `limit` sessions after `after` for holders of starts before (node, incarnation).
+/// Lists `limit` durable sessions after `after`; reads nothing but memory.
 #[must_use]
-pub fn held_before(
-    machine: &ShardMachine,
-    start: (u64, u64),
-    after: Option<SessionKey>,
-    limit: usize,
-) -> HeldBefore {
+pub fn held(machine: &ShardMachine, after: Option<SessionKey>, limit: usize) -> HeldPage {
     let state = &machine.state;
     let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-    let mut found = HeldBefore::default();
-    let range = state.by_key.range((from, std::ops::Bound::Unbounded));
-    for (looked, (&key, &at)) in (1..).zip(range.take(limit)) {
-        if state.sessions[at].is_held_before(start) {
-            found.keys.push(key);
-        }
-        found.next = (looked == limit).then_some(key);
-    }
-    found
+    let range = state.by_key.range((from, std::ops::Bound::Unbounded)).take(limit);
+    let sessions: Vec<_> = range
+        .map(|(&key, &at)| {
+            let session = &state.sessions[at];
+            (key, session.epoch, session.holder)
+        })
+        .collect();
+    let next = sessions.last().map(|(key, ..)| *key).filter(|_| sessions.len() == limit);
+    HeldPage { sessions, next }
 }
 
 /// Visits filters with a reader that takes new messages or waits for some, `limit` numbers from `from` on;

@@ -101,7 +101,7 @@ impl Connection {
             Err(error) => {
                 self.assign(flag::CLAIMED, false);
                 let reason = match error {
-                    ClaimError::Unavailable => Reason::ServerUnavailable,
+                    ClaimError::Unavailable | ClaimError::Moved { .. } => Reason::ServerUnavailable,
                     ClaimError::Busy => Reason::ServerBusy,
                 };
                 return self.refuse((reason, "the session cannot be claimed now"));

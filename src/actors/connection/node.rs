@@ -5,7 +5,7 @@
 
 use std::{num::NonZeroU32, rc::Rc, sync::Arc};
 
-use actix::{Addr, Recipient};
+use actix::Addr;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use hongqiao_cluster::id::ShardId;
@@ -15,7 +15,7 @@ use crate::{
     actors::{
         appender::{Appender, Submit, SubmitError},
         groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
-        home::{Claim, ClaimError, Release},
+        home::{Claim, ClaimError, Release, client::Homes},
         publish::{Outcome, Published, Publisher},
         suback_barrier::SubackBarrier,
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
@@ -51,10 +51,8 @@ pub struct Node {
     pub shards: u16,
     /// Knows the clients.
     pub authenticator: Arc<dyn Authenticator>,
-    /// Homes, by shard.
-    pub claim: Vec<Recipient<Claim>>,
-    /// Homes, by shard.
-    pub release: Vec<Recipient<Release>>,
+    /// Of any node.
+    pub homes: Rc<Homes>,
     /// Of this worker.
     pub appender: Addr<Appender>,
     /// Of this worker.
@@ -179,24 +177,11 @@ impl Backend for Rc<Node> {
     }
 
     fn claim(&self, claim: Claim) -> Later<Result<Box<Claimed>, ClaimError>> {
-        let home = self.claim.get(usize::from(self.shard(claim.key).0));
-        let claimed = home.map(|home| home.send(claim));
-        Box::pin(async move {
-            match claimed {
-                Some(claimed) => claimed.await.unwrap_or(Err(ClaimError::Unavailable)),
-                None => Err(ClaimError::Unavailable),
-            }
-        })
+        self.homes.claim(self.shard(claim.key), claim)
     }
 
     fn release(&self, release: Release) -> Later<()> {
-        let home = self.release.get(usize::from(self.shard(release.key).0));
-        let released = home.map(|home| home.send(release));
-        Box::pin(async move {
-            if let Some(released) = released {
-                let _ = released.await;
-            }
-        })
+        self.homes.release(self.shard(release.key), release)
     }
 
     fn submit(&self, session: SessionKey, command: Command) -> Later<Result<Reply, SubmitError>> {

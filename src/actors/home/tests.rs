@@ -1,11 +1,25 @@
-//! Tests of the register: hubs and appender are doubles that write down what they are asked.
+//! Tests of the register: hubs, appender and upkeep are doubles that write down what they are asked; the
+//! cluster is what a test says it is.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use actix::Addr;
-use futures_util::future::join_all;
+use actix::{Addr, Message};
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, join_all};
+use hongqiao_cluster::{Lead, id::NodeId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+mod several;
 
 use super::*;
+use crate::{
+    actors::{
+        peer::{PeerError, PeerReply, Wire, decode, encode},
+        view::{Member, Members},
+    },
+    model::id::AppId,
+};
 
 type Log = Rc<RefCell<Vec<String>>>;
 
@@ -13,6 +27,8 @@ type Log = Rc<RefCell<Vec<String>>>;
 struct Double {
     log: Log,
     epoch: u64,
+    /// Whom the shard names as holder before the next claim.
+    previous: Option<Holder>,
     /// Released by the connection when it is kicked.
     home: Option<Addr<Home>>,
 }
@@ -43,10 +59,26 @@ impl Handler<SessionsGrew> for Double {
     }
 }
 
+impl Handler<TakeRoll> for Double {
+    type Result = actix::MessageResult<TakeRoll>;
+
+    fn handle(&mut self, _: TakeRoll, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult((Vec::new(), None))
+    }
+}
+
 impl Handler<Look> for Double {
     type Result = ();
 
     fn handle(&mut self, _: Look, _: &mut Self::Context) {}
+}
+
+impl Handler<Sweep> for Double {
+    type Result = ();
+
+    fn handle(&mut self, sweep: Sweep, _: &mut Self::Context) {
+        self.log.borrow_mut().push(format!("sweep {}", sweep.0.node.0));
+    }
 }
 
 impl Handler<Submit> for Double {
@@ -58,8 +90,9 @@ impl Handler<Submit> for Double {
                 self.epoch += 1;
                 let id = ConnectionId::from_u64(holder.connection);
                 self.log.borrow_mut().push(format!("claim {id:?}"));
-                let epoch = Epoch(self.epoch);
-                Ok(Reply::Claimed(Box::new(Claimed { epoch, ..Claimed::default() })))
+                let (epoch, previous_holder) = (Epoch(self.epoch), self.previous.take());
+                let claimed = Claimed { epoch, previous_holder, ..Claimed::default() };
+                Ok(Reply::Claimed(Box::new(claimed)))
             }
             Command::Release { .. } => {
                 self.log.borrow_mut().push("release".to_owned());
@@ -83,14 +116,157 @@ impl Handler<SetHome> for Double {
     }
 }
 
+/// Says whom the shard names as holder before the next claim.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SetPrevious(Holder);
+
+impl Handler<SetPrevious> for Double {
+    type Result = ();
+
+    fn handle(&mut self, set: SetPrevious, _: &mut Self::Context) {
+        self.previous = Some(set.0);
+    }
+}
+
+/// The other nodes: answers what a test has prepared, notes what was asked.
+#[derive(Default)]
+struct Others {
+    asked: Mutex<Vec<(u64, PeerRequest)>>,
+    rolls: Mutex<AHashMap<u64, Vec<(SessionKey, ConnectionId)>>>,
+    silent: Mutex<AHashSet<u64>>,
+}
+
+impl Others {
+    fn asked(&self) -> Vec<(u64, PeerRequest)> {
+        std::mem::take(&mut *self.asked.lock())
+    }
+
+    /// Whom they were asked to kick.
+    fn kicked(&self) -> Vec<(u64, u64, ConnectionId)> {
+        let asked = self.asked();
+        let kicked = asked.into_iter().filter_map(|(node, request)| match request {
+            PeerRequest::Kick { incarnation, kick } => Some((node, incarnation, kick.connection)),
+            _ => None,
+        });
+        kicked.collect()
+    }
+}
+
+impl Wire for Others {
+    fn request(
+        &self,
+        to: NodeId,
+        _: Class,
+        body: Bytes,
+        time_out: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let request: PeerRequest = decode(&body).unwrap();
+        let reply = match &request {
+            PeerRequest::RollCall { .. } => PeerReply::Roll {
+                connections: self.rolls.lock().get(&to.0).cloned().unwrap_or_default(),
+                next: None,
+            },
+            _ => PeerReply::Done,
+        };
+        self.asked.lock().push((to.0, request));
+        if self.silent.lock().contains(&to.0) {
+            return Box::pin(async move {
+                tokio::time::sleep(time_out).await;
+                Err(PeerError::Unknown)
+            });
+        }
+        Box::pin(async move { Ok(encode(&reply).unwrap()) })
+    }
+
+    fn cast(&self, _: NodeId, _: Class, _: Bytes) -> Result<(), PeerError> {
+        Err(PeerError::Unreachable)
+    }
+}
+
+/// A home and all that it sees.
+struct World {
+    home: Addr<Home>,
+    double: Addr<Double>,
+    news: Arc<News>,
+    log: Log,
+    others: Arc<Others>,
+    lead: watch::Sender<Lead>,
+    members: watch::Sender<Arc<Members>>,
+}
+
+const ME: Start = Start { node: NodeId(1), incarnation: 1 };
+
+fn start_of(node: u64, incarnation: u64) -> Start {
+    Start { node: NodeId(node), incarnation }
+}
+
+fn here(term: u64) -> Lead {
+    Lead { leader: Some(NodeId(1)), term, here: true }
+}
+
+fn members(others: &[(Start, bool)]) -> Arc<Members> {
+    let others = others.iter().map(|(start, up)| Member { start: *start, up: *up });
+    let all = std::iter::once(Member { start: ME, up: true }).chain(others).collect();
+    Arc::new(Members { me: ME, all, leaders: Vec::new() })
+}
+
+impl World {
+    fn new(lead: Lead, others: &[(Start, bool)], held: Vec<(SessionKey, Option<Holder>)>) -> Self {
+        tokio::time::pause();
+        let log = Log::default();
+        let double = Double { log: Rc::clone(&log), epoch: 0, previous: None, home: None }.start();
+        let (lead, members) = (watch::Sender::new(lead), watch::Sender::new(members(others)));
+        let links = Arc::<Others>::default();
+        let neighbours = Neighbours {
+            kick: vec![double.clone().recipient()],
+            grew: vec![double.clone().recipient()],
+            roll: vec![double.clone().recipient()],
+            submit: double.clone().recipient(),
+            look: double.clone().recipient(),
+            sweep: double.clone().recipient(),
+            groups: Vec::new(),
+            held: Rc::new(move |_| {
+                let sessions = held.iter().map(|(key, held)| (*key, Epoch(1), *held)).collect();
+                Box::pin(async { Some(HeldPage { sessions, next: None }) })
+            }),
+            peers: Peers::new(Arc::clone(&links) as _),
+            view: View::new(vec![lead.subscribe()], members.subscribe()),
+        };
+        let news = Arc::<News>::default();
+        let home = Home::new(ShardId(0), neighbours, Arc::clone(&news)).start();
+        Self { home, double, news, log, others: links, lead, members }
+    }
+
+    fn alone() -> Self {
+        Self::new(here(1), &[], Vec::new())
+    }
+
+    /// Kicked connections of this node release.
+    async fn polite(self) -> Self {
+        self.double.send(SetHome(self.home.clone())).await.unwrap();
+        self
+    }
+
+    async fn who_is(&self, key: SessionKey) -> Option<(Start, ConnectionId)> {
+        self.home.send(WhoIs(key)).await.unwrap()
+    }
+}
+
+async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}
+
 const KEY: SessionKey = SessionKey(5);
 
 fn connection(slot: u32) -> ConnectionId {
     ConnectionId::new(0, 1, slot)
 }
 
-fn claim(slot: u32, expiry_secs: u32) -> Claim {
-    Claim {
+fn claim_of(start: Start, slot: u32, expiry_secs: u32) -> ClaimBy {
+    let claim = Claim {
         key: KEY,
         app: AppId(1),
         client_id: "c".to_owned(),
@@ -98,94 +274,87 @@ fn claim(slot: u32, expiry_secs: u32) -> Claim {
         expiry_secs,
         will: None,
         connection: connection(slot),
-    }
+    };
+    ClaimBy { by: start, claim }
 }
 
-fn release(connection: ConnectionId) -> Release {
-    Release {
+fn claim(slot: u32, expiry_secs: u32) -> ClaimBy {
+    claim_of(ME, slot, expiry_secs)
+}
+
+fn release(connection: ConnectionId) -> ReleaseBy {
+    let release = Release {
         key: KEY,
         connection,
         epoch: Epoch(1),
         expiry_secs: None,
         will_dropped: false,
         inflight: Vec::new(),
-    }
+    };
+    ReleaseBy { by: ME, release }
 }
 
-fn start() -> (Addr<Home>, Addr<Double>, Arc<News>, Log) {
-    let log = Log::default();
-    let double = Double { log: Rc::clone(&log), epoch: 0, home: None }.start();
-    let neighbours = Neighbours {
-        kick: vec![double.clone().recipient()],
-        grew: vec![double.clone().recipient()],
-        submit: double.clone().recipient(),
-        look: double.clone().recipient(),
-        groups: Vec::new(),
-    };
-    let news = Arc::<News>::default();
-    let home = Home::new(ShardId(0), (1, 1), [], neighbours, Arc::clone(&news)).start();
-    (home, double, news, log)
+fn holder(start: Start, slot: u32) -> Holder {
+    let connection = connection(slot).to_u64();
+    Holder { node: start.node.0, incarnation: start.incarnation, connection }
 }
 
 #[actix::test]
 async fn claim_when_nothing_is_durable_commits_nothing() {
-    let (home, _, _, log) = start();
-    let claimed = home.send(claim(1, 0)).await.unwrap().unwrap();
+    let world = World::alone();
+    let granted = world.home.send(claim(1, 0)).await.unwrap().unwrap();
+    let claimed = granted.claimed;
     assert_eq!((claimed.epoch, claimed.session_present), (Epoch(0), false));
-    assert!(log.borrow().is_empty());
-    assert_eq!(home.send(WhoIs(KEY)).await.unwrap(), Some(connection(1)));
+    assert!(world.log.borrow().is_empty());
+    assert_eq!(world.who_is(KEY).await, Some((ME, connection(1))));
 }
 
 #[actix::test]
 async fn claim_when_another_holds_the_session_waits_for_its_release() {
-    let (home, double, _, log) = start();
-    double.send(SetHome(home.clone())).await.unwrap();
-    home.send(claim(1, 60)).await.unwrap().unwrap();
-    home.send(claim(2, 60)).await.unwrap().unwrap();
+    let world = World::alone().polite().await;
+    world.home.send(claim(1, 60)).await.unwrap().unwrap();
+    world.home.send(claim(2, 60)).await.unwrap().unwrap();
     let want = ["claim c0.1.1", "kick c0.1.1", "release", "released", "claim c0.2.1"];
-    assert_eq!(*log.borrow(), want);
-    assert_eq!(home.send(WhoIs(KEY)).await.unwrap(), Some(connection(2)));
+    assert_eq!(*world.log.borrow(), want);
+    assert_eq!(world.who_is(KEY).await, Some((ME, connection(2))));
 }
 
 #[actix::test]
 async fn claims_when_at_the_same_moment_follow_each_other_and_one_remains() {
-    let (home, double, _, log) = start();
-    double.send(SetHome(home.clone())).await.unwrap();
-    let claims = join_all((1..=4).map(|slot| home.send(claim(slot, 60)))).await;
+    let world = World::alone().polite().await;
+    let claims = join_all((1..=4).map(|slot| world.home.send(claim(slot, 60)))).await;
     assert!(claims.into_iter().all(|claimed| claimed.unwrap().is_ok()));
-    let claims = log.borrow().iter().filter(|line| line.starts_with("claim")).count();
-    let kicks = log.borrow().iter().filter(|line| line.starts_with("kick")).count();
+    let claims = world.log.borrow().iter().filter(|line| line.starts_with("claim")).count();
+    let kicks = world.log.borrow().iter().filter(|line| line.starts_with("kick")).count();
     assert_eq!((claims, kicks), (4, 3));
 }
 
 #[actix::test]
 async fn claims_beyond_the_limit_are_busy() {
-    let (home, _, _, _) = start();
-    home.send(claim(1, 0)).await.unwrap().unwrap();
+    let world = World::alone();
+    world.home.send(claim(1, 0)).await.unwrap().unwrap();
     // The double never answers a kick without a home, so the first of these waits 2 s.
     let count = u32::try_from(limits::CLAIMS_WAITING_MAX).unwrap() + 2;
-    let claims: Vec<_> = (2..2 + count).map(|slot| home.send(claim(slot, 0))).collect();
+    let claims: Vec<_> = (2..2 + count).map(|slot| world.home.send(claim(slot, 0))).collect();
     let last = claims.into_iter().next_back().unwrap().await.unwrap();
     assert_eq!(last.unwrap_err(), ClaimError::Busy);
 }
 
 #[actix::test]
 async fn release_by_an_older_connection_keeps_the_newer_one() {
-    let (home, double, _, _) = start();
-    double.send(SetHome(home.clone())).await.unwrap();
-    home.send(claim(1, 60)).await.unwrap().unwrap();
-    home.send(claim(2, 60)).await.unwrap().unwrap();
-    home.send(release(connection(1))).await.unwrap();
-    assert_eq!(home.send(WhoIs(KEY)).await.unwrap(), Some(connection(2)));
+    let world = World::alone().polite().await;
+    world.home.send(claim(1, 60)).await.unwrap().unwrap();
+    world.home.send(claim(2, 60)).await.unwrap().unwrap();
+    assert!(world.home.send(release(connection(1))).await.unwrap());
+    assert_eq!(world.who_is(KEY).await, Some((ME, connection(2))));
 }
 
 #[actix::test]
-async fn news_of_an_online_session_reaches_its_hub() {
-    let (home, _, news, log) = start();
-    home.send(claim(7, 60)).await.unwrap().unwrap();
-    news.add([KEY, SessionKey(99)]);
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(log.borrow().last().unwrap(), "grew [c0.7.1]");
+async fn news_reach_the_hub_of_whoever_holds_the_session() {
+    let world = World::alone();
+    settle().await;
+    let gone = holder(start_of(7, 1), 3);
+    world.news.add([(KEY, holder(ME, 7)), (SessionKey(99), gone)]);
+    settle().await;
+    assert_eq!(world.log.borrow().last().unwrap(), "grew [c0.7.1]");
 }

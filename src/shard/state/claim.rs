@@ -12,7 +12,9 @@ use crate::{
         message::Qos,
     },
     shard::{
-        command::{Claimed, Command, Holder, InflightOut, OutState, Reply, StoredSubscription},
+        command::{
+            Claimed, Command, Fact, Holder, InflightOut, OutState, Reply, StoredSubscription,
+        },
         key::{self, Due},
         record::{
             InRecord, InflightRecord, OutRecord, Record as _, SessionRecord, SubscriptionRecord,
@@ -32,6 +34,7 @@ impl State {
             return Reply::Fenced;
         };
         let mut previous_holder = None;
+        let again = self.begin_again(entry, key, holder);
         if let Some(&at) = self.by_key.get(&key)
             && self.sessions[at].is_held_before((holder.node, holder.incarnation))
         {
@@ -65,8 +68,27 @@ impl State {
         }
         let mut claimed = self.describe(entry, at);
         claimed.previous_holder = previous_holder;
-        claimed.session_present = present.is_some();
+        // What only the claim before this one has made was not there for the client.
+        let is_blank = claimed.subscriptions.is_empty()
+            && claimed.inflight.is_empty()
+            && claimed.incoming.is_empty();
+        claimed.session_present = present.is_some() && !(again && is_blank);
         Reply::Claimed(Box::new(claimed))
+    }
+
+    /// The same connection claims once more, because nobody could tell it that its claim was committed. Its
+    /// will speaks for a connection that has not ended.
+    fn begin_again(&mut self, entry: &mut Entry<'_>, key: SessionKey, holder: Holder) -> bool {
+        let Some(&at) = self.by_key.get(&key) else { return false };
+        if self.sessions[at].holder != Some(holder) {
+            return false;
+        }
+        let Some(epoch) = session_record(entry, key).and_then(|record| record.will) else {
+            return true;
+        };
+        drop_will(entry, key, epoch);
+        self.update_record(entry, at, |record, _| record.will = None);
+        true
     }
 
     /// Tells whether a session's time is over although no `Tick` has ended it yet.
@@ -112,6 +134,7 @@ impl State {
             private_log: None,
         };
         entry.store.put(key::of_session(key, key::SESSION, &[]), record.to_bytes());
+        (entry.tell)(Fact::SessionBegan { key });
         self.add_session(key, &record)
     }
 

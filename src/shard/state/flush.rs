@@ -9,7 +9,7 @@ use super::{Entry, State, append::NewItem};
 use crate::{
     model::id::SessionKey,
     shard::{
-        command::{Fact, Reply},
+        command::{Fact, Holder, Reply},
         index::{self, CHUNK_ITEMS},
         key,
         record::{EntryRecord, Record as _},
@@ -90,7 +90,7 @@ impl State {
 
     /// Looks once at every session that reads a touched log: is it full, has it a connection to tell?
     fn settle(&mut self, entry: &mut Entry<'_>, touched: &[usize], items: &[NewItem]) {
-        let mut grown: Vec<SessionKey> = Vec::new();
+        let mut grown: Vec<(SessionKey, Holder)> = Vec::new();
         let mut full: Vec<(usize, usize)> = Vec::new();
         for &log in touched {
             let Some(quota) = self.quota_of(self.logs[log].app) else { continue };
@@ -100,8 +100,8 @@ impl State {
                 if std::mem::replace(&mut session.stamp, self.flushes) == self.flushes {
                     continue;
                 }
-                if session.holder.is_some() {
-                    grown.push(session.key);
+                if let Some(holder) = session.holder {
+                    grown.push((session.key, holder));
                 }
                 if self.is_over(at, quota) {
                     full.push((at, log));

@@ -223,8 +223,9 @@ impl Run {
 
     fn claim(&mut self, session: u128, clean: bool) {
         let mut command = claim(session);
-        if let Command::Claim { clean_start, .. } = &mut command {
+        if let Command::Claim { clean_start, holder, .. } = &mut command {
             *clean_start = clean;
+            holder.connection = self.shard.index + 1;
         }
         let Reply::Claimed(claimed) = self.apply(&[command]).remove(0) else { panic!("no claim") };
         let reader = self.model.readers.entry(session).or_default();

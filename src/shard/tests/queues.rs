@@ -362,7 +362,8 @@ fn log_grew_when_a_holder_is_there_then_told_once_per_entry() {
     shard.subscribe(7, epoch, &[subscription("a/b", Qos::AtLeastOnce)]);
     shard.facts();
     shard.apply(&[append(message("a/b", "1"), QUOTA), append(message("a/c", "2"), QUOTA)]);
-    assert_eq!(shard.facts(), [Fact::LogGrew { sessions: vec![SessionKey(7)] }]);
+    let holder = holder(1);
+    assert_eq!(shard.facts(), [Fact::LogGrew { sessions: vec![(SessionKey(7), holder)] }]);
     shard.release(7, epoch, NOW);
     shard.append(&[message("a/b", "3")]);
     assert_eq!(shard.facts(), []);

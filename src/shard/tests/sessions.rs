@@ -10,6 +10,7 @@ use crate::{
     shard::{
         command::{
             Command, DueWill, Fact, FiltersFull, InflightOut, OutState, Reply, StoredSubscription,
+            StoredWill,
         },
         query,
     },
@@ -102,7 +103,7 @@ fn claim_when_the_old_connection_has_not_released_then_it_is_named() {
     let mut shard = Shard::new();
     assert_eq!(shard.claim(7).previous_holder, None);
     assert_eq!(shard.claim(7).previous_holder, Some(holder(1)));
-    assert_eq!(shard.claim_with(7, start(true, 0)).previous_holder, Some(holder(1)));
+    assert_eq!(shard.claim_with(7, start(true, 0)).previous_holder, Some(holder(2)));
     assert_eq!(shard.claim(7).previous_holder, None);
 }
 
@@ -267,13 +268,20 @@ fn start_when_the_last_one_held_sessions_then_they_are_released() {
     assert!(query::queue_depth(&shard.machine, KEY).is_none());
 }
 
+fn held_before(page: &query::HeldPage, incarnation: u64) -> Vec<SessionKey> {
+    let held = page.sessions.iter().filter(|(.., holder)| {
+        holder.is_some_and(|holder| holder.node == 1 && holder.incarnation < incarnation)
+    });
+    held.map(|(key, ..)| *key).collect()
+}
+
 /// What the upkeep does after a start: looks at two sessions at a time.
 fn release_stale(shard: &mut Shard, incarnation: u64) -> usize {
     let (mut after, mut steps) = (None, 0);
     loop {
-        let found = query::held_before(&shard.machine, (1, incarnation), after, 2);
-        assert!(found.keys.len() <= 2);
-        let keys = found.keys;
+        let found = query::held(&shard.machine, after, 2);
+        assert!(found.sessions.len() <= 2);
+        let keys = held_before(&found, incarnation);
         shard.one(Command::ReleaseStale { keys, node: 1, incarnation, now_ms: NOW });
         steps += 1;
         after = found.next;
@@ -297,8 +305,7 @@ fn start_when_many_sessions_are_held_then_each_step_releases_a_few() {
     // This one is back before the background work comes to it.
     let epoch = shard.claim_with(9, here).epoch;
     assert_eq!(release_stale(&mut shard, 2), 5);
-    let none = query::HeldBefore::default();
-    assert_eq!(query::held_before(&shard.machine, (1, 2), None, 99), none);
+    assert_eq!(held_before(&query::held(&shard.machine, None, 99), 2), []);
     let held = query::sessions_durable(&shard.machine, &shard.store, None, 99);
     let held: Vec<u128> =
         held.iter().filter(|view| view.holder.is_some()).map(|view| view.key.0).collect();
@@ -456,4 +463,29 @@ fn sessions_durable_when_listed_then_paged_by_key() {
     let list = query::sessions_durable(&shard.machine, &shard.store, Some(SessionKey(2)), 9);
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].holder, Some(holder(1)));
+}
+
+#[test]
+fn claim_when_the_same_connection_asks_again_then_nothing_of_its_first_attempt_is_told() {
+    let mut shard = Shard::new();
+    let first = |command: &mut Command| {
+        let Command::Claim { holder, will, .. } = command else { return };
+        *holder = super::support::holder(9);
+        *will = Some(Box::new(StoredWill {
+            message: message("will", "gone"),
+            delay_secs: 0,
+            expiry_secs: None,
+        }));
+    };
+    let epoch = shard.claim_with(7, first).epoch;
+    let again = shard.claim_with(7, first);
+    assert!(again.epoch > epoch, "what the first attempt still sends is refused");
+    assert!(!again.session_present, "only the first attempt has made it");
+    assert_eq!(again.previous_holder, Some(holder(9)));
+    assert!(due_wills(shard.tick(NOW)).is_empty(), "the connection has not ended");
+    shard.subscribe(7, again.epoch, &[subscription("a", Qos::AtLeastOnce)]);
+    let third = shard.claim_with(7, first);
+    assert!(third.session_present);
+    shard.release(7, third.epoch, NOW);
+    assert_eq!(due_wills(shard.tick(NOW)).len(), 1, "one will, of the last attempt");
 }

@@ -96,6 +96,10 @@ impl Shard {
 
     pub(super) fn claim_with(&mut self, key: u128, change: impl FnOnce(&mut Command)) -> Claimed {
         let mut command = claim(key);
+        if let Command::Claim { holder, .. } = &mut command {
+            // Each claim is that of another connection.
+            holder.connection = self.index + 1;
+        }
         change(&mut command);
         match self.one(command) {
             Reply::Claimed(claimed) => *claimed,

@@ -34,7 +34,10 @@ use crate::{
         durable_routes::{NotLed, Shards, Visit},
         facts::Facts,
         groups::{self, GroupTable, Groups},
-        home::{Home, Neighbours},
+        home::{
+            Home, Neighbours,
+            client::{Duty, Homes},
+        },
         hub::{Drain, Hub},
         interest::Interests,
         live_routes::LiveRoutes,
@@ -46,6 +49,7 @@ use crate::{
         suback_barrier::SubackBarrier,
         topic_router::TopicRouter,
         upkeep::{self, Meet, Upkeep},
+        view::View,
         worker::{LinkLimits, Worker, WorkerConfig},
     },
     auth::{Admission, Authenticator, Credentials, Principal, Verdict},
@@ -58,7 +62,10 @@ use crate::{
         topic::{TopicFilter, TopicName},
         wire::{Connack, Connect, DecodeLimits, Delivery, Dialect, SubscriptionOptions, Will},
     },
-    shard::command::{Quota, StoredSubscription},
+    shard::{
+        command::{Quota, StoredSubscription},
+        query::HeldPage,
+    },
 };
 
 pub(super) const LIMITS: DecodeLimits = DecodeLimits {
@@ -178,22 +185,34 @@ impl Bench {
         let barrier = routes(&targets, live, &meta, &router, others);
         let publisher = Rc::new(Publisher::new(targets, appender.clone()));
         let upkeep = upkeep(&storage, &publisher, &appender);
+        let (view, peers) = (View::alone(NodeId(1), 1, 1), Peers::none());
         let neighbours = Neighbours {
             kick: vec![hub.clone().recipient()],
             grew: vec![hub.clone().recipient()],
+            roll: vec![hub.clone().recipient()],
             submit: appender.clone().recipient(),
             look: upkeep.clone().recipient(),
+            sweep: upkeep.clone().recipient(),
             groups: vec![groups.clone().recipient()],
+            held: Rc::new(|_| Box::pin(async { Some(HeldPage::default()) })),
+            peers: peers.clone(),
+            view: view.clone(),
         };
         let news = facts.news(ShardId(0));
-        let home = Home::new(ShardId(0), (1, 1), [], neighbours, news).start();
+        let home = Home::new(ShardId(0), neighbours, news).start();
         upkeep.try_send(Meet(home.clone().recipient())).unwrap();
         let node = Node {
             hash_key: HashKey([7; 16]),
             shards: 1,
             authenticator: Arc::new(Doorkeeper),
-            claim: vec![home.clone().recipient()],
-            release: vec![home.recipient()],
+            homes: Rc::new(Homes {
+                view,
+                peers,
+                claim: vec![home.clone().recipient()],
+                release: vec![home.clone().recipient()],
+                again: vec![home.recipient()],
+                duty: Duty::new(1),
+            }),
             appender,
             router,
             groups: vec![groups],
@@ -314,8 +333,10 @@ fn routes(
 fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender>) -> Addr<Upkeep> {
     let (storage, publisher) = (storage.clone(), Rc::clone(publisher));
     let neighbours = upkeep::Neighbours {
-        held_before: Rc::new(|_| Box::pin(async { None })),
-        start: (1, 1),
+        held: Rc::new(|_| Box::pin(async { None })),
+        gone: Vec::new(),
+        peers: Peers::none(),
+        view: View::alone(NodeId(1), 1, 1),
         mover: Rc::new(|| Box::pin(async { Moved::All })),
         submit: appender.clone().recipient(),
         groups: Vec::new(),

@@ -1,0 +1,64 @@
+//! The cluster as the actors see it: links, who leads, who is up.
+//!
+//! - Owns: the task that translates the directory. Takes: the handle. Gives: [`Peers`] and a [`View`].
+//! - Bound: one list of members at a time; it is made again when the directory changes.
+
+use std::sync::Arc;
+
+use hongqiao_cluster::{ClusterHandle, Directory, id::ShardId};
+use tokio::sync::watch;
+
+use crate::{
+    actors::{
+        cluster_port::ClusterPort,
+        peer::Peers,
+        view::{Member, Members, Start, View},
+    },
+    shard::machine::ShardMachine,
+};
+
+type Handle = ClusterHandle<ShardMachine>;
+
+/// Returns the links to the other nodes.
+pub(super) fn peers(cluster: &Handle) -> Peers {
+    Peers::new(Arc::new(ClusterPort(cluster.clone())))
+}
+
+/// Returns what this node knows of the cluster, and keeps it up to date as long as the runtime runs.
+pub(super) fn view(cluster: &Handle) -> View {
+    let shards = 0..cluster.shards();
+    let leads = shards.map(|shard| cluster.leadership(ShardId(shard)));
+    let leads = leads.collect();
+    let mut changed = cluster.meta().changed();
+    changed.mark_changed();
+    let (tell, members) = watch::channel(Arc::new(members_of(cluster)));
+    let cluster = cluster.clone();
+    actix_rt::spawn(async move {
+        while changed.changed().await.is_ok() {
+            let members = Arc::new(members_of(&cluster));
+            tell.send_if_modified(|told| {
+                let is_new = *told != members;
+                *told = members;
+                is_new
+            });
+        }
+    });
+    View::new(leads, members)
+}
+
+fn members_of(cluster: &Handle) -> Members {
+    let me = Start { node: cluster.node(), incarnation: cluster.incarnation() };
+    translate(me, &cluster.meta().directory())
+}
+
+/// This node is what it knows itself to be, whatever the others have written down so far.
+fn translate(me: Start, directory: &Directory) -> Members {
+    let others = directory.nodes.iter().filter(|(node, _)| **node != me.node);
+    let others = others.map(|(node, member)| Member {
+        start: Start { node: *node, incarnation: member.incarnation },
+        up: member.up,
+    });
+    let all = std::iter::once(Member { start: me, up: true }).chain(others).collect();
+    let leaders = directory.leaders.iter().map(|led| led.map(|led| led.node)).collect();
+    Members { me, all, leaders }
+}
