@@ -68,6 +68,7 @@ fn seeds_of_stored_encodings_when_replayed_then_promises_hold() {
     replay("log_segment", stored::log_segment);
     replay("state_block", stored::state_block);
     replay("folder_marks", stored::folder_marks);
+    replay("meta_batch", stored::meta_batch);
 }
 
 #[test]

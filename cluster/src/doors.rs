@@ -95,6 +95,11 @@ pub fn folder_marks(text: &str) {
     }
 }
 
+/// Applies `bytes` to the machine of the meta group, and reads them as words about leases.
+pub fn meta_batch(bytes: &[u8]) {
+    crate::meta::meta_batch(bytes);
+}
+
 /// Reads `bytes` as frames of a connection: at once, and as they would trickle in.
 pub fn link_frames(bytes: &[u8]) {
     let take_all = |buffer: &mut BytesMut, found: &mut Vec<Frame>| {

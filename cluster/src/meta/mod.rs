@@ -20,6 +20,7 @@ mod lease;
 mod leases;
 mod barrier;
 mod keeper;
+mod door;
 pub(crate) mod handle;
 #[cfg(test)]
 pub(crate) mod local;
@@ -29,5 +30,5 @@ mod tests;
 
 pub use command::{MetaCommand, MetaReply, Place, Refusal, RoomCommand, RoomReply};
 pub use handle::{MetaHandle, MetaProposed};
-pub(crate) use keeper::Addresses;
 pub use machine::{MetaChange, MetaSink, no_sink};
+pub(crate) use {door::meta_batch, keeper::Addresses};

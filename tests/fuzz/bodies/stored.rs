@@ -43,6 +43,11 @@ pub(crate) fn folder_marks(data: &[u8]) {
     }
 }
 
+/// Applies `data` to the machine of the meta group.
+pub(crate) fn meta_batch(data: &[u8]) {
+    hongqiao_cluster::doors::meta_batch(data);
+}
+
 /// Feeds `data` to the decoder of frames between nodes.
 pub(crate) fn link_frames(data: &[u8]) {
     hongqiao_cluster::doors::link_frames(data);

@@ -9,16 +9,14 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use proptest::{collection::vec, option, prelude::*};
 
-use super::{
-    model::{Model, ROOM_MEMBERS_MAX, ROUTES_MAX, SHARDS},
-    store::MemoryStore,
-};
+use super::model::{Model, ROOM_MEMBERS_MAX, ROUTES_MAX, SHARDS};
 use crate::{
     directory::{Directory, Places, Role, RoomKind},
     id::{NodeId, ShardId},
     machine::Machine,
     meta::{
         MetaChange, MetaCommand, MetaReply, Place, Refusal, RoomCommand, RoomReply, command,
+        door::MemoryStore,
         machine::{MetaMachine, Published},
     },
 };

@@ -8,4 +8,3 @@ mod keeper;
 mod lease;
 mod machine;
 mod model;
-mod store;
