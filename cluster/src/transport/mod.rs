@@ -13,6 +13,8 @@
 
 mod reply;
 pub(crate) mod tcp;
+#[doc(hidden)]
+pub mod door;
 #[cfg(test)]
 pub(crate) mod memory;
 #[cfg(test)]
