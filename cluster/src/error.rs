@@ -104,6 +104,23 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Other nodes cannot be listened for.
+    #[error("cannot listen for other nodes on {address}")]
+    Listen {
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// No member let this node into its cluster; nothing was changed.
+    #[error("cannot join the cluster of {address}: {reason}")]
+    Join {
+        /// Who was asked.
+        address: String,
+        /// What the last one said.
+        reason: String,
+    },
     /// A snapshot was taking the place of a state when the node ended, and cannot do so now.
     #[error(
         "the state of shard {shard} is half replaced and the snapshot in {} is damaged or gone; \

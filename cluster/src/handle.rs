@@ -8,7 +8,7 @@
 use std::{future::ready, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
@@ -46,7 +46,7 @@ pub(crate) struct Shared<M> {
     pub(crate) meta: MetaHandle,
     pub(crate) desks: Arc<Desks>,
     pub(crate) network: Option<Arc<dyn Network>>,
-    runtimes: Handles,
+    pub(crate) runtimes: Handles,
     readers: Arc<Readers>,
     questions: Arc<Questions>,
     pub(crate) origin: Origin,
@@ -353,6 +353,29 @@ impl<M: Machine> ClusterHandle<M> {
             groups: groups.map(|(number, group)| GroupStatus::of(number, group)).collect(),
             links: self.shared.network.as_ref().map(|network| network.links()).unwrap_or_default(),
         }
+    }
+
+    /// Gives the lead of a shard, or of the meta group, from this node to another; `false` if it stayed.
+    ///
+    /// - Proposals wait meanwhile, 3 seconds at most. With more than three voters it takes about a second.
+    pub async fn transfer(&self, shard: ShardId, to: NodeId) -> bool {
+        let group = self.shared.groups.group(shard).cloned();
+        let Some((group, network)) = group.zip(self.shared.network.clone()) else { return false };
+        let handed = async move { group.hand_over(to, &*network, true).await };
+        self.shared.runtimes.work.spawn(handed).await.unwrap_or(false)
+    }
+
+    /// Gives every lead of this node to a member that follows it, and takes none any more: before it stops.
+    ///
+    /// - All at once, within 3 seconds; a group without such a member is left as it is.
+    pub async fn resign(&self) {
+        let Some(network) = self.shared.network.clone() else { return };
+        let groups = self.shared.groups.groups.clone();
+        for group in &groups {
+            group.leave();
+        }
+        let all = async move { join_all(groups.iter().map(|group| group.resign(&*network))).await };
+        let _ = self.shared.runtimes.work.spawn(all).await;
     }
 
     /// Writes a copy of this node's state into `target`, which must not exist or be empty. A node

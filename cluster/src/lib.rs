@@ -23,6 +23,9 @@ pub mod status;
 mod proposals;
 #[allow(dead_code, reason = "groups of several nodes begin to use it")]
 mod desks;
+mod placement;
+mod membership;
+mod join;
 #[allow(dead_code, reason = "groups of several nodes begin to use it")]
 pub mod transport;
 #[doc(hidden)]

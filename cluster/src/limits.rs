@@ -44,22 +44,30 @@ pub(crate) const REPLIES_KEPT_BYTES_MAX: usize = 1 << 20;
 /// Reads of this node that run or wait for their turn on the cluster's threads.
 pub(crate) const READS_MAX: usize = 64;
 
-/// Longest silence of a quorum after which a leader still answers reads: shorter than the lease that
-/// followers grant it (`election_timeout_max`), by more than clocks run apart meanwhile.
+/// Followers that heard of a leader let no other be elected for this long. openraft's `election_timeout_max`.
+pub(crate) const LEADER_LEASE: Duration = Duration::from_millis(800);
+
+/// Longest silence of a quorum after which a leader still answers reads: shorter than the lease, by
+/// more than clocks run apart meanwhile.
 pub(crate) const READ_SILENCE_MAX: Duration = Duration::from_millis(500);
 
-/// Longest silence of a quorum after which a leader still acts as one. Before it has passed no other
-/// can be elected, unless this one agreed.
-pub(crate) const LEAD_SILENCE_MAX: Duration = Duration::from_millis(1_000);
+/// Longest silence of a quorum after which a leader still acts as one.
+pub(crate) const LEAD_SILENCE_MAX: Duration = Duration::from_millis(750);
 
-/// How often a leader is heard of, at least about.
+/// How often a leader is heard of when it has nothing to say.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 
-/// Shortest silence of a leader after which another is elected, beyond the lease.
+/// An append that takes longer, with the member's disk in it, is sent again.
+pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// A vote that takes longer is not waited for; a candidate tries again after this time and a delay.
 pub(crate) const ELECTION_MIN: Duration = Duration::from_millis(500);
 
-/// Longest one; also how long the lease of a leader is.
-pub(crate) const ELECTION_MAX: Duration = Duration::from_millis(800);
+/// Entries for another member are sent in requests of about this many bytes, or one entry.
+pub(crate) const APPEND_BYTES_TARGET: usize = 1 << 20;
+
+/// Most bytes of one command: an entry with it must fit a frame between nodes.
+pub(crate) const COMMAND_BYTES_MAX: usize = 4 << 20;
 
 /// A log segment takes no further batch beyond this many bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
@@ -194,9 +202,11 @@ pub(crate) const LINK_GREETING_TIME: Duration = Duration::from_secs(2);
 
 const _: () = assert!(FRAME_BYTES_MAX <= LINK_BYTES_MAX);
 const _: () = assert!(INLINE_BYTES_MAX + 2 * KEY_BYTES_MAX + 64 < PIECE_BYTES_MAX);
-const _: () = assert!(READ_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis());
-const _: () =
-    assert!(LEAD_SILENCE_MAX.as_millis() < ELECTION_MAX.as_millis() + ELECTION_MIN.as_millis());
+const _: () = assert!(READ_SILENCE_MAX.as_millis() < LEAD_SILENCE_MAX.as_millis());
+const _: () = assert!(LEAD_SILENCE_MAX.as_millis() < LEADER_LEASE.as_millis());
+const _: () = assert!(
+    ENTRY_BYTES_TARGET + COMMAND_BYTES_MAX + 16 * ENTRY_COMMANDS_MAX + 4_096 < FRAME_BYTES_MAX
+);
 const _: () = assert!(STREAM_GIVE_UP.as_millis() < PROPOSE_TIMEOUT.as_millis());
 // What may be in doubt when a leader is lost still has its replies.
 const _: () = assert!(REPLIES_KEPT_MAX >= ENTRIES_IN_FLIGHT_MAX * ENTRY_COMMANDS_MAX);

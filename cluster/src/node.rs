@@ -11,31 +11,48 @@
 //! - Bound: see `Options`.
 //! - Source: own design.
 
+#[cfg(test)]
+mod tests;
+
 use std::{fs, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
     backup::Origin,
+    desks::MemberKind,
     error::StartError,
     handle::{ClusterHandle, Handles, Shared},
-    id::ShardId,
+    id::{NodeId, ShardId},
+    join::{self, JoinClerk},
     machine::Machine,
-    meta::{Addresses, MetaSink},
-    options::Options,
-    raft_groups::{Groups, Parts},
+    membership::Keeper,
+    meta::{Addresses, MetaCommand, MetaHandle, MetaSink},
+    options::{Options, Peering},
+    raft_group::{
+        clerk::RaftClerk,
+        snapshot::receive::{Member, Receiver},
+    },
+    raft_groups::{Groups, Others, Parts},
     storage::{
         disk::{Disk, RealDisk},
-        format::Folder,
+        format::{Entered, Folder},
         health::Health,
         log::Log,
         shelf::RealShelf,
         state::sled_kv::SledKv,
     },
+    transport::{
+        Desk, Network,
+        tcp::{Identity, TcpNetwork, VERSIONS, hello::Secret},
+    },
 };
 
 /// Tasks get this long to end after the groups have.
 const RUNTIME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a node that is not known yet introduces itself.
+const INTRODUCE_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A start waits this long for the directory to know of it.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,8 +64,7 @@ pub struct Cluster<M: Machine> {
 }
 
 struct Running {
-    runtime: Runtime,
-    timers: Runtime,
+    runtimes: Runtimes,
     flusher: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     /// Open until everything else has ended.
@@ -56,13 +72,17 @@ struct Running {
 }
 
 impl<M: Machine> Cluster<M> {
-    /// Opens the data folder, replays the log and returns when every shard can serve.
+    /// Opens the data folder, replays the log and starts all groups. Those of which this node is the
+    /// only voter can serve when this returns; others find their leaders by themselves.
     ///
-    /// - Shape: `make` is called once per shard; the machine is then loaded from the last checkpoint.
+    /// - Shape: `make` is called once per shard; the machine is then loaded from the last checkpoint. `sink`
+    ///   gets every directory, see [`MetaSink`].
+    /// - A new folder becomes that of a new cluster, or, with [`Peering::join`](crate::Peering::join), of a
+    ///   member of the one that is there; then this waits for a member to answer.
     /// - Blocks the calling thread; call it before an event loop starts, or on a thread of its own.
     ///
     /// # Errors
-    /// Every variant of [`StartError`] names the file and what to do; nothing was changed.
+    /// Every variant of [`StartError`] names the file or address and what to do; nothing was changed.
     #[expect(clippy::needless_pass_by_value, reason = "the options are the node's from here on")]
     pub fn start(
         options: Options,
@@ -70,7 +90,28 @@ impl<M: Machine> Cluster<M> {
         sink: MetaSink,
     ) -> Result<Self, StartError> {
         options.check()?;
-        let folder = Folder::open(&options)?;
+        let entered = Folder::enter(&options)?;
+        let runtimes = Runtimes::start(&options)?;
+        let network = match &options.peering {
+            Some(peering) => {
+                Some(listen(peering, options.node, entered.incarnation.now(), &runtimes)?)
+            }
+            None => None,
+        };
+        Self::start_on(&options, &make, sink, entered, runtimes, network)
+    }
+
+    /// As [`Self::start`], with links to others that are there already.
+    pub(crate) fn start_on(
+        options: &Options,
+        make: &(dyn Fn(ShardId) -> M + Sync),
+        sink: MetaSink,
+        entered: Entered,
+        runtimes: Runtimes,
+        network: Option<Arc<dyn Network>>,
+    ) -> Result<Self, StartError> {
+        let (folder, peers) =
+            runtimes.work.block_on(admit(options, entered, network.as_deref()))?;
         let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
         let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
         let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
@@ -83,33 +124,10 @@ impl<M: Machine> Cluster<M> {
         let (log, flusher) =
             Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
         let (shelf, incarnation) = (Arc::new(shelf), folder.incarnation.now());
-        let parts = Parts { disk, kv, shelf, log, health, incarnation };
-        Self::run(parts, &options, &make, sink, flusher, folder)
-    }
-
-    fn run(
-        parts: Parts,
-        options: &Options,
-        make: &(dyn Fn(ShardId) -> M + Sync),
-        sink: MetaSink,
-        flusher: JoinHandle<()>,
-        folder: Folder,
-    ) -> Result<Self, StartError> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(options.threads)
-            .thread_name("cluster")
-            .enable_time()
-            .build()
-            .map_err(io("start threads for", &options.data_dir))?;
-        // `apply` and reads wait for a failing disk on the threads above, so these keep no time then.
-        let timers = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("timers")
-            .enable_time()
-            .build()
-            .map_err(io("start threads for", &options.data_dir))?;
-        let log = parts.log.clone();
-        let groups = match runtime.block_on(Groups::start(parts, options, make, sink)) {
+        let parts = Parts { disk, kv, shelf, log: log.clone(), health, incarnation };
+        let others = Others { network: network.clone(), founder: !folder.format.joined };
+        let started = runtimes.work.block_on(Groups::start(parts, options, make, sink, &others));
+        let groups = match started {
             Ok(groups) => groups,
             Err(error) => {
                 log.stop();
@@ -117,31 +135,32 @@ impl<M: Machine> Cluster<M> {
                 return Err(error);
             }
         };
-        let purge = Box::new(groups.purge_after_checkpoints(runtime.handle().clone()));
-        let worker = groups.checkpointer.clone();
-        let checkpointer = std::thread::Builder::new()
-            .name("checkpointer".into())
-            .spawn(move || worker.run(&(purge as _)))
-            .map_err(io("start a thread for", &options.data_dir))?;
-        tracing::info!(
-            node = options.node.0,
-            incarnation = folder.incarnation.now(),
-            shards = options.shards,
-            durability = ?options.durability,
-            "shards lead"
-        );
-        let handles = Handles { work: runtime.handle().clone(), timers: timers.handle().clone() };
+        let checkpointer = start_checkpointer(&groups, &runtimes, options)?;
+        let handles = runtimes.handles();
         let origin = Origin {
             node: options.node,
             incarnation: folder.incarnation.clone(),
             format: folder.format.clone(),
         };
-        let shared = Shared::new(groups, handles, origin, None);
+        let shared = Shared::new(groups, handles, origin, network);
+        meet_others(&shared, &shared.runtimes.work, peers);
         shared.meta.start(addresses(options));
-        // Only a disk that takes nothing keeps a node that is alone waiting.
-        let is_up = shared.meta.is_up();
-        let _ = runtime.block_on(async { tokio::time::timeout(ANNOUNCE_TIMEOUT, is_up).await });
-        let running = Running { runtime, timers, flusher, checkpointer, _folder: folder };
+        if folder.format.joined {
+            runtimes.work.spawn(introduce(Introduction::of(&shared, options)));
+        } else {
+            // Only a disk that takes nothing keeps a node that is alone waiting.
+            let is_up = shared.meta.is_up();
+            let timed = async { tokio::time::timeout(ANNOUNCE_TIMEOUT, is_up).await };
+            let _ = runtimes.work.block_on(timed);
+        }
+        tracing::info!(
+            node = options.node.0,
+            incarnation = folder.incarnation.now(),
+            shards = options.shards,
+            durability = ?options.durability,
+            "groups run"
+        );
+        let running = Running { runtimes, flusher, checkpointer, _folder: folder };
         Ok(Self { handle: ClusterHandle::new(shared), running: Some(running) })
     }
 
@@ -165,8 +184,12 @@ impl<M: Machine> Cluster<M> {
         let (told, done) = std::sync::mpsc::sync_channel(1);
         let shared = self.handle.shared().clone();
         shared.meta.stop();
-        running.runtime.spawn(async move {
+        running.runtimes.work.spawn(async move {
             shared.groups.stop().await;
+            shared.desks.close();
+            if let Some(network) = &shared.network {
+                network.stop();
+            }
             let _ = told.send(());
         });
         let _ = done.recv();
@@ -174,15 +197,7 @@ impl<M: Machine> Cluster<M> {
         let _ = running.checkpointer.join();
         groups.log.stop();
         let _ = running.flusher.join();
-        // On a thread of its own: tokio refuses to wait on a thread that drives tasks.
-        let runtime = running.runtime;
-        let ended = std::thread::Builder::new()
-            .name("cluster-end".into())
-            .spawn(move || runtime.shutdown_timeout(RUNTIME_TIMEOUT));
-        if let Ok(ended) = ended {
-            let _ = ended.join();
-        }
-        running.timers.shutdown_background();
+        running.runtimes.stop();
         // Handles may outlive the node; the folder must not stay locked by them.
         groups.base.kv.close();
     }
@@ -197,6 +212,158 @@ impl<M: Machine> Drop for Cluster<M> {
 pub(crate) fn addresses(options: &Options) -> Addresses {
     let advertised = options.peering.as_ref().map(|peering| peering.advertise.clone());
     Addresses { cluster: advertised.unwrap_or_default(), client: options.client_addr.clone() }
+}
+
+/// The runtimes of a node.
+pub(crate) struct Runtimes {
+    work: Runtime,
+    timers: Runtime,
+}
+
+impl Runtimes {
+    pub(crate) fn start(options: &Options) -> Result<Self, StartError> {
+        let start = |name: &str, threads| {
+            let built = Builder::new_multi_thread()
+                .worker_threads(threads)
+                .thread_name(name)
+                .enable_all()
+                .build();
+            built.map_err(io("start threads for", &options.data_dir))
+        };
+        // `apply` and reads wait for a failing disk on the first ones, so these keep no time then.
+        Ok(Self { work: start("cluster", options.threads)?, timers: start("timers", 1)? })
+    }
+
+    fn handles(&self) -> Handles {
+        Handles { work: self.work.handle().clone(), timers: self.timers.handle().clone() }
+    }
+
+    fn stop(self) {
+        // On a thread of its own: tokio refuses to wait on a thread that drives tasks.
+        let work = self.work;
+        let ended = std::thread::Builder::new()
+            .name("cluster-end".into())
+            .spawn(move || work.shutdown_timeout(RUNTIME_TIMEOUT));
+        if let Ok(ended) = ended {
+            let _ = ended.join();
+        }
+        self.timers.shutdown_background();
+    }
+}
+
+/// Listens for other nodes.
+fn listen(
+    peering: &Peering,
+    node: NodeId,
+    incarnation: u64,
+    runtimes: &Runtimes,
+) -> Result<Arc<dyn Network>, StartError> {
+    let address = peering.listen.to_string();
+    let identity = Identity {
+        node,
+        incarnation,
+        secret: Secret::new(peering.secret.bytes()),
+        versions: VERSIONS,
+        instance: rand::random(),
+    };
+    let bound = runtimes.work.block_on(TcpNetwork::bind(&address, identity));
+    let network = bound.map_err(|source| StartError::Listen { address, source })?;
+    Ok(network)
+}
+
+/// Makes a new folder that of a cluster; gives the peers that a new member has been told of.
+async fn admit(
+    options: &Options,
+    entered: Entered,
+    network: Option<&dyn Network>,
+) -> Result<(Folder, Vec<(NodeId, String)>), StartError> {
+    let join = options.peering.as_ref().map(|peering| &peering.join[..]).unwrap_or_default();
+    match network {
+        _ if !entered.is_new() => Ok((entered.open()?, Vec::new())),
+        Some(network) if !join.is_empty() => {
+            let admission = join::ask(network, options.node, join).await?;
+            Ok((entered.join(&admission.format(), options)?, admission.peers))
+        }
+        _ => Ok((entered.found(options)?, Vec::new())),
+    }
+}
+
+fn start_checkpointer<M: Machine>(
+    groups: &Groups<M>,
+    runtimes: &Runtimes,
+    options: &Options,
+) -> Result<JoinHandle<()>, StartError> {
+    let purge = Box::new(groups.purge_after_checkpoints(runtimes.work.handle().clone()));
+    let worker = groups.checkpointer.clone();
+    std::thread::Builder::new()
+        .name("checkpointer".into())
+        .spawn(move || worker.run(&(purge as _)))
+        .map_err(io("start a thread for", &options.data_dir))
+}
+
+/// Opens the desks for other members, and keeps the groups where the directory wants them.
+pub(crate) fn meet_others<M: Machine>(
+    shared: &Shared<M>,
+    runtime: &Handle,
+    peers: Vec<(NodeId, String)>,
+) {
+    let Some(network) = &shared.network else { return };
+    let (node, format) = (shared.origin.node, shared.origin.format.clone());
+    let (groups, meta) = (shared.groups.groups.clone(), shared.meta.clone());
+    let cluster = format.cluster;
+    shared.desks.set(Desk::Raft, Arc::new(RaftClerk { groups: groups.clone() }));
+    let members = groups.iter().map(|group| group.clone() as Arc<dyn Member>).collect();
+    let shelf = shared.groups.snapshots.shelf.clone();
+    let receiver = Receiver::new(members, shelf, shared.groups.health.clone());
+    shared.desks.set(Desk::Snapshot, Arc::new(receiver));
+    let clerk = JoinClerk { format, meta: meta.clone(), groups: groups.clone() };
+    shared.desks.set_member(MemberKind::Join, Arc::new(clerk));
+    network.set_peers(peers.into_iter().collect());
+    network.set_service(shared.desks.clone());
+    network.set_cluster(cluster);
+    runtime.spawn(Keeper { node, groups, meta, network: network.clone() }.run());
+}
+
+/// How a node that its own directory does not know yet makes itself known.
+struct Introduction {
+    meta: MetaHandle,
+    network: Option<Arc<dyn Network>>,
+    /// Where members are.
+    join: Vec<String>,
+    node: NodeId,
+    command: MetaCommand,
+}
+
+impl Introduction {
+    fn of<M: Machine>(shared: &Shared<M>, options: &Options) -> Self {
+        let peering = options.peering.as_ref();
+        let Addresses { cluster, client } = addresses(options);
+        let command = MetaCommand::NodeUp {
+            node: options.node,
+            incarnation: shared.origin.incarnation.now(),
+            cluster_addr: cluster,
+            client_addr: client,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let join = peering.map(|peering| peering.join.clone()).unwrap_or_default();
+        let (meta, network) = (shared.meta.clone(), shared.network.clone());
+        Self { meta, network, join, node: options.node, command }
+    }
+
+    fn is_known(&self) -> bool {
+        self.meta.directory().nodes.contains_key(&self.node)
+    }
+}
+
+/// Lets members put this node into the directory; returns once it has come here with the log.
+async fn introduce(who: Introduction) {
+    let Some(network) = who.network.as_deref() else { return };
+    let mut changed = who.meta.changed();
+    while !who.is_known() {
+        join::add(network, &who.join, &who.command).await;
+        let known = changed.wait_for(|_| who.is_known());
+        let _ = tokio::time::timeout(INTRODUCE_INTERVAL, known).await;
+    }
 }
 
 fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StartError {

@@ -26,6 +26,7 @@ use crate::{
     raft_group::{
         group::{Group, Setting},
         permits::Permits,
+        pulse::Pulse,
         snapshot::{install, spool::Snapshots},
         state_machine::Shard,
     },
@@ -40,6 +41,7 @@ use crate::{
             shard_state::{Base, ShardState},
         },
     },
+    transport::Network,
 };
 
 /// Groups end within this time, or are left behind.
@@ -59,8 +61,24 @@ pub(crate) struct Groups<M> {
     pub(crate) fill: Arc<Fill>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) log: Arc<Log>,
-    #[allow(dead_code, reason = "the links of the groups begin to use it")]
     pub(crate) snapshots: Arc<Snapshots>,
+    log_budget: usize,
+}
+
+/// Other nodes, and how this one came to be with them.
+pub(crate) struct Others {
+    /// `None`: this node is alone.
+    pub(crate) network: Option<Arc<dyn Network>>,
+    /// This node made its cluster; another waits until its groups get it as a member.
+    pub(crate) founder: bool,
+}
+
+#[cfg(test)]
+impl Others {
+    /// There are none: a node that is alone.
+    pub(crate) fn none() -> Self {
+        Self { network: None, founder: true }
+    }
 }
 
 /// The parts below the groups: real ones, or twins.
@@ -98,6 +116,7 @@ impl<M: Machine> Groups<M> {
         options: &Options,
         make: &(dyn Fn(ShardId) -> M + Sync),
         sink: MetaSink,
+        others: &Others,
     ) -> Result<Self, StartError> {
         let Parts { disk, kv, shelf, log, health, incarnation } = parts;
         install::redo(&shelf, &*kv, &log, options.groups()).await?;
@@ -126,12 +145,20 @@ impl<M: Machine> Groups<M> {
             log: log.clone(),
             checkpointer: checkpointer.clone(),
             snapshots: snapshots.clone(),
-            founder: true,
+            network: others.network.clone(),
+            published: published.clone(),
+            awake: Arc::default(),
+            founder: others.founder,
         };
         let meta = try_join_all(meta.map(|meta| Group::start(meta, setting.clone())));
         let groups = shards.iter().map(|shard| Group::start(shard.clone(), setting.clone()));
         let (groups, meta) = tokio::try_join!(try_join_all(groups), meta)?;
-        let groups = groups.into_iter().chain(meta).collect();
+        let groups: Vec<_> = groups.into_iter().chain(meta).collect();
+        if let Some(network) = setting.network {
+            let Setting { node, awake, .. } = setting;
+            tokio::spawn(Pulse { node, groups: groups.clone(), network, awake }.run());
+        }
+        let log_budget = options.checkpoint_bytes;
         Ok(Self {
             groups,
             shards,
@@ -143,6 +170,7 @@ impl<M: Machine> Groups<M> {
             checkpointer,
             log,
             snapshots,
+            log_budget,
         })
     }
 
@@ -155,15 +183,18 @@ impl<M: Machine> Groups<M> {
         &self,
         runtime: Handle,
     ) -> impl Fn(&[u16]) + Send + use<M> {
-        let groups = self.groups.clone();
+        let (groups, health, budget) = (self.groups.clone(), self.health.clone(), self.log_budget);
         move |shards| {
+            // What waits for other members may hold as much as a checkpoint; proposals wait at three times.
+            let short = health.memory.bytes() > budget;
+            let part = short.then(|| budget / groups.len().max(1));
             for group in shards.iter().filter_map(|shard| groups.get(usize::from(*shard))) {
                 // The last checkpoint comes when the groups have ended; they would call that an error.
                 if !group.is_open() {
                     continue;
                 }
-                let raft = group.raft.clone();
-                runtime.spawn(async move { raft.trigger().snapshot().await });
+                let group = group.clone();
+                runtime.spawn(async move { group.purge(part).await });
             }
         }
     }

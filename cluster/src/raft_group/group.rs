@@ -12,31 +12,36 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::{
     lead::{self, LeadState},
     log_store::LogStore,
-    network::NoNetwork,
+    network::Links,
     proposer::Proposer,
     snapshot::spool::Snapshots,
     state_machine::{Shard, StateMachine},
     types::Types,
 };
 use crate::{
+    clock,
     error::StartError,
     id::{NodeId, ShardId},
-    limits::{ELECTION_MAX, ELECTION_MIN, HEARTBEAT},
+    limits::{APPEND_TIMEOUT, ELECTION_MIN, LEADER_LEASE},
     machine::Machine,
+    meta::machine::Published,
     storage::{
         checkpoint::{Checkpointer, ShardStore},
         log::Log,
     },
-    stream::{driver, queue::Queue, run::Origin},
+    stream::{driver, queue::Queue, run::Origin, seek::Way},
+    transport::Network,
 };
 
 /// A group of one voter elects itself and replays its log within this time, or the node does not start.
@@ -58,11 +63,20 @@ impl<M: Machine> Replica for Shard<M> {
 
 /// One group as the node sees it.
 pub(crate) struct Group {
+    pub(crate) node: NodeId,
+    pub(crate) number: u16,
     pub(crate) store: Arc<ShardStore>,
     pub(crate) replica: Arc<dyn Replica>,
     pub(crate) queue: Arc<Queue>,
     pub(crate) raft: Raft<Types>,
     pub(crate) lead: Arc<LeadState>,
+    pub(crate) log: Arc<Log>,
+    /// When a leader was last heard of, or this group started.
+    heard: Mutex<Instant>,
+    /// Until then the lead stays here if it comes here.
+    pinned: Mutex<Option<Instant>>,
+    /// The node gives its leads away and takes none.
+    leaving: AtomicBool,
     open: AtomicBool,
 }
 
@@ -75,6 +89,10 @@ pub(crate) struct Setting {
     pub(crate) log: Arc<Log>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) network: Option<Arc<dyn Network>>,
+    pub(crate) published: Arc<Published>,
+    /// Wakes the clocks of the groups.
+    pub(crate) awake: Arc<Notify>,
     /// This node made its cluster: a group without members is made with it. Another waits to be added.
     pub(crate) founder: bool,
 }
@@ -84,34 +102,83 @@ impl Group {
         shard: Arc<Shard<M>>,
         setting: Setting,
     ) -> Result<Arc<Self>, StartError> {
-        let Setting { node, incarnation, log, checkpointer, snapshots, founder } = setting;
+        let Setting { node, incarnation, log, checkpointer, snapshots, .. } = setting;
+        let way = setting.network.clone().map(|network| Way::of(network, setting.published));
         let store = shard.store.clone();
         let number = store.shard;
         let failed = || StartError::NoLeader { shard: number };
         let (fill, health) = (checkpointer.fill.clone(), checkpointer.health.clone());
-        let machine = StateMachine { shard: shard.clone(), checkpointer, snapshots };
-        let log_store = LogStore { log, group: number };
-        let raft = Raft::new(node.0, Arc::new(config()), NoNetwork, log_store, machine).await;
+        let machine =
+            StateMachine { shard: shard.clone(), checkpointer, snapshots: snapshots.clone() };
+        let others = has_other_voters(&store, &log, node);
+        let log_store = LogStore { log: log.clone(), group: number, node: others.then_some(node) };
+        let network = setting.network;
+        let links = Links { node, group: number, store: store.clone(), snapshots, network };
+        let raft = Raft::new(node.0, Arc::new(config()), links, log_store, machine).await;
         let raft = raft.map_err(|_| failed())?;
         let lead = LeadState::new();
-        tokio::spawn(lead::follow(raft.clone(), lead.clone()));
+        tokio::spawn(lead::follow(raft.clone(), lead.clone(), setting.awake));
         let known = raft.is_initialized().await.map_err(|_| failed())?;
-        if known || founder {
+        if known || setting.founder {
             lead_alone(&raft, &lead, node).await.ok_or_else(failed)?;
         }
-        // The last start may have ended between a checkpoint and its purge; nothing else would ask for it.
-        let stored = store.state.lock().stored.last;
-        if let Some(last) = stored {
-            raft.trigger().purge_log(last.index).await.map_err(|_| failed())?;
-        }
         let queue = Queue::new(Origin { node: node.0, incarnation });
-        driver::start(node, ShardId(number), &queue, lead.watch(), None);
+        driver::start(node, ShardId(number), &queue, lead.watch(), way);
         let proposer =
             Proposer { queue: queue.clone(), raft: raft.clone(), lead: lead.watch(), fill, health };
         tokio::spawn(proposer.run());
         let replica: Arc<dyn Replica> = shard;
-        let open = AtomicBool::new(true);
-        Ok(Arc::new(Self { store, replica, queue, raft, lead, open }))
+        let group = Arc::new(Self {
+            node,
+            number,
+            store,
+            replica,
+            queue,
+            raft,
+            lead,
+            log,
+            heard: Mutex::new(clock::now()),
+            pinned: Mutex::default(),
+            leaving: AtomicBool::default(),
+            open: AtomicBool::new(true),
+        });
+        // The last start may have ended between a checkpoint and its purge; nothing else would ask for it.
+        group.purge(None).await;
+        Ok(group)
+    }
+
+    /// Keeps the lead here for a time, or lets it go where it should be.
+    pub(crate) fn pin(&self, time: Option<Duration>) {
+        *self.pinned.lock() = time.map(|time| clock::now() + time);
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.lock().is_some_and(|until| clock::now() < until)
+    }
+
+    /// Refuses leads that others want to give to this node, from now on.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a leader was heard of.
+    pub(crate) fn leader_heard(&self) {
+        *self.heard.lock() = clock::now();
+    }
+
+    /// Returns when a leader was last heard of.
+    pub(crate) fn heard(&self) -> Instant {
+        *self.heard.lock()
+    }
+
+    /// Returns whether nobody leads, as far as this node knows: no leader was heard of for its lease.
+    pub(crate) fn is_leaderless(&self) -> bool {
+        !self.lead.now().here
+            && clock::now().saturating_duration_since(self.heard()) >= LEADER_LEASE
     }
 
     /// Returns whether the group has neither ended nor been told to.
@@ -124,6 +191,12 @@ impl Group {
         self.open.store(false, Ordering::Relaxed);
         self.queue.close();
     }
+}
+
+fn has_other_voters(store: &ShardStore, log: &Log, node: NodeId) -> bool {
+    let stored = &store.state.lock().stored.membership;
+    stored.voter_ids().any(|id| id != node.0)
+        || log.group(store.shard).is_some_and(|group| group.has_other_voters(node.0))
 }
 
 /// Makes a group of this one voter lead, with its log replayed; does nothing if there are other voters.
@@ -157,14 +230,17 @@ fn milliseconds(time: Duration) -> u64 {
 fn config() -> Config {
     Config {
         cluster_name: "hongqiao".into(),
-        heartbeat_interval: milliseconds(HEARTBEAT),
-        election_timeout_min: milliseconds(ELECTION_MIN),
-        election_timeout_max: milliseconds(ELECTION_MAX),
-        // On once a group has a second member; see `lead`.
+        // openraft knows it as the time-out of an append; `pulse` sends the heartbeats, and knows when
+        // to elect.
+        heartbeat_interval: milliseconds(APPEND_TIMEOUT),
+        enable_heartbeat: false,
+        enable_elect: false,
         enable_tick: false,
-        // Snapshots follow checkpoints; what they cover is purged at once.
+        election_timeout_min: milliseconds(ELECTION_MIN),
+        election_timeout_max: milliseconds(LEADER_LEASE),
+        // Snapshots follow checkpoints; see `purge` for what then goes.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: 0,
+        max_in_snapshot_log_to_keep: u64::MAX,
         ..Config::default()
     }
 }

@@ -5,13 +5,16 @@
 //!                              └─▶ heard of a quorum until … (asked before each read)
 //! ```
 //!
-//! - Owns: one task per group; it also turns the group's clock on once there is a second member.
+//! - Owns: one task per group; it also wakes the clocks once there is a second member.
 //! - Takes: metrics. Gives: `Lead`; `here` is lost at once when another leads or the quorum is silent.
 //! - Bound: one look per `LOOK_INTERVAL` and group; none at all in a group of one voter that leads.
 //! - Source: openraft 0.9 `RaftServerMetrics`, `RaftDataMetrics`; leases as in Raft §6.4.1.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,7 +23,7 @@ use openraft::{
     metrics::{RaftDataMetrics, RaftServerMetrics},
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::types::{LogId, Types};
 use crate::{
@@ -49,6 +52,12 @@ pub struct Lead {
 pub(crate) struct LeadState {
     lead: watch::Sender<Lead>,
     heard: Mutex<Heard>,
+    /// Votes of this node that others have asked for and that are not yet decided.
+    doubts: AtomicUsize,
+    handing_over: AtomicBool,
+    quiet: AtomicBool,
+    /// Since when this node leads.
+    since: Mutex<Option<Instant>>,
 }
 
 /// When a quorum last acknowledged this leader.
@@ -73,7 +82,14 @@ impl Heard {
 
 impl LeadState {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { lead: watch::Sender::default(), heard: Mutex::default() })
+        Arc::new(Self {
+            lead: watch::Sender::default(),
+            heard: Mutex::default(),
+            doubts: AtomicUsize::default(),
+            handing_over: AtomicBool::default(),
+            quiet: AtomicBool::default(),
+            since: Mutex::default(),
+        })
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Lead> {
@@ -86,11 +102,60 @@ impl LeadState {
 
     /// Returns whether a read here sees every command that was acknowledged anywhere before.
     pub(crate) fn may_read(&self) -> bool {
-        self.now().here && self.heard.lock().within(READ_SILENCE_MAX)
+        self.doubts.load(Ordering::SeqCst) == 0
+            && self.now().here
+            && self.heard.lock().within(READ_SILENCE_MAX)
+    }
+
+    /// Holds reads back while this node decides on a vote, which may end its own lead.
+    pub(crate) fn doubt(self: &Arc<Self>) -> Doubt {
+        self.doubts.fetch_add(1, Ordering::SeqCst);
+        Doubt(self.clone())
+    }
+
+    /// Returns when a leader of this node began to lead.
+    pub(crate) fn since(&self) -> Option<Instant> {
+        *self.since.lock()
+    }
+
+    /// Says whether the leader sends no heartbeats, so that its members may vote for another.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_quiet(&self, so: bool) {
+        self.quiet.store(so, Ordering::Relaxed);
+    }
+
+    /// Says whether the leader gives its lead to another member.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_handing_over(&self, so: bool) {
+        self.handing_over.store(so, Ordering::Relaxed);
     }
 
     fn set(&self, lead: Lead) {
         self.lead.send_if_modified(|now| std::mem::replace(now, lead) != lead);
+    }
+}
+
+/// A vote that is being decided.
+pub(crate) struct Doubt(Arc<LeadState>);
+
+impl Doubt {
+    /// The vote is given, or not; whoever gives one does not lead any more.
+    pub(crate) fn settle(self, granted: bool) {
+        if granted {
+            self.0.lead.send_if_modified(|lead| std::mem::take(&mut lead.here));
+        }
+    }
+}
+
+impl Drop for Doubt {
+    fn drop(&mut self) {
+        self.0.doubts.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -130,6 +195,7 @@ fn look(server: &Server, data: &Data) -> Look {
 /// One group's follower.
 struct Follower {
     state: Arc<LeadState>,
+    awake: Arc<Notify>,
     clock: bool,
     /// The last look. A report that is new at the next one was made after it.
     looked: Instant,
@@ -141,9 +207,14 @@ impl Follower {
     fn settle(&mut self, raft: &Raft<Types>, found: &Look, is_new: bool) -> Option<Instant> {
         if self.clock != found.others {
             self.clock = found.others;
+            // openraft's own ticks only let a leader that was removed step down; see `pulse`.
             raft.runtime_config().tick(found.others);
+            self.awake.notify_one();
         }
         let looked = std::mem::replace(&mut self.looked, clock::now());
+        let mut since = self.state.since.lock();
+        *since = if found.leads { since.or(Some(self.looked)) } else { None };
+        drop(since);
         if std::mem::replace(&mut self.under, found.under) != found.under {
             *self.state.heard.lock() = Heard::Never;
         }
@@ -167,10 +238,10 @@ impl Follower {
 }
 
 /// Follows one group until it ends.
-pub(crate) async fn follow(raft: Raft<Types>, state: Arc<LeadState>) {
+pub(crate) async fn follow(raft: Raft<Types>, state: Arc<LeadState>, awake: Arc<Notify>) {
     let (mut server, mut data) = (raft.server_metrics(), raft.data_metrics());
     let under = (0, None);
-    let mut follower = Follower { state, clock: false, looked: clock::now(), under };
+    let mut follower = Follower { state, awake, clock: false, looked: clock::now(), under };
     loop {
         let is_new = data.has_changed().unwrap_or(false);
         let found = look(&server.borrow_and_update(), &data.borrow_and_update());

@@ -13,13 +13,19 @@ use openraft::{
 use tokio::sync::oneshot;
 
 use super::types::{Entry, LogId, StorageError, Types, Vote};
-use crate::storage::log::{Done, Log};
+use crate::{
+    id::NodeId,
+    limits::APPEND_BYTES_TARGET,
+    storage::log::{Done, Log},
+};
 
 /// One group's log.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     pub(crate) log: Arc<Log>,
     pub(crate) group: u16,
+    /// This node, if it must not take up a lead again that it had before it stopped; see `read_vote`.
+    pub(crate) node: Option<NodeId>,
 }
 
 /// A callback, and what it tells.
@@ -41,6 +47,15 @@ impl RaftLogReader<Types> for LogStore {
         range: R,
     ) -> Result<Vec<Entry>, StorageError> {
         Ok(self.log.group(self.group).map(|group| group.range(range)).unwrap_or_default())
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let group = self.log.group(self.group);
+        Ok(group.map(|group| group.run(start..end, APPEND_BYTES_TARGET)).unwrap_or_default())
     }
 }
 
@@ -64,7 +79,16 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        Ok(self.log.group(self.group).and_then(|group| group.vote))
+        let Some(group) = self.log.group(self.group) else { return Ok(None) };
+        let mut vote = group.vote;
+        if let (Some(vote), Some(node)) = (&mut vote, self.node)
+            && vote.leader_id.node_id == node.0
+        {
+            // openraft would lead at once in its old term, without the entries that tell how far others
+            // have come meanwhile. A vote for itself that was not won does no harm.
+            vote.committed = false;
+        }
+        Ok(vote)
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

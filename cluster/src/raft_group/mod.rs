@@ -16,9 +16,14 @@ pub(crate) mod types;
 pub(crate) mod snapshot;
 pub(crate) mod log_store;
 pub(crate) mod state_machine;
+pub(crate) mod wire;
 pub(crate) mod network;
 pub(crate) mod proposer;
 pub(crate) mod lead;
 pub(crate) mod group;
+pub(crate) mod clerk;
+pub(crate) mod pulse;
+pub(crate) mod members;
+mod purge;
 #[cfg(test)]
 mod suite;

@@ -73,7 +73,7 @@ fn build(
         Checkpointer::new(vec![store.clone()], base, fill, disk, log.clone(), &options);
     let snapshots = Snapshots::new(shelf, log.clone());
     let machine = StateMachine { shard: Shard::open(Echo, store), checkpointer, snapshots };
-    (log.clone(), LogStore { log, group: 0 }, machine)
+    (log.clone(), LogStore { log, group: 0, node: None }, machine)
 }
 
 impl StoreBuilder<Types, LogStore, StateMachine<Echo>, Guard> for OnTwins {

@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{runtime::Runtime, sync::oneshot};
 
-use super::{Groups, Parts};
+use super::{Groups, Others, Parts};
 use crate::{
     clock,
     error::ProposeError,
@@ -89,7 +89,13 @@ impl Node {
             .build()
             .unwrap();
         let groups = runtime
-            .block_on(Groups::start(parts, options, &|_| Numbers, Arc::new(|_, _| {})))
+            .block_on(Groups::start(
+                parts,
+                options,
+                &|_| Numbers,
+                Arc::new(|_, _| {}),
+                &Others::none(),
+            ))
             .unwrap();
         let purge = groups.purge_after_checkpoints(runtime.handle().clone());
         let worker = groups.checkpointer.clone();

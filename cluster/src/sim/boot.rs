@@ -14,7 +14,7 @@ use crate::{
     meta::MetaSink,
     node,
     options::{Durability, Options},
-    raft_groups::{Groups, Parts},
+    raft_groups::{Groups, Others, Parts},
     storage::{
         disk::Disk,
         format::{FORMAT, Format, Incarnation},
@@ -49,13 +49,18 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
     let parts = Parts { disk, kv: Box::new(kv), shelf: Arc::new(shelf), log, health, incarnation };
     let make = |shard: ShardId| Ledger::new(id, shard, oracle.clone());
     let sink: MetaSink = Arc::new(|_, _| ());
-    let groups = Groups::start(parts, &options, &make, sink).await?;
+    let groups = Groups::start(parts, &options, &make, sink, &Others::none()).await?;
     let runtime = tokio::runtime::Handle::current();
     let purge = groups.purge_after_checkpoints(runtime.clone());
     let checkpointer = groups.checkpointer.clone();
     tokio::spawn(async move { checkpointer.drive(Box::new(purge), delay).await });
-    let format =
-        Format { number: FORMAT, cluster: [1; 16], hash_key: [2; 16], shards: shape.shards };
+    let format = Format {
+        number: FORMAT,
+        cluster: [1; 16],
+        hash_key: [2; 16],
+        shards: shape.shards,
+        joined: false,
+    };
     let handles = Handles { work: runtime.clone(), timers: runtime };
     let incarnation = Incarnation::in_memory(id, incarnation);
     let shared = Shared::new(groups, handles, Origin { node: id, incarnation, format }, None);

@@ -43,6 +43,8 @@ pub(crate) struct Format {
     pub(crate) cluster: [u8; 16],
     pub(crate) hash_key: [u8; 16],
     pub(crate) shards: u16,
+    /// The node came to a cluster that was there; its groups are made by others.
+    pub(crate) joined: bool,
 }
 
 /// A node's incarnation, and where it is written down.
@@ -91,13 +93,18 @@ fn io(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::Io { what, path, source }
 }
 
-impl Folder {
-    /// Opens the data folder, or makes it.
-    pub(crate) fn open(options: &Options) -> Result<Self, StartError> {
-        Self::open_with(options, MIGRATIONS)
-    }
+/// A data folder that is locked, and may be new.
+pub(crate) struct Entered {
+    path: PathBuf,
+    format: Option<Format>,
+    /// The number of this start.
+    pub(crate) incarnation: Arc<Incarnation>,
+    lock: File,
+}
 
-    fn open_with(options: &Options, migrations: &[Migration]) -> Result<Self, StartError> {
+impl Folder {
+    /// Locks the data folder, or makes it, and counts this start.
+    pub(crate) fn enter(options: &Options) -> Result<Entered, StartError> {
         let path = options.data_dir.clone();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(io("make", &path))?;
@@ -105,23 +112,63 @@ impl Folder {
         let lock = lock(&path)?;
         let file = path.join("FORMAT");
         let format = match read(&file)? {
-            Some(format) => migrate(&path, format, migrations)?,
+            Some(format) => Some(migrate(&path, format, MIGRATIONS)?),
             None if path.join("state").exists() || path.join("log").exists() => {
                 // New secrets would make the old data unreachable.
                 let reason = "it is missing, but the folder holds data";
                 return Err(StartError::FormatDamaged { path: file, reason });
             }
-            None => {
-                let secret = io("read random bytes from", Path::new("/dev/urandom"));
-                let [cluster, hash_key] = secrets().map_err(secret)?;
-                let format = Format { number: FORMAT, cluster, hash_key, shards: options.shards };
-                write(&file, &format)?;
-                format
-            }
+            None => None,
         };
-        same(&file, "shards", u64::from(format.shards), u64::from(options.shards))?;
+        if let Some(format) = &format {
+            same(&file, "shards", u64::from(format.shards), u64::from(options.shards))?;
+        }
         let incarnation = start(&path, options)?;
-        Ok(Self { format, incarnation, _lock: lock })
+        Ok(Entered { path, format, incarnation, lock })
+    }
+
+    /// Opens the data folder, or makes it for a new cluster.
+    #[cfg(test)]
+    pub(crate) fn open(options: &Options) -> Result<Self, StartError> {
+        let entered = Self::enter(options)?;
+        if entered.is_new() { entered.found(options) } else { entered.open() }
+    }
+}
+
+impl Entered {
+    /// Returns whether the folder belongs to no cluster yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.format.is_none()
+    }
+
+    /// Makes a new cluster in a new folder.
+    pub(crate) fn found(self, options: &Options) -> Result<Folder, StartError> {
+        let secret = io("read random bytes from", Path::new("/dev/urandom"));
+        let [cluster, hash_key] = secrets().map_err(secret)?;
+        let shards = options.shards;
+        let format = Format { number: FORMAT, cluster, hash_key, shards, joined: false };
+        self.write(format)
+    }
+
+    /// Makes a new folder that of a member of `format`'s cluster.
+    pub(crate) fn join(self, format: &Format, options: &Options) -> Result<Folder, StartError> {
+        let file = self.path.join("FORMAT");
+        same(&file, "shards", u64::from(format.shards), u64::from(options.shards))?;
+        self.write(Format { number: FORMAT, joined: true, ..format.clone() })
+    }
+
+    fn write(mut self, format: Format) -> Result<Folder, StartError> {
+        write(&self.path.join("FORMAT"), &format)?;
+        self.format = Some(format);
+        self.open()
+    }
+
+    /// Opens a folder that belongs to a cluster.
+    pub(crate) fn open(self) -> Result<Folder, StartError> {
+        let Self { path, format, incarnation, lock } = self;
+        let reason = "it is missing";
+        let damaged = || StartError::FormatDamaged { path: path.join("FORMAT"), reason };
+        Ok(Folder { format: format.ok_or_else(damaged)?, incarnation, _lock: lock })
     }
 }
 
@@ -185,11 +232,12 @@ pub(crate) fn write(path: &Path, format: &Format) -> Result<(), StartError> {
 /// Returns the text of `FORMAT`.
 pub(crate) fn text(format: &Format) -> String {
     format!(
-        "hongqiao data folder\nformat = {}\ncluster = {}\nhash_key = {}\nshards = {}\n",
+        "hongqiao data folder\nformat = {}\ncluster = {}\nhash_key = {}\nshards = {}\n{}",
         format.number,
         hex(&format.cluster),
         hex(&format.hash_key),
-        format.shards
+        format.shards,
+        if format.joined { "joined = yes\n" } else { "" }
     )
 }
 
@@ -208,8 +256,8 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Format, StartError> {
     let number = number.parse().map_err(|_| damaged("the format is not a number"))?;
     if number > FORMAT {
         // Its other fields may mean something else.
-        let format = Format { number, cluster: [0; 16], hash_key: [0; 16], shards: 0 };
-        return Ok(format);
+        let (cluster, hash_key) = ([0; 16], [0; 16]);
+        return Ok(Format { number, cluster, hash_key, shards: 0, joined: false });
     }
     let secret = |name| field(text, name).and_then(unhex);
     Ok(Format {
@@ -219,6 +267,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Format, StartError> {
         shards: field(text, "shards")
             .and_then(|shards| shards.parse().ok())
             .ok_or_else(|| damaged("no number of shards"))?,
+        joined: field(text, "joined").is_some_and(|joined| joined == "yes"),
     })
 }
 
@@ -309,6 +358,25 @@ mod tests {
         assert_eq!((again.format.clone(), again.incarnation.now()), (format, 7));
         let mode = fs::metadata(&options.data_dir).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn folder_when_joined_then_of_that_cluster_and_known_as_such() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options::new(temp.path().join("data"));
+        let shards = options.shards;
+        let format =
+            Format { number: 1, cluster: [7; 16], hash_key: [8; 16], shards, joined: false };
+        let few = Format { shards: 3, ..format.clone() };
+        let entered = Folder::enter(&options).unwrap();
+        assert!(matches!(entered.join(&few, &options), Err(StartError::Mismatch { .. })));
+        let joined = Format { number: FORMAT, joined: true, ..format.clone() };
+        let entered = Folder::enter(&options).unwrap();
+        assert!(entered.is_new());
+        assert_eq!(entered.join(&format, &options).unwrap().format, joined);
+        let again = Folder::enter(&options).unwrap();
+        assert!(!again.is_new());
+        assert_eq!(again.open().unwrap().format, joined);
     }
 
     #[test]

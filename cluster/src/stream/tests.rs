@@ -23,7 +23,7 @@ use crate::{
     machine::{Machine, Store, StoreMut},
     options::{Durability, Options},
     raft_group::permits::Permits,
-    raft_groups::{Groups, Parts},
+    raft_groups::{Groups, Others, Parts},
     storage::{
         disk::Disk,
         health::Health,
@@ -72,7 +72,10 @@ impl World {
         let kv = Box::new(KvTwin::default());
         let shelf = Arc::new(ShelfTwin::default());
         let parts = Parts { disk, kv, shelf, log, health, incarnation: 1 };
-        let groups = Groups::start(parts, &options, &|_| Lines, Arc::new(|_, _| {})).await.unwrap();
+        let groups =
+            Groups::start(parts, &options, &|_| Lines, Arc::new(|_, _| {}), &Others::none())
+                .await
+                .unwrap();
         let purge = groups.purge_after_checkpoints(tokio::runtime::Handle::current());
         let worker = groups.checkpointer.clone();
         let checkpointer = std::thread::spawn(move || worker.run(&(Box::new(purge) as _)));

@@ -141,6 +141,13 @@ fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
 /// Bytes of a run.
 const RUN_BYTES: usize = 36;
 
+/// Returns how many bytes [`put_entry`] will write, or a little less.
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
+    let EntryPayload::Normal(proposal) = &entry.payload else { return 256 };
+    let commands = proposal.commands.iter().map(|command| 4 + command.len()).sum::<usize>();
+    64 + proposal.runs.len() * RUN_BYTES + commands
+}
+
 fn length(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

@@ -9,7 +9,7 @@
 
 use std::{
     collections::VecDeque,
-    ops::{Bound, RangeBounds},
+    ops::{Bound, Range, RangeBounds},
 };
 
 use bytes::Bytes;
@@ -95,6 +95,44 @@ impl GroupLog {
         self.entries.back().map(|entry| entry.log_id).or(self.purged)
     }
 
+    /// Returns the first entries of a range, until they hold `bytes`; one at least if there is any.
+    pub(crate) fn run(&self, range: Range<u64>, bytes: usize) -> Vec<Entry> {
+        let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
+            return Vec::new();
+        };
+        let place = |index: u64| usize::try_from(index.saturating_sub(first)).unwrap_or(usize::MAX);
+        let (from, to) = (place(range.start), place(range.end).min(self.entries.len()));
+        if range.start < first || from >= to {
+            return Vec::new();
+        }
+        let mut held = 0;
+        let fits = |entry: &&Entry| {
+            let fits = held < bytes;
+            held += bytes_of(entry);
+            fits
+        };
+        self.entries.range(from..to).take_while(fits).cloned().collect()
+    }
+
+    /// Returns the first index from which on the entries hold at most `bytes`.
+    pub(crate) fn first_within(&self, bytes: usize) -> u64 {
+        let mut held = 0;
+        let fits = |entry: &&Entry| {
+            held += bytes_of(entry);
+            held <= bytes
+        };
+        let first = self.entries.iter().rev().take_while(fits).last();
+        first.map_or_else(|| self.last().map_or(0, |id| id.index + 1), |entry| entry.log_id.index)
+    }
+
+    /// Returns whether any entry names a voter beside `node`.
+    pub(crate) fn has_other_voters(&self, node: u64) -> bool {
+        self.entries.iter().any(|entry| match &entry.payload {
+            EntryPayload::Membership(members) => members.voter_ids().any(|id| id != node),
+            EntryPayload::Blank | EntryPayload::Normal(_) => false,
+        })
+    }
+
     pub(crate) fn range(&self, range: impl RangeBounds<u64>) -> Vec<Entry> {
         let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
             return Vec::new();
@@ -157,6 +195,26 @@ mod tests {
 
     fn held(log: &GroupLog) -> usize {
         log.entries.iter().map(bytes_of).sum()
+    }
+
+    #[test]
+    fn run_when_entries_are_large_then_few_but_never_none() {
+        let mut log = GroupLog::default();
+        for index in 5..=20 {
+            log.push(entry(index, 1_000));
+        }
+        let run = |range, bytes| {
+            log.run(range, bytes).iter().map(|entry| entry.log_id.index).collect::<Vec<_>>()
+        };
+        assert_eq!(run(5..21, 1), [5]);
+        assert_eq!(run(6..9, 1 << 20), [6, 7, 8]);
+        assert_eq!(run(6..21, 2_500), [6, 7, 8]);
+        assert_eq!(run(20..99, 9_999), [20]);
+        assert!(run(4..9, 9_999).is_empty() && run(21..22, 9_999).is_empty());
+        assert_eq!(
+            [log.first_within(0), log.first_within(2_500), log.first_within(1 << 20)],
+            [21, 19, 5]
+        );
     }
 
     #[test]

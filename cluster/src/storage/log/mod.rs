@@ -198,6 +198,11 @@ impl Log {
         self.mark(group, Record::Purge(id), None);
     }
 
+    /// Returns the first index from which on a group's entries hold at most `bytes`.
+    pub(crate) fn first_within(&self, group: u16, bytes: usize) -> u64 {
+        self.group(group).map_or(0, |group| group.first_within(bytes))
+    }
+
     /// Remembers how far the group has committed; written with its next append.
     pub(crate) fn committed(&self, group: u16, id: LogId) {
         if let Some(mut state) = self.group(group) {

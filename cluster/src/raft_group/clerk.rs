@@ -1,0 +1,115 @@
+//! Answers what other members of this node's groups ask.
+//!
+//! - Owns: the groups it answers for. Takes: requests from the links. Gives: the answers of openraft.
+//! - Bound: entries wait for room in the memory tables, `ROOM_TIMEOUT` at most; then only their heartbeat
+//!   counts, and the leader sends them again. So a follower that lags never holds more than it may.
+//! - Source: Raft §5, §9.6 (asking before an election).
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+
+use super::{
+    group::Group,
+    types::{LogId, Types},
+    wire::{self, Request},
+};
+use crate::{
+    id::NodeId,
+    transport::{Class, PeerService},
+};
+
+/// Entries wait this long for room.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// A lead that was moved by somebody's wish stays for this long.
+const PIN: Duration = Duration::from_secs(600);
+
+/// See the head of the file.
+pub(crate) struct RaftClerk {
+    pub(crate) groups: Vec<Arc<Group>>,
+}
+
+impl PeerService for RaftClerk {
+    fn serve(
+        &self,
+        from: NodeId,
+        _class: Class,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        let found = wire::request(&body).and_then(|(group, request)| {
+            let group = self.groups.get(usize::from(group))?;
+            Some((group.clone(), request))
+        });
+        Box::pin(async move {
+            let Some((group, request)) = found else {
+                tracing::warn!(from = from.0, "a request of consensus cannot be read");
+                return Err("the request cannot be read".to_owned());
+            };
+            if !group.is_open() {
+                return Err("the group has ended".to_owned());
+            }
+            group.answer(from, request).await.ok_or_else(|| "the group ends".to_owned())
+        })
+    }
+}
+
+impl Group {
+    async fn answer(&self, from: NodeId, request: Request) -> Option<Bytes> {
+        match request {
+            Request::Append(request) => Some(wire::answer(&self.append(request).await?)),
+            Request::Vote(request) => self.vote(request).await,
+            Request::Ask { last } => Some(wire::answer(&self.would_vote(last))),
+            Request::Elect { pinned } => {
+                if self.is_leaving() {
+                    return None;
+                }
+                tracing::info!(from = from.0, group = self.number, "asked to take over the lead");
+                self.pin(pinned.then_some(PIN));
+                self.raft.trigger().elect().await.ok()?;
+                Some(wire::answer(&()))
+            }
+        }
+    }
+
+    async fn append(
+        &self,
+        mut request: AppendEntriesRequest<Types>,
+    ) -> Option<AppendEntriesResponse<u64>> {
+        // Counts from its arrival: a slow disk here is no reason for another leader.
+        if request.vote.committed && request.vote.leader_id.term >= self.lead.now().term {
+            self.leader_heard();
+        }
+        let mut held_back = false;
+        if !request.entries.is_empty() && request.prev_log_id.is_some() {
+            held_back = tokio::time::timeout(ROOM_TIMEOUT, self.store.fill.room()).await.is_err();
+        }
+        let prev = request.prev_log_id;
+        if held_back {
+            request.entries.clear();
+        }
+        let answer = self.raft.append_entries(request).await.ok()?;
+        Some(match answer {
+            AppendEntriesResponse::Success if held_back => {
+                AppendEntriesResponse::PartialSuccess(prev)
+            }
+            other => other,
+        })
+    }
+
+    async fn vote(&self, request: VoteRequest<u64>) -> Option<Bytes> {
+        // What is read here must not be older than what the candidate may commit in a moment.
+        let asked = self.lead.doubt();
+        let answer = self.raft.vote(request).await.ok()?;
+        asked.settle(answer.vote_granted);
+        Some(wire::answer(&answer))
+    }
+
+    /// Returns whether a candidate with this log would get a vote: nobody leads, and his log is not behind.
+    fn would_vote(&self, last: Option<LogId>) -> bool {
+        let mine = self.raft.data_metrics().borrow().last_log;
+        last >= mine && self.is_leaderless()
+    }
+}
