@@ -16,6 +16,8 @@ mod arrivals;
 mod frame;
 mod lane;
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;
 
 use std::{

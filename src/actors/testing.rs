@@ -113,11 +113,20 @@ where
     F: FnOnce(Bench) -> T + Send + 'static,
     T: Future<Output = ()> + 'static,
 {
+    on_worker_for(Duration::from_secs(20), limits, test);
+}
+
+/// As [`on_worker`], for at most so long as the runtime counts, whose clock the test may stop.
+pub(crate) fn on_worker_for<F, T>(time: Duration, limits: LinkLimits, test: F)
+where
+    F: FnOnce(Bench) -> T + Send + 'static,
+    T: Future<Output = ()> + 'static,
+{
     let thread = std::thread::spawn(move || {
         actix::System::new().block_on(async move {
             let (worker, router) = Worker::start(config(limits)).unwrap();
             let test = test(Bench { worker, router });
-            tokio::time::timeout(Duration::from_secs(20), test).await.unwrap();
+            tokio::time::timeout(time, test).await.unwrap();
         });
     });
     if let Err(panic) = thread.join() {

@@ -171,7 +171,7 @@ impl Worker {
 
     /// Returns what other nodes must know of the node's subscribers.
     #[must_use]
-    pub fn live_routes(&self) -> &LiveRoutes {
+    pub fn live_routes(&self) -> &Arc<LiveRoutes> {
         &self.config.live_routes
     }
 

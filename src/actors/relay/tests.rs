@@ -1,22 +1,19 @@
 //! Two nodes on one thread, and a link between them that does what the test wants.
 
-use std::{
-    collections::VecDeque,
-    sync::atomic::{AtomicUsize, Ordering::SeqCst},
-    time::Duration,
-};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use futures_util::future::BoxFuture;
 use hongqiao_cluster::{
     MetaChange,
     directory::{Directory, Member, Places},
 };
-use tokio::sync::Notify;
 
-use super::*;
+use super::{
+    fake::{FakeWire, Fate},
+    *,
+};
 use crate::{
     actors::{
-        peer::{Class, PeerError},
         testing::{self, Bench, message},
         topic_router::{Subscribe, Subscription},
         worker::LinkLimits,
@@ -26,99 +23,6 @@ use crate::{
 
 const HERE: NodeId = NodeId(1);
 const THERE: NodeId = NodeId(2);
-
-/// What the link does with the next frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// Arrives, and so does the answer.
-    Good,
-    /// Never arrives.
-    Lost,
-    /// Arrives; the answer does not.
-    AnswerLost,
-    /// Arrives; the answer comes late, after those of later frames.
-    Late,
-    /// Not even sent.
-    Unreachable,
-}
-
-/// A link to `THERE`.
-struct FakeWire {
-    arrivals: Mutex<Option<Arc<Arrivals>>>,
-    fates: Mutex<VecDeque<Fate>>,
-    otherwise: Mutex<Fate>,
-    frames: AtomicUsize,
-    /// Answers wait for it.
-    gate: Notify,
-    gated: std::sync::atomic::AtomicBool,
-}
-
-impl FakeWire {
-    fn new() -> Arc<Self> {
-        Arc::new(Self {
-            arrivals: Mutex::default(),
-            fates: Mutex::default(),
-            otherwise: Mutex::new(Fate::Good),
-            frames: AtomicUsize::new(0),
-            gate: Notify::new(),
-            gated: false.into(),
-        })
-    }
-
-    fn next(&self, fates: &[Fate]) {
-        self.fates.lock().extend(fates);
-    }
-
-    fn always(&self, fate: Fate) {
-        *self.otherwise.lock() = fate;
-    }
-
-    /// From now on answers wait, or all go.
-    fn hold_answers(&self, hold: bool) {
-        self.gated.store(hold, SeqCst);
-        self.gate.notify_waiters();
-    }
-}
-
-impl Wire for Arc<FakeWire> {
-    fn request(
-        &self,
-        _to: NodeId,
-        class: Class,
-        body: Bytes,
-        _time_out: Duration,
-    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        assert_eq!(class, Class::Delivery);
-        let fate = self.fates.lock().pop_front().unwrap_or(*self.otherwise.lock());
-        self.frames.fetch_add(1, SeqCst);
-        let arrives = !matches!(fate, Fate::Lost | Fate::Unreachable);
-        let arrivals = self.arrivals.lock().clone();
-        // Served by the call, as links do: in the order of sending.
-        let answer = arrivals.filter(|_| arrives).map(|arrivals| arrivals.arrive(HERE, body));
-        let this = Arc::clone(self);
-        Box::pin(async move {
-            let Some(answer) = answer else {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                let unsent = fate == Fate::Unreachable;
-                return Err(if unsent { PeerError::Unreachable } else { PeerError::Unknown });
-            };
-            let answer = answer.await;
-            while this.gated.load(SeqCst) {
-                this.gate.notified().await;
-            }
-            match fate {
-                Fate::AnswerLost => return Err(PeerError::Unknown),
-                Fate::Late => tokio::time::sleep(Duration::from_millis(20)).await,
-                Fate::Good | Fate::Lost | Fate::Unreachable => {}
-            }
-            answer.map_err(PeerError::Refused)
-        })
-    }
-
-    fn cast(&self, _to: NodeId, _class: Class, _body: Bytes) -> Result<(), PeerError> {
-        Err(PeerError::Unreachable)
-    }
-}
 
 struct World {
     bench: Bench,
@@ -144,7 +48,7 @@ impl World {
     /// `THERE` is the worker of the bench; it has a route for `filter`.
     async fn new(bench: Bench, filter: &str) -> Self {
         let (here, there) = (RouteTables::new(HERE), RouteTables::new(THERE));
-        let wire = FakeWire::new();
+        let wire = FakeWire::new(HERE);
         let relay = Relay::new(1, Arc::new(Arc::clone(&wire)), Arc::clone(&here));
         let mut world = Self { bench, wire, relay, here, there, directory: Directory::default() };
         world.directory.nodes.insert(HERE, member(1, true));

@@ -1,5 +1,7 @@
 //! Subscriptions on a node whose shards are led by another one.
 
+mod churn;
+
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
