@@ -3,6 +3,8 @@
 //! - Owns: folders, a hub, the nodes. Takes: nothing. Gives: failures that name the promise they break.
 //! - Bound: tests only. Promises: NO-LOSS, HEAL, ALONE.
 
+mod directory;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
