@@ -26,7 +26,6 @@ mod desks;
 mod placement;
 mod membership;
 mod join;
-#[allow(dead_code, reason = "groups of several nodes begin to use it")]
 pub mod transport;
 #[doc(hidden)]
 pub mod doors;

@@ -4,6 +4,7 @@
 //! - Bound: tests only. Promises: NO-LOSS, HEAL, ALONE.
 
 mod directory;
+mod catch_up;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

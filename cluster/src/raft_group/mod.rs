@@ -12,7 +12,6 @@
 
 pub(crate) mod permits;
 pub(crate) mod types;
-#[allow(dead_code, reason = "the links of the groups begin to use it")]
 pub(crate) mod snapshot;
 pub(crate) mod log_store;
 pub(crate) mod state_machine;

@@ -14,7 +14,6 @@
 pub(crate) mod checkpoint;
 pub(crate) mod disk;
 pub(crate) mod health;
-#[allow(dead_code, reason = "the links of the groups begin to use it")]
 pub(crate) mod shelf;
 pub(crate) mod log;
 pub(crate) mod state;

@@ -47,8 +47,6 @@ pub(crate) trait Shelf: Send + Sync + 'static {
     fn write(&self, item: Item, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Reads `bytes_max` bytes from `offset`, fewer only at the end.
     fn read(&self, item: Item, offset: u64, bytes_max: usize) -> io::Result<Bytes>;
-    /// Returns how long the file is.
-    fn bytes(&self, item: Item) -> io::Result<u64>;
     /// Turns a staging file into the install file of its group. Both the bytes and the name survive the
     /// loss of power when this returns.
     fn promote(&self, group: u16) -> io::Result<()>;
@@ -118,10 +116,6 @@ impl Shelf for RealShelf {
         }
         bytes.truncate(read);
         Ok(bytes.into())
-    }
-
-    fn bytes(&self, item: Item) -> io::Result<u64> {
-        Ok(fs::metadata(self.path(item))?.len())
     }
 
     fn promote(&self, group: u16) -> io::Result<()> {

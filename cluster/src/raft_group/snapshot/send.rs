@@ -104,6 +104,27 @@ impl Snapshots {
         least: Option<LogId>,
     ) -> Result<Vote, SendError> {
         let _turn = self.turn.lock().await;
+        let sent = self.send_in_turn(to, store, vote, least).await;
+        match &sent {
+            Err(why @ (SendError::Copy(_) | SendError::Damaged | SendError::Unreadable)) => {
+                tracing::warn!(group = to.group, peer = to.node.0, %why, "cannot send a snapshot");
+            }
+            // The link or the other side says what there is to say.
+            Err(why) => {
+                tracing::debug!(group = to.group, peer = to.node.0, %why, "no snapshot now");
+            }
+            Ok(_) => {}
+        }
+        sent
+    }
+
+    async fn send_in_turn(
+        &self,
+        to: &Follower<'_>,
+        store: &Arc<ShardStore>,
+        vote: Vote,
+        least: Option<LogId>,
+    ) -> Result<Vote, SendError> {
         let mut damaged_times = 0;
         loop {
             let spool = self.copy(store, least).await?;

@@ -106,10 +106,6 @@ impl Shelf for ShelfTwin {
         Ok(Bytes::copy_from_slice(&file[from..to]))
     }
 
-    fn bytes(&self, item: Item) -> io::Result<u64> {
-        self.0.files.lock().get(&item).map(|file| file.len() as u64).ok_or_else(missing)
-    }
-
     fn promote(&self, group: u16) -> io::Result<()> {
         let (staging, install) =
             (Item { kind: Kind::Staging, group }, Item { kind: Kind::Install, group });
