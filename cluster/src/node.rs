@@ -216,7 +216,7 @@ pub(crate) fn addresses(options: &Options) -> Addresses {
 
 /// The runtimes of a node.
 pub(crate) struct Runtimes {
-    work: Runtime,
+    pub(crate) work: Runtime,
     timers: Runtime,
 }
 

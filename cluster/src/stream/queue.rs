@@ -299,7 +299,7 @@ impl Queue {
         refusal: Option<Refusal>,
     ) -> Result<oneshot::Receiver<Verdict>, Verdict> {
         let mut state = self.state.lock();
-        if state.doors.len() >= STREAM_NODES_MAX {
+        if state.doors.len() >= STREAM_NODES_MAX && !state.doors.contains_key(&run.origin.node) {
             // Members come and go; a door that is forgotten costs a sender a new epoch at most.
             state.doors.clear();
         }

@@ -3,6 +3,8 @@
 //! - Owns: one leading node on twins, one stream of another node. Takes: faults. Gives: what breaks a promise.
 //! - Bound: tests only. Promises: ORDER, at most once, true outcomes, BOUNDED.
 
+mod cluster;
+
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use bytes::Bytes;
