@@ -75,6 +75,7 @@ fn seeds_of_stored_encodings_when_replayed_then_promises_hold() {
 fn seeds_of_encodings_between_nodes_when_replayed_then_promises_hold() {
     replay("link_frames", stored::link_frames);
     replay("link_hello", stored::link_hello);
+    replay("snapshots", stored::snapshots);
     replay("stream_bodies", stored::stream_bodies);
 }
 

@@ -144,6 +144,11 @@ pub fn stream_bodies(bytes: &[u8]) {
     }
 }
 
+/// Reads `bytes` as what is said about snapshots, and as the file of one.
+pub fn snapshots(bytes: &[u8]) {
+    crate::raft_group::snapshot::door::snapshot(bytes);
+}
+
 /// Reads `bytes` as a message of the handshake.
 pub fn link_hello(bytes: &[u8]) {
     let Some((prefix, rest)) = bytes.split_first_chunk::<PREFIX_BYTES>() else { return };

@@ -62,3 +62,8 @@ pub(crate) fn link_hello(data: &[u8]) {
 pub(crate) fn stream_bodies(data: &[u8]) {
     hongqiao_cluster::doors::stream_bodies(data);
 }
+
+/// Feeds `data` to the decoders of snapshots.
+pub(crate) fn snapshots(data: &[u8]) {
+    hongqiao_cluster::doors::snapshots(data);
+}

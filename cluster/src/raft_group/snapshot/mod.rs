@@ -20,6 +20,7 @@ pub(crate) mod spool;
 pub(crate) mod send;
 pub(crate) mod receive;
 pub(crate) mod install;
+pub(crate) mod door;
 #[cfg(test)]
 mod tests;
 
