@@ -9,9 +9,10 @@ use bytes::Bytes;
 use super::World;
 use crate::{
     clock,
+    directory::{Role, RoomKind},
     error::ProposeError,
     id::{NodeId, ShardId},
-    meta::{MetaCommand, MetaHandle, MetaReply, Place},
+    meta::{MetaCommand, MetaHandle, MetaReply, Place, RoomCommand},
 };
 
 impl World {
@@ -52,6 +53,27 @@ impl World {
             }
             self.pause(Duration::from_millis(20));
         }
+    }
+
+    /// Makes a room that users of each node are in.
+    fn make_room(&self, room: &'static str, kind: RoomKind) {
+        let (room, owner, facts) = (Bytes::from(room), Bytes::new(), Bytes::new());
+        let create = RoomCommand::Create { room: room.clone(), kind, owner, facts };
+        let joins = self.nodes.keys().map(|node| {
+            let from = Some((NodeId(*node), self.meta(*node).incarnation()));
+            let (room, user) = (room.clone(), Bytes::from(format!("user of {node}")));
+            RoomCommand::Join { room, user, role: Role::Member, from }
+        });
+        for (node, command) in self.nodes.keys().cycle().zip(std::iter::once(create).chain(joins)) {
+            let told = self.meta(*node).propose(MetaCommand::Room(command));
+            let (reply, _) = self.runtime.block_on(told).unwrap();
+            assert!(matches!(reply, MetaReply::Room(_)), "{reply:?}");
+        }
+    }
+
+    fn members(&self, at: u64, room: &'static str) -> Vec<Bytes> {
+        let directory = self.meta(at).directory();
+        directory.rooms.members(&Bytes::from(room), None).map(|(user, _)| user.clone()).collect()
     }
 
     fn pass(&self, node: u64, index: u64) -> Duration {
@@ -98,12 +120,18 @@ fn node_when_gone_then_declared_down_after_five_seconds_and_its_routes_go() {
     let stays = (1..=3).find(|node| *node != gone).unwrap();
     world.add_route(gone, "live there");
     world.add_route(stays, "live here");
+    world.make_room("room", RoomKind::Room);
+    world.make_room("group", RoomKind::Group);
+    assert_eq!((world.members(stays, "room").len(), world.members(stays, "group").len()), (3, 3));
     let killed: Instant = clock::now();
     world.kill(gone);
     world.wait("declared down", |world| !world.is_up(stays, gone));
     let took = killed.elapsed();
     assert!(between(took, 4_500, 7_000), "{took:?}");
     assert!(!world.knows(stays, "live there") && world.knows(stays, "live here"));
+    let left = Bytes::from(format!("user of {gone}"));
+    assert!(!world.members(stays, "room").contains(&left));
+    assert_eq!((world.members(stays, "room").len(), world.members(stays, "group").len()), (2, 3));
     world.start(gone, &[]);
     world.wait("up again", |world| world.is_up(stays, gone) && world.meta(gone).has_lease());
     assert!(!world.knows(gone, "live there"));
