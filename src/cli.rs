@@ -11,6 +11,7 @@ mod serve;
 pub mod bench;
 mod check_config;
 mod user;
+mod cluster;
 mod backup;
 mod version;
 mod completions;
@@ -44,6 +45,7 @@ enum Command {
     CheckConfig(check_config::Arguments),
     Bench(bench::BenchArgs),
     User(user::Arguments),
+    Cluster(cluster::Arguments),
     Backup(backup::BackupArguments),
     Restore(backup::RestoreArguments),
     Version(version::Arguments),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(arguments) => check_config::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::User(arguments) => user::run(arguments),
+        Command::Cluster(arguments) => cluster::run(arguments),
         Command::Backup(arguments) => backup::backup(arguments),
         Command::Restore(arguments) => backup::restore(arguments),
         Command::Version(arguments) => version::run(&arguments),

@@ -7,15 +7,11 @@
 
 mod process;
 mod snapshot;
+mod page;
 
-use std::fmt;
+use prometheus_client::{encoding::text, registry::Registry};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, text},
-    metrics::MetricType,
-    registry::{Registry, Unit},
-};
+use page::Page;
 
 pub use self::{
     process::ProcessUsage,
@@ -76,7 +72,7 @@ const fn metric(
 }
 
 /// All metrics, in the order of the page.
-pub const METRICS: [Metric; 34] = [
+pub const METRICS: [Metric; 38] = [
     metric(
         "hongqiao_build",
         "",
@@ -154,6 +150,34 @@ pub const METRICS: [Metric; 34] = [
         &[],
         "Bytes of messages that wait for other nodes, or for them to say that they have them",
         Gauge(|s| one(s.relay_bytes)),
+    ),
+    metric(
+        "hongqiao_groups_led",
+        "",
+        &[],
+        "Groups, that of the metadata included, that this node leads",
+        Gauge(|s| one(s.groups_led)),
+    ),
+    metric(
+        "hongqiao_groups_leaderless",
+        "",
+        &[],
+        "Groups without a leader, as far as this node knows",
+        Gauge(|s| one(s.groups_leaderless)),
+    ),
+    metric(
+        "hongqiao_follower_lag",
+        "entries",
+        &[],
+        "Entries that the slowest follower is behind, of the groups that this node leads",
+        Gauge(|s| one(s.follower_lag_entries)),
+    ),
+    metric(
+        "hongqiao_links",
+        "",
+        &["class", "state"],
+        "Links to other nodes",
+        Gauge(Snapshot::links),
     ),
     metric(
         "hongqiao_sessions",
@@ -327,6 +351,11 @@ impl Snapshot {
         samples
     }
 
+    fn links(&self) -> Vec<Sample> {
+        let links = self.links.iter();
+        links.map(|(class, state, count)| (vec![*class, *state], float(*count))).collect()
+    }
+
     fn bytes(&self) -> Vec<Sample> {
         vec![(vec!["in"], float(self.bytes_in)), (vec!["out"], float(self.bytes_out))]
     }
@@ -340,86 +369,10 @@ fn causes(counts: &[(&'static str, u64)]) -> Vec<Sample> {
     counts.iter().map(|(cause, count)| (vec![*cause], float(*count))).collect()
 }
 
-#[derive(Debug)]
-struct Page(Snapshot);
-
-impl Collector for Page {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        for metric in &METRICS {
-            match metric.kind {
-                Counter(read) | Gauge(read) => {
-                    write_samples(&mut encoder, metric, &read(&self.0))?;
-                }
-                Histogram(read) => write_histogram(&mut encoder, metric, read(&self.0))?,
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Counters beyond 2^53 lose their last digits; at a million a second that is after 285 years.
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 fn float(number: u64) -> f64 {
     number as f64
-}
-
-fn write_samples(
-    encoder: &mut DescriptorEncoder<'_>,
-    metric: &Metric,
-    samples: &[Sample],
-) -> fmt::Result {
-    let unit = unit_of(metric);
-    let kind = match metric.kind {
-        Counter(_) => MetricType::Counter,
-        Gauge(_) | Histogram(_) => MetricType::Gauge,
-    };
-    let mut family = encoder.encode_descriptor(metric.stem, metric.help, unit.as_ref(), kind)?;
-    for (values, number) in samples {
-        debug_assert_eq!(values.len(), metric.labels.len(), "{}", metric.stem);
-        let labels: Vec<(&str, &str)> =
-            metric.labels.iter().copied().zip(values.iter().copied()).collect();
-        if labels.is_empty() {
-            write_number(&mut family, metric.kind, *number)?;
-        } else {
-            write_number(&mut family.encode_family(&labels.as_slice())?, metric.kind, *number)?;
-        }
-    }
-    Ok(())
-}
-
-fn write_number(encoder: &mut MetricEncoder<'_>, kind: Kind, number: f64) -> fmt::Result {
-    match kind {
-        Counter(_) => encoder.encode_counter::<[(&str, &str); 0], _, f64>(&number, None),
-        Gauge(_) | Histogram(_) => encoder.encode_gauge(&number),
-    }
-}
-
-fn write_histogram(
-    encoder: &mut DescriptorEncoder<'_>,
-    metric: &Metric,
-    latencies: &Latencies,
-) -> fmt::Result {
-    let unit = unit_of(metric);
-    let mut family = encoder.encode_descriptor(
-        metric.stem,
-        metric.help,
-        unit.as_ref(),
-        MetricType::Histogram,
-    )?;
-    // The encoder writes its greatest number as +Inf.
-    let buckets: Vec<(f64, u64)> =
-        latencies.buckets.iter().map(|(bound, count)| (bound.min(f64::MAX), *count)).collect();
-    let count = buckets.iter().map(|(_, count)| count).sum();
-    family.encode_histogram::<[(&str, &str); 0]>(latencies.sum_secs, count, &buckets, None)
-}
-
-fn unit_of(metric: &Metric) -> Option<Unit> {
-    match metric.unit {
-        "" => None,
-        "bytes" => Some(Unit::Bytes),
-        "seconds" => Some(Unit::Seconds),
-        other => Some(Unit::Other(other.to_owned())),
-    }
 }
 
 #[cfg(test)]
@@ -435,6 +388,7 @@ mod tests {
             bytes_out: 1_000,
             dropped: vec![("slow", 9)],
             writes_refused: vec![("disk_full", 2)],
+            links: vec![("control", "broken", 2)],
             flush: Latencies { buckets, sum_secs: 6.5 },
             process: ProcessUsage::read(),
             ..Snapshot::default()
@@ -452,6 +406,7 @@ mod tests {
             "hongqiao_network_bytes_total{direction=\"out\"} 1000.0",
             "hongqiao_messages_dropped_total{cause=\"slow\"} 9.0",
             "hongqiao_writes_refused_total{cause=\"disk_full\"} 2.0",
+            "hongqiao_links{class=\"control\",state=\"broken\"} 2.0",
             "hongqiao_flush_duration_seconds_count 4",
             "hongqiao_flush_duration_seconds_bucket{le=\"0.0002\"} 3",
             "hongqiao_flush_duration_seconds_bucket{le=\"5.0\"} 3",

@@ -15,6 +15,8 @@ mod homes;
 mod listeners;
 mod api;
 mod peering;
+mod report;
+mod standing;
 
 use std::{
     io::Write as _,
@@ -34,6 +36,7 @@ use tokio::{
 
 use self::{
     apps::Apps,
+    standing::Standing,
     workers::{Shared, Workers},
 };
 use crate::{
@@ -94,6 +97,7 @@ async fn serve(
     let workers = Workers::start(threads, &shared).await?;
     let (stopping, admin_token) = (Arc::new(AtomicBool::new(false)), AdminToken::generate());
     let api = api::Api {
+        standing: Standing::watch(shards.cluster()),
         shards,
         apps,
         counters: workers.counters.clone(),

@@ -14,6 +14,7 @@
 mod support;
 mod mqtt;
 mod delivery;
+mod cluster;
 mod bad_input;
 mod clients;
 mod cli;

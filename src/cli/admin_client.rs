@@ -50,6 +50,23 @@ impl AdminClient {
         Ok(Self { agent, address, token })
     }
 
+    /// Asks for a report.
+    ///
+    /// # Errors
+    /// What the node says, or why it cannot be asked.
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let request = self.agent.get(format!("http://{}/api/v1/{path}", self.address));
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        let mut answer = request.call().context("the node broke off")?;
+        let body = answer.body_mut().read_to_string().context("the node broke off")?;
+        let said: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_default();
+        if answer.status().is_success() {
+            return Ok(said);
+        }
+        let detail = said["detail"].as_str().unwrap_or("it did not say why");
+        Err(anyhow!("the node refused: {detail}"))
+    }
+
     /// Sends one command and waits for its end.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Administration of the node by somebody who may read its data folder.
 //!
-//! - Takes: requests from loopback that carry the token of `DATA/admin.token`. Gives: users, backups.
+//! - Takes: requests from loopback that carry the token of `DATA/admin.token`. Gives: users, backups, how the
+//!   cluster does.
 //! - Bound: bodies by `http.body_bytes_max`; one backup at a time.
 
 use std::path::PathBuf;
@@ -18,13 +19,16 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{task::JoinError, time::timeout};
 
-use super::{AdminError, HttpState, Problem};
+use super::{AdminError, HttpState, Problem, cluster};
 use crate::{
     auth::{UserName, hash_password},
     limits,
 };
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
+    config.service(
+        web::resource("/cluster").wrap(from_fn(guard)).route(web::get().to(cluster::report)),
+    );
     config.service(
         web::scope("/admin")
             .wrap(from_fn(guard))

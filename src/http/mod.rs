@@ -9,6 +9,7 @@
 //! URL from the app's configuration.
 
 mod admin;
+mod cluster;
 mod health;
 mod node_api;
 mod problem;
@@ -27,6 +28,7 @@ use actix_web::{
 };
 
 pub use self::{
+    cluster::{ClusterReport, GroupReport, LagReport, LinkReport, NodeReport},
     node_api::{AdminError, NodeApi},
     problem::Problem,
     token::AdminToken,

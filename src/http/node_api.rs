@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
+use super::ClusterReport;
 use crate::{auth::UserName, metrics::Snapshot};
 
 /// Why the node did not do what was asked.
@@ -36,6 +37,9 @@ pub trait NodeApi: Send + Sync + 'static {
 
     /// Counts what a scrape shows. May take some milliseconds, never waits for a commit.
     fn snapshot(&self) -> BoxFuture<'static, Snapshot>;
+
+    /// Tells how the cluster does; waits for nobody.
+    fn cluster(&self) -> ClusterReport;
 
     /// Creates a user, or changes its password; creates the app if it does not exist. The hash is that
     /// of `auth::hash_password`.

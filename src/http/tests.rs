@@ -32,6 +32,11 @@ impl NodeApi for FakeNode {
         Box::pin(async { Snapshot { connections: 3, ..Snapshot::default() } })
     }
 
+    fn cluster(&self) -> ClusterReport {
+        let group = GroupReport { group: 3, leader: Some(2), ..GroupReport::default() };
+        ClusterReport { node: 1, groups: vec![group], ..ClusterReport::default() }
+    }
+
     fn put_user(&self, name: UserName, hash: String) -> BoxFuture<'static, Result<(), AdminError>> {
         self.users.lock().push((name.to_string(), hash));
         Box::pin(async { Ok(()) })
@@ -165,6 +170,17 @@ async fn admin_without_token_or_from_elsewhere_is_refused() {
         assert_eq!(answer.content_type, "application/problem+json");
     }
     assert!(node.users.lock().is_empty());
+}
+
+#[actix_web::test]
+async fn cluster_is_told_to_who_has_the_token() {
+    let (state, _) = state(FakeNode::default());
+    let nobody = get("/api/v1/cluster").peer_addr(LOOPBACK.parse().unwrap());
+    assert_eq!(ask(&state, nobody).await.status, StatusCode::UNAUTHORIZED);
+    let answer = ask(&state, admin(&state, Method::GET, "/api/v1/cluster")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let report: serde_json::Value = serde_json::from_str(&answer.body.unwrap()).unwrap();
+    assert_eq!((&report["node"], &report["groups"][0]["leader"]), (&1.into(), &2.into()));
 }
 
 #[actix_web::test]

@@ -45,6 +45,14 @@ pub struct Snapshot {
     pub routes: u64,
     /// Messages that wait for other nodes.
     pub relay_bytes: u64,
+    /// Groups that this node leads.
+    pub groups_led: u64,
+    /// Groups without a leader that this node knows of.
+    pub groups_leaderless: u64,
+    /// Entries that the slowest follower of a group led here is behind.
+    pub follower_lag_entries: u64,
+    /// Links to other nodes: class, state, how many.
+    pub links: Vec<(&'static str, &'static str, u64)>,
     /// Durable sessions, connected or not.
     pub sessions: u64,
     /// Retained messages.

@@ -16,7 +16,7 @@ use hongqiao_cluster::{DiskState, ProposeError, Stats, stats::FLUSH_BUCKETS_US};
 
 use parking_lot::Mutex;
 
-use super::apps::Apps;
+use super::{apps::Apps, report, standing::Standing};
 use crate::{
     actors::{
         appender::SubmitError,
@@ -26,7 +26,7 @@ use crate::{
         relay::Relay,
     },
     auth::UserName,
-    http::{AdminError, NodeApi},
+    http::{AdminError, ClusterReport, NodeApi},
     limits,
     metrics::{Latencies, ProcessUsage, Snapshot},
     shard::{
@@ -44,6 +44,7 @@ pub(super) struct Api {
     pub(super) live_routes: Arc<LiveRoutes>,
     pub(super) facts: Arc<Facts>,
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) standing: Arc<Standing>,
     pub(super) backing_up: Arc<AtomicBool>,
     /// As of the last scrape.
     pub(super) totals: Arc<Mutex<Totals>>,
@@ -54,10 +55,8 @@ impl NodeApi for Api {
         if self.stopping.load(Ordering::Relaxed) {
             return Err("the node is stopping".to_owned());
         }
+        self.standing.ready()?;
         let cluster = self.shards.cluster();
-        if !cluster.is_ready() {
-            return Err("a shard cannot serve".to_owned());
-        }
         match cluster.disk_state() {
             DiskState::Ready => Ok(()),
             state => Err(format!("the disk takes no writes: {state:?}")),
@@ -76,6 +75,7 @@ impl NodeApi for Api {
         snapshot.routes = self.live_routes.len() as u64;
         snapshot.writes_refused.extend(self.facts.refused_writes());
         add_stats(&mut snapshot, &self.shards.cluster().stats());
+        report::count(&mut snapshot, &self.shards.cluster().status());
         let (shards, last) = (self.shards.clone(), Arc::clone(&self.totals));
         Box::pin(async move {
             // Shards do not answer while their disk fails: then the last figures stand.
@@ -90,6 +90,10 @@ impl NodeApi for Api {
             snapshot.queue_bytes = totals.log_bytes;
             snapshot
         })
+    }
+
+    fn cluster(&self) -> ClusterReport {
+        report::of(self.shards.cluster())
     }
 
     fn put_user(

@@ -10,4 +10,5 @@ pub(crate) mod dial;
 pub(crate) mod mqtt_client;
 pub(crate) mod process;
 pub(crate) mod node;
+pub(crate) mod cluster;
 pub(crate) mod broker;

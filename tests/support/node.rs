@@ -19,7 +19,7 @@ use super::{
     wait::{let_pass, now, wait_until_within},
 };
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
 /// A process, or the place where one was.
@@ -227,6 +227,11 @@ impl Node {
     pub(crate) fn crash(&mut self) {
         self.kill();
         self.launch();
+    }
+
+    /// The process was started and not ended since.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.is_some()
     }
 
     /// The process still runs.

@@ -1,0 +1,7 @@
+//! Several nodes as real processes: any node serves any client, and the end of one loses nothing.
+//!
+//! Tests here start their own clusters, one at a time: a cluster is many processes and many timers.
+
+mod clients;
+
+use crate::delivery::alone;
