@@ -78,6 +78,7 @@ async fn serve(
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
 ) -> anyhow::Result<()> {
+    peering::wait_for_membership(shards.cluster()).await;
     let apps = Apps::load(shards.clone()).await;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;

@@ -47,6 +47,8 @@ pub struct Member {
 pub struct Members {
     /// This start of this node. It changes if the others declared this node down meanwhile.
     pub me: Start,
+    /// This node is the only member. A node that has not heard of its cluster yet is not alone.
+    pub alone: bool,
     /// Every node that is known, this one too.
     pub all: Vec<Member>,
     /// By shard: the newest leader that the cluster has written down.
@@ -57,7 +59,8 @@ impl Members {
     /// Returns a cluster of one.
     #[must_use]
     pub fn alone(me: Start) -> Self {
-        Self { me, all: vec![Member { start: me, up: true }], leaders: Vec::new() }
+        let all = vec![Member { start: me, up: true }];
+        Self { me, alone: true, all, leaders: Vec::new() }
     }
 
     /// Returns the starts that are up.
@@ -153,7 +156,7 @@ impl View {
     /// Tells whether there is no other node.
     #[must_use]
     pub fn is_alone(&self) -> bool {
-        self.members.borrow().all.len() <= 1
+        self.members.borrow().alone
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
     fn start_is_gone_when_its_node_is_down_or_started_again() {
         let all =
             vec![Member { start: start(1, 5), up: true }, Member { start: start(2, 7), up: false }];
-        let members = Members { me: start(1, 5), all, leaders: Vec::new() };
+        let members = Members { me: start(1, 5), alone: false, all, leaders: Vec::new() };
         for (of, gone) in [
             (start(1, 4), true),
             (start(1, 5), false),

@@ -14,6 +14,7 @@ use crate::{
         peer::Peers,
         view::{Member, Members, Start, View},
     },
+    clock, limits,
     shard::machine::ShardMachine,
 };
 
@@ -51,6 +52,22 @@ fn members_of(cluster: &Handle) -> Members {
     translate(me, &cluster.meta().directory())
 }
 
+/// Waits until this node is a member: before that it does not know whether it is alone.
+pub(super) async fn wait_for_membership(cluster: &Handle) {
+    let (me, mut changed) = (cluster.node(), cluster.meta().changed());
+    let start = clock::now();
+    let mut said = 0;
+    while !cluster.meta().directory().nodes.contains_key(&me) {
+        // The directory may have changed before the receiver was made.
+        let _ = tokio::time::timeout(limits::HOME_RETRY, changed.changed()).await;
+        let due = start.elapsed().as_secs() / limits::BOOT_SAYS_EVERY.as_secs();
+        if due > said {
+            said = due;
+            tracing::warn!("waiting for the cluster: this node is no member yet");
+        }
+    }
+}
+
 /// This node is what it knows itself to be, whatever the others have written down so far.
 fn translate(me: Start, directory: &Directory) -> Members {
     let others = directory.nodes.iter().filter(|(node, _)| **node != me.node);
@@ -60,5 +77,5 @@ fn translate(me: Start, directory: &Directory) -> Members {
     });
     let all = std::iter::once(Member { start: me, up: true }).chain(others).collect();
     let leaders = directory.leaders.iter().map(|led| led.map(|led| led.node)).collect();
-    Members { me, all, leaders }
+    Members { me, alone: directory.is_alone(me.node), all, leaders }
 }

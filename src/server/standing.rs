@@ -46,13 +46,22 @@ impl Standing {
         *since = if has_leader { None } else { since.or_else(|| Some(clock::now())) };
     }
 
+    /// Of a shard that has no replica here this node hears through the directory alone.
+    fn is_led_elsewhere(&self, shard: ShardId) -> bool {
+        let directory = self.cluster.meta().directory();
+        let leader = directory.leader(shard).and_then(|led| directory.nodes.get(&led.node));
+        !directory.replicas(shard).contains(&self.cluster.node())
+            && leader.is_some_and(|leader| leader.up)
+    }
+
     /// Says why this node cannot serve.
     pub(super) fn ready(&self) -> Result<(), String> {
         if !self.cluster.meta().has_lease() {
             return Err("the node has no contact with the leader of the cluster".to_owned());
         }
-        for (shard, since) in self.leaderless.iter().enumerate() {
-            if since.lock().is_some_and(|since| since.elapsed() > limits::LEADERLESS_MAX) {
+        for (shard, since) in (0..).zip(&self.leaderless) {
+            let silent = since.lock().is_some_and(|since| since.elapsed() > limits::LEADERLESS_MAX);
+            if silent && !self.is_led_elsewhere(ShardId(shard)) {
                 return Err(format!("shard {shard} has no leader"));
             }
         }

@@ -206,9 +206,10 @@ fn here(term: u64) -> Lead {
 }
 
 fn members(others: &[(Start, bool)]) -> Arc<Members> {
+    let alone = others.is_empty();
     let others = others.iter().map(|(start, up)| Member { start: *start, up: *up });
     let all = std::iter::once(Member { start: ME, up: true }).chain(others).collect();
-    Arc::new(Members { me: ME, all, leaders: Vec::new() })
+    Arc::new(Members { me: ME, alone, all, leaders: Vec::new() })
 }
 
 impl World {
