@@ -112,19 +112,8 @@ impl<M: Machine> Cluster<M> {
     ) -> Result<Self, StartError> {
         let (folder, peers) =
             runtimes.work.block_on(admit(options, entered, network.as_deref()))?;
-        let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
-        let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
-        let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
-        let kv = SledKv::open(&state_dir, options.groups(), options.cache_bytes);
-        let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
-        let shelf_dir = options.data_dir.join("snapshots");
-        let shelf = RealShelf::open(&shelf_dir).map_err(io("open", &shelf_dir))?;
-        sync_folders(&options.data_dir, &state_dir)?;
-        let health = Arc::new(Health::default());
-        let (log, flusher) =
-            Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-        let (shelf, incarnation) = (Arc::new(shelf), folder.incarnation.now());
-        let parts = Parts { disk, kv, shelf, log: log.clone(), health, incarnation };
+        let (parts, flusher) = open_parts(options, folder.incarnation.now())?;
+        let log = parts.log.clone();
         let others = Others { network: network.clone(), founder: !folder.format.joined };
         let started = runtimes.work.block_on(Groups::start(parts, options, make, sink, &others));
         let groups = match started {
@@ -249,6 +238,22 @@ impl Runtimes {
         }
         self.timers.shutdown_background();
     }
+}
+
+/// Opens what lies below the groups, and starts the flusher.
+fn open_parts(options: &Options, incarnation: u64) -> Result<(Parts, JoinHandle<()>), StartError> {
+    let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
+    let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
+    let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
+    let kv = SledKv::open(&state_dir, options.groups(), options.cache_bytes);
+    let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
+    let shelf_dir = options.data_dir.join("snapshots");
+    let shelf = Arc::new(RealShelf::open(&shelf_dir).map_err(io("open", &shelf_dir))?);
+    sync_folders(&options.data_dir, &state_dir)?;
+    let health = Arc::new(Health::default());
+    let (log, flusher) =
+        Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
+    Ok((Parts { disk, kv, shelf, log, health, incarnation }, flusher))
 }
 
 /// Listens for other nodes.

@@ -133,7 +133,6 @@ impl<M: Machine> Groups<M> {
             options,
         );
         checkpointer.look_at_disk();
-        let permits = Permits::new(options.proposals_max, options.proposal_bytes_max);
         let published = Published::new(sink);
         let meta = MetaMachine::new(options.shards, published.clone());
         let meta = stores.pop().map(|store| Shard::open(meta, store));
@@ -158,19 +157,18 @@ impl<M: Machine> Groups<M> {
             let Setting { node, awake, .. } = setting;
             tokio::spawn(Pulse { node, groups: groups.clone(), network, awake }.run());
         }
-        let log_budget = options.checkpoint_bytes;
         Ok(Self {
             groups,
             shards,
             published,
-            permits,
+            permits: Permits::new(options.proposals_max, options.proposal_bytes_max),
             health,
             base,
             fill,
             checkpointer,
             log,
             snapshots,
-            log_budget,
+            log_budget: options.checkpoint_bytes,
         })
     }
 
