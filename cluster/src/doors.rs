@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{
     id::NodeId,
+    raft_group::wire as raft,
     storage::{
         disk::{Disk, SegmentFile},
         format,
@@ -147,6 +148,20 @@ pub fn stream_bodies(bytes: &[u8]) {
 /// Reads `bytes` as what is said about snapshots, and as the file of one.
 pub fn snapshots(bytes: &[u8]) {
     crate::raft_group::snapshot::door::snapshot(bytes);
+}
+
+/// Reads `bytes` as what members of a group ask each other, and as what a node says to come in.
+pub fn raft_bodies(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Some((group, raft::Request::Append(request))) = raft::request(&body) {
+        let written = raft::append(group, &request);
+        let again = match raft::request(&written) {
+            Some((of, raft::Request::Append(again))) if of == group => raft::append(group, &again),
+            _ => Bytes::new(),
+        };
+        assert_eq!(again, written, "entries read otherwise after being written");
+    }
+    crate::join::read(bytes);
 }
 
 /// Reads `bytes` as a message of the handshake.

@@ -12,6 +12,9 @@ pub enum ProposeError {
     /// Nothing was written: too many proposals, or too many bytes of them, wait. Retry later.
     #[error("too many proposals wait")]
     Overloaded,
+    /// Nothing was written: the command is longer than what fits between two nodes, 4 MiB.
+    #[error("the command is too large")]
+    TooLarge,
     /// Nothing was written: the disk has less free space than the reserve.
     #[error("the disk is full")]
     DiskFull,

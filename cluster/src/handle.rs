@@ -176,7 +176,7 @@ impl<M: Machine> ClusterHandle<M> {
     /// - Callable from any thread, inside any runtime or none; never blocks.
     ///
     /// # Errors
-    /// `Overloaded`, `DiskFull`, `DiskFailing` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
+    /// `Overloaded`, `TooLarge`, `DiskFull`, `DiskFailing` and `Unavailable`: nothing was written. `Unknown` after 5 seconds.
     pub fn propose(&self, shard: ShardId, command: Bytes) -> Proposed {
         if shard.0 >= self.shards() {
             return Proposed::refused(ProposeError::Unavailable);

@@ -97,6 +97,16 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
     options().deserialize(fields).ok()
 }
 
+/// Reads bytes as any message, for `crate::doors`.
+pub(crate) fn read(bytes: &[u8]) {
+    if let Some(request) = decode::<Request>(bytes) {
+        assert_eq!(decode(&encode(&[VERSION], &request)), Some(request));
+    }
+    if let Some(answer) = decode::<Answer>(bytes) {
+        assert_eq!(decode(&encode(&[VERSION], &answer)), Some(answer));
+    }
+}
+
 fn question(request: &Request) -> Bytes {
     encode(&[MemberKind::Join as u8, VERSION], request)
 }
@@ -271,5 +281,31 @@ mod tests {
         newer[0] = VERSION + 1;
         assert_eq!(decode::<Request>(&newer), None);
         assert_eq!(decode::<Request>(&[]), None);
+    }
+
+    #[test]
+    #[ignore = "writes seeds for the fuzzer to the folder that SEEDS names"]
+    fn make_seeds() {
+        let folder = std::path::PathBuf::from(std::env::var("SEEDS").unwrap());
+        let up = MetaCommand::NodeUp {
+            node: NodeId(2),
+            incarnation: 1,
+            cluster_addr: "n2:7000".into(),
+            client_addr: "n2:1883".into(),
+            version: "0".into(),
+        };
+        let admission = Admission {
+            cluster: [1; 16],
+            hash_key: [2; 16],
+            shards: 16,
+            peers: vec![(NodeId(1), "n1:7000".into())],
+        };
+        let voters = [NodeId(1), NodeId(2)].into();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+        write("join_ask", &question(&Request::Ask { node: NodeId(2) })[1..]);
+        write("join_add", &question(&Request::Add { up })[1..]);
+        write("join_voters", &question(&Request::HasVoters { group: ShardId(3), voters })[1..]);
+        write("join_cluster", &encode(&[VERSION], &Answer::Cluster(admission)));
+        write("join_refused", &encode(&[VERSION], &Answer::Refused("no".into())));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - Owns: the permits of this node. Takes: commands, from any thread. Gives: replies once flushed and
 //!   applied (FLUSH-THEN-ACK).
-//! - Bound: permits before every proposal; after `PROPOSE_TIMEOUT` the outcome is unknown.
+//! - Bound: `COMMAND_BYTES_MAX` per command, permits before every proposal; after `PROPOSE_TIMEOUT` the outcome is unknown.
 //! - Source: own design.
 
 use std::{
@@ -18,7 +18,7 @@ use tokio::{runtime::Handle, sync::oneshot, time::Sleep};
 use crate::{
     error::ProposeError,
     id::ShardId,
-    limits::PROPOSE_TIMEOUT,
+    limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT},
     raft_group::{group::Group, permits::Permits},
     storage::health::Health,
     stream::queue::Caller,
@@ -41,6 +41,9 @@ impl Proposals {
         let Some(group) = group else {
             return Proposed::refused(ProposeError::Unavailable);
         };
+        if command.len() > COMMAND_BYTES_MAX {
+            return Proposed::refused(ProposeError::TooLarge);
+        }
         let Some(permit) = self.permits.take(command.len()) else {
             return Proposed::refused(ProposeError::Overloaded);
         };

@@ -28,6 +28,8 @@ fn node_when_a_command_is_proposed_then_replied_and_readable() {
         assert_eq!(other, None);
         let none = handle.propose(ShardId(4), note(b"")).await;
         assert_eq!(none, Err(ProposeError::Unavailable));
+        let large = handle.propose(SHARD, put("large", &vec![0; (4 << 20) + 1])).await;
+        assert_eq!(large, Err(ProposeError::TooLarge));
         assert_eq!(handle.read(ShardId(9), |_, _| ()).await, Err(ReadError::Unavailable));
     });
     node.shutdown();

@@ -61,7 +61,8 @@ pub enum SubmitError {
 impl From<ProposeError> for SubmitError {
     fn from(error: ProposeError) -> Self {
         match error {
-            ProposeError::Overloaded => Self::Overloaded,
+            // Batches are far below the limit of a command.
+            ProposeError::Overloaded | ProposeError::TooLarge => Self::Overloaded,
             ProposeError::DiskFull => Self::DiskFull,
             ProposeError::DiskFailing => Self::DiskFailing,
             ProposeError::Unavailable => Self::Unavailable,

@@ -71,6 +71,7 @@ pub(crate) struct Group {
     pub(crate) raft: Raft<Types>,
     pub(crate) lead: Arc<LeadState>,
     pub(crate) log: Arc<Log>,
+    pub(crate) snapshots: Arc<Snapshots>,
     /// When a leader was last heard of, or this group started.
     heard: Mutex<Instant>,
     /// Until then the lead stays here if it comes here.
@@ -113,7 +114,13 @@ impl Group {
         let others = has_other_voters(&store, &log, node);
         let log_store = LogStore { log: log.clone(), group: number, node: others.then_some(node) };
         let network = setting.network;
-        let links = Links { node, group: number, store: store.clone(), snapshots, network };
+        let links = Links {
+            node,
+            group: number,
+            store: store.clone(),
+            snapshots: snapshots.clone(),
+            network,
+        };
         let raft = Raft::new(node.0, Arc::new(config()), links, log_store, machine).await;
         let raft = raft.map_err(|_| failed())?;
         let lead = LeadState::new();
@@ -137,6 +144,7 @@ impl Group {
             raft,
             lead,
             log,
+            snapshots,
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),
             leaving: AtomicBool::default(),

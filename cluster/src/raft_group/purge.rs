@@ -36,6 +36,10 @@ impl Group {
     /// Names the newest checkpoint and purges what it covers; `budget` is this group's part in bytes, or
     /// `None` while memory is not short.
     pub(crate) async fn purge(&self, budget: Option<usize>) -> Option<()> {
+        if budget.is_none() && self.snapshots.ready_meta(self.number).is_some() {
+            // One that is being sent can be gone on with as long as openraft hears of no newer one.
+            return None;
+        }
         let stored = self.store.state.lock().stored.last?.index;
         let mut metrics = self.raft.data_metrics();
         if metrics.borrow().snapshot.is_none_or(|id| id.index < stored) {

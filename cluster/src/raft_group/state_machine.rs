@@ -174,6 +174,7 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
             return Err(failed(&io::Error::other("it is another one")));
         }
         self.load(meta);
+        store.name(meta.last_log_id);
         // If it stays, the next start sees that the state is newer.
         let item = Item { kind: Kind::Install, group: store.shard };
         if let Err(error) = self.snapshots.shelf.remove(item) {
@@ -185,8 +186,11 @@ impl<M: Machine> RaftStateMachine<Types> for StateMachine<M> {
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
         let store = self.shard.store.clone();
         let newest = snapshot::meta(&store.state.lock().stored);
-        // One that was sent in part goes on where it ended.
-        let meta = self.snapshots.ready_meta(store.shard).unwrap_or(newest);
+        let named = store.named.load(Ordering::SeqCst);
+        // One that was sent in part goes on where it ended; openraft takes none older than it has heard of.
+        let ready = self.snapshots.ready_meta(store.shard);
+        let ready = ready.filter(|meta| meta.last_log_id.is_some_and(|id| id.index >= named));
+        let meta = ready.unwrap_or(newest);
         let data = Box::new(SnapshotData::Source(store));
         Ok(meta.last_log_id.is_some().then_some(Snapshot { meta, snapshot: data }))
     }
@@ -229,6 +233,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         }
         store.unnamed.store(false, Ordering::SeqCst);
         let stored = store.state.lock().stored.clone();
+        store.name(stored.last);
         // A sender asks for the current snapshot; only then is its data pinned.
         Ok(Snapshot { meta: snapshot::meta(&stored), snapshot: Box::default() })
     }

@@ -228,6 +228,20 @@ mod tests {
         assert!(read_answer::<AppendEntriesResponse<u64>>(&newer).is_none());
     }
 
+    #[test]
+    #[ignore = "writes seeds for the fuzzer to the folder that SEEDS names"]
+    fn make_seeds() {
+        let folder = std::path::PathBuf::from(std::env::var("SEEDS").unwrap());
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+        let heartbeat = AppendEntriesRequest { entries: Vec::new(), ..appended() };
+        let vote = VoteRequest { vote: Vote::new(3, 2), last_log_id: Some(id(2, 9)) };
+        write("append", &append(5, &appended()));
+        write("heartbeat", &append(0, &heartbeat));
+        write("vote", &super::vote(1, &vote));
+        write("ask", &ask(1, None));
+        write("elect", &elect(1, true));
+    }
+
     proptest! {
         #[test]
         fn requests_when_damaged_then_never_a_panic(cut in 0..200_usize, at in 0..200_usize, bit in 0..8_u8) {

@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -34,6 +34,7 @@ use crate::{
     clock,
     limits::{RETRY_MAX, RETRY_MIN},
     options::Options,
+    raft_group::types::LogId,
 };
 
 /// Keeps a shard's state on disk as it is.
@@ -48,6 +49,8 @@ pub(crate) struct ShardStore {
     pub(crate) pin: Arc<tokio::sync::Mutex<()>>,
     /// A checkpoint was written that no snapshot has named yet.
     pub(crate) unnamed: AtomicBool,
+    /// Index of the last entry in the newest snapshot that openraft has heard of.
+    pub(crate) named: AtomicU64,
     pub(crate) fill: Arc<Fill>,
 }
 
@@ -202,8 +205,15 @@ impl ShardStore {
         base: Arc<Base>,
         fill: Arc<Fill>,
     ) -> Arc<Self> {
+        // openraft asks at each start.
+        let named = AtomicU64::new(state.stored.last.map_or(0, |id| id.index));
         let (state, unnamed) = (Mutex::new(state), AtomicBool::new(false));
-        Arc::new(Self { shard, base, state, pin: Arc::default(), unnamed, fill })
+        Arc::new(Self { shard, base, state, pin: Arc::default(), unnamed, named, fill })
+    }
+
+    /// Notes that openraft hears of a snapshot.
+    pub(crate) fn name(&self, last: Option<LogId>) {
+        self.named.fetch_max(last.map_or(0, |id| id.index), Ordering::SeqCst);
     }
 
     /// Puts the changes of a frozen table into the store, not flushed yet.

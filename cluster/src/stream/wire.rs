@@ -141,7 +141,10 @@ fn put_refusal(out: &mut Vec<u8>, why: Refusal) {
         Refusal::Told(ProposeError::Overloaded) => out.put_u8(3),
         Refusal::Told(ProposeError::DiskFull) => out.put_u8(4),
         Refusal::Told(ProposeError::DiskFailing) => out.put_u8(5),
-        Refusal::Told(ProposeError::Unavailable | ProposeError::Unknown) => out.put_u8(6),
+        // The sender itself refuses what is too large.
+        Refusal::Told(
+            ProposeError::Unavailable | ProposeError::Unknown | ProposeError::TooLarge,
+        ) => out.put_u8(6),
     }
 }
 

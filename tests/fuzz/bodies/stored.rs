@@ -67,3 +67,8 @@ pub(crate) fn stream_bodies(data: &[u8]) {
 pub(crate) fn snapshots(data: &[u8]) {
     hongqiao_cluster::doors::snapshots(data);
 }
+
+/// Feeds `data` to the decoders of what members of a group ask each other, and of joining.
+pub(crate) fn raft_bodies(data: &[u8]) {
+    hongqiao_cluster::doors::raft_bodies(data);
+}
