@@ -95,8 +95,9 @@ pub const RELAY_FRAME_BYTES_MAX: usize = 7 * 1024 * 1024;
 pub const RELAY_BATCHES_MAX: usize = 8;
 /// Batches of one node that wait for routers.
 pub const RELAY_ARRIVALS_MAX: usize = 16;
-/// How long a publisher of QoS ≥ 1 waits for another node.
-pub const RELAY_WAIT: Duration = Duration::from_secs(5);
+/// How long a publisher of QoS ≥ 1 waits for another node: longer than it takes to declare one down, also if
+/// the metadata group needs a new leader first.
+pub const RELAY_WAIT: Duration = Duration::from_secs(10);
 /// How long a lane rests after a loss; longer, up to ten times, when it goes on.
 pub const RELAY_RETRY: Duration = Duration::from_millis(50);
 /// How long a publish of QoS ≥ 1 waits for the node's directory lease.

@@ -44,6 +44,7 @@ use crate::{
     },
     auth::Authenticator,
     front::mqtt,
+    limits,
     model::topic::TopicFilter,
     shard::{client::ShardClient, command::StoredSubscription, query},
 };
@@ -243,7 +244,14 @@ async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyho
             let page = shared.shards.cluster().read(shard, move |machine, store| {
                 query::shared_members(machine, store, after, LOAD_PAGE)
             });
-            let page = page.await?;
+            let Ok(page) = page.await else {
+                if !shared.view.is_alone() {
+                    // The node has just come to a cluster: the shard is led elsewhere.
+                    return Ok(());
+                }
+                tokio::time::sleep(limits::ROUTE_RETRY).await;
+                continue;
+            };
             for (session, app, item) in page.members {
                 let Some(share) = &item.share else { continue };
                 let group = GroupKey::new(&hash_key, app, share, &item.filter);

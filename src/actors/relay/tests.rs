@@ -187,7 +187,7 @@ fn publisher_of_a_node_that_went_away_waits_for_its_nodedown_and_no_longer() {
     in_world(|mut world, _peer| async move {
         world.wire.always(Fate::Unreachable);
         let mut outcome = world.publish_one("a/1", "x".to_owned(), Qos::AtLeastOnce);
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        tokio::time::sleep(Duration::from_secs(6)).await;
         assert!(futures_util::poll!(&mut outcome).is_pending());
         world.publish_one("a/1", "lost".to_owned(), Qos::AtMostOnce).await.unwrap();
         assert_eq!(world.relay.view().dropped_messages, 1);
