@@ -165,7 +165,7 @@ fn server_when_it_asks_another_node_then_answered_in_its_name() {
 }
 
 #[test]
-fn node_when_its_folder_or_its_secret_is_of_others_then_it_does_not_come_in() {
+fn node_when_its_id_or_its_shards_are_others_then_it_does_not_come_in() {
     let world = World::of(1);
     // A member's folder under another id.
     let folder = world.temp.path().join("4");
