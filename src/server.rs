@@ -90,7 +90,6 @@ async fn serve(
         view: peering::view(shards.cluster()),
         facts: Arc::clone(&facts),
         beyond: beyond(&shards, tables),
-        live_routes: Arc::default(),
         quotas: Arc::new(quotas(config, &apps)),
         authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
         limits: listeners::link_limits(config),
@@ -102,8 +101,7 @@ async fn serve(
         shards,
         apps,
         counters: workers.counters.clone(),
-        relay: Arc::clone(&shared.beyond.relay),
-        live_routes: Arc::clone(&shared.live_routes),
+        beyond: shared.beyond.clone(),
         facts,
         stopping: Arc::clone(&stopping),
         backing_up: Arc::default(),
@@ -139,7 +137,7 @@ fn beyond(shards: &ShardClient, tables: Arc<RouteTables>) -> Beyond {
     let port = Arc::new(ClusterPort(shards.cluster().clone()));
     let boot = shards.cluster().incarnation();
     let relay = Relay::new(boot, Arc::clone(&port) as _, Arc::clone(&tables));
-    Beyond { tables, relay, meta: port }
+    Beyond { tables, relay, meta: port, live: Arc::default() }
 }
 
 /// Prints for people. A closed standard output is no reason to stop.

@@ -30,6 +30,7 @@ use super::{
     facts::Facts,
     groups::{Dispatch, DispatchAgain, GroupKey, GroupTable, Groups},
     interest::Interests,
+    live_routes::LiveRoutes,
     meta::{Meta, NoMeta},
     peer,
     relay::Relay,
@@ -118,6 +119,8 @@ pub struct Beyond {
     pub relay: Arc<Relay>,
     /// Says whether the tables are new enough.
     pub meta: Arc<dyn Meta>,
+    /// What they must know of the subscribers here.
+    pub live: Arc<LiveRoutes>,
 }
 
 impl Beyond {
@@ -126,7 +129,7 @@ impl Beyond {
     pub fn nothing() -> Self {
         let tables = RouteTables::new(NodeId(0));
         let relay = Relay::new(0, peer::no_wire(), Arc::clone(&tables));
-        Self { tables, relay, meta: Arc::new(NoMeta) }
+        Self { tables, relay, meta: Arc::new(NoMeta), live: Arc::default() }
     }
 }
 

@@ -90,8 +90,11 @@ fn tables(report: &Value) -> String {
     if rows(&report["links"]).next().is_none() {
         return text;
     }
-    text.push('\n');
-    text += &table(
+    text + "\n" + &links(report)
+}
+
+fn links(report: &Value) -> String {
+    table(
         ["link to", "class", "state", "for", "under way", "last error"],
         rows(&report["links"]).map(|link| {
             let state = if link["connected"] == true { "connected" } else { "broken" };
@@ -107,8 +110,7 @@ fn tables(report: &Value) -> String {
                 own("last_error"),
             ]
         }),
-    );
-    text
+    )
 }
 
 fn rows(list: &Value) -> impl Iterator<Item = &Value> {

@@ -22,8 +22,7 @@ use crate::{
         appender::SubmitError,
         counters::{Counters, DROP_CAUSES},
         facts::Facts,
-        live_routes::LiveRoutes,
-        relay::Relay,
+        publish::Beyond,
     },
     auth::UserName,
     http::{AdminError, ClusterReport, NodeApi},
@@ -40,8 +39,7 @@ pub(super) struct Api {
     pub(super) shards: ShardClient,
     pub(super) apps: Apps,
     pub(super) counters: Vec<Arc<Counters>>,
-    pub(super) relay: Arc<Relay>,
-    pub(super) live_routes: Arc<LiveRoutes>,
+    pub(super) beyond: Beyond,
     pub(super) facts: Arc<Facts>,
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) standing: Arc<Standing>,
@@ -69,10 +67,10 @@ impl NodeApi for Api {
             add_counters(&mut snapshot, counters);
         }
         snapshot.dropped.push(("queue_full", self.facts.dropped_messages()));
-        let relay = self.relay.view();
+        let relay = self.beyond.relay.view();
         snapshot.dropped.push(("node", relay.dropped_messages));
         snapshot.relay_bytes = relay.waiting_bytes as u64;
-        snapshot.routes = self.live_routes.len() as u64;
+        snapshot.routes = self.beyond.live.len() as u64;
         snapshot.writes_refused.extend(self.facts.refused_writes());
         add_stats(&mut snapshot, &self.shards.cluster().stats());
         report::count(&mut snapshot, &self.shards.cluster().status());

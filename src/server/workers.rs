@@ -32,7 +32,6 @@ use crate::{
         home::client::{Duty, Homes},
         hub::Hub,
         interest::Interests,
-        live_routes::LiveRoutes,
         peer::Peers,
         publish::{AppQuotas, Beyond, Publisher, Targets},
         relay::Arrivals,
@@ -60,7 +59,6 @@ pub(super) struct Shared {
     pub(super) view: View,
     pub(super) facts: Arc<Facts>,
     pub(super) beyond: Beyond,
-    pub(super) live_routes: Arc<LiveRoutes>,
     pub(super) quotas: Arc<AppQuotas>,
     pub(super) authenticator: Arc<dyn Authenticator>,
     /// By listener.
@@ -106,7 +104,7 @@ impl Workers {
                 fronts: mqtt::fronts(),
                 limits: shared.limits.clone(),
                 interests: interests.clone(),
-                live_routes: Arc::clone(&shared.live_routes),
+                live_routes: Arc::clone(&shared.beyond.live),
                 counters: Arc::clone(&counters[index]),
             };
             let (shards, facts) = (shared.shards.clone(), Arc::clone(&shared.facts));
@@ -181,7 +179,7 @@ fn start_routes(
     let port = ClusterPort(shared.shards.cluster().clone());
     let meta = Arc::clone(&shared.beyond.meta);
     let routers = first.iter().map(|first| first.router.clone().recipient()).collect();
-    actix_rt::spawn(Arc::clone(&shared.live_routes).run(Arc::clone(&meta), routers));
+    actix_rt::spawn(Arc::clone(&shared.beyond.live).run(Arc::clone(&meta), routers));
     let durable = Arc::clone(&shared.facts.durable_routes);
     for shard in shared.shards.shards() {
         let leads = Arc::new(port.clone());
@@ -202,7 +200,7 @@ fn start_routes(
     let (me, leads) = (port.0.node(), port.clone());
     let barrier = Arc::new(SubackBarrier {
         me,
-        live: Arc::clone(&shared.live_routes),
+        live: Arc::clone(&shared.beyond.live),
         durable,
         tables,
         peers: shared.peers.clone(),

@@ -3,5 +3,6 @@
 //! Tests here start their own clusters, one at a time: a cluster is many processes and many timers.
 
 mod clients;
+mod live;
 
 use crate::delivery::alone;

@@ -192,7 +192,7 @@ fn publisher(group: &Arc<Group>, wire: &Arc<FakeWire>) -> Publisher {
         hash_key: HashKey([7; 16]),
         shards: 0,
         quotas: Arc::new(AppQuotas { common, special: AHashMap::new() }),
-        beyond: Beyond { tables, relay, meta },
+        beyond: Beyond { tables, relay, meta, ..Beyond::nothing() },
     };
     Publisher::new(targets, appender)
 }
