@@ -122,6 +122,8 @@ struct State {
     doors: BTreeMap<u64, Door>,
     /// The lead is being handed over: nothing enters the log here.
     held: bool,
+    /// A command was refused because nobody leads.
+    missed: bool,
     closed: bool,
 }
 
@@ -138,6 +140,7 @@ impl Queue {
             line: VecDeque::new(),
             doors: BTreeMap::new(),
             held: false,
+            missed: false,
             closed: false,
         };
         Arc::new(Self {
@@ -189,15 +192,22 @@ impl Queue {
         caller: Caller,
         refusal: Option<ProposeError>,
     ) -> Result<(), ProposeError> {
-        self.change(|state, now, _| {
+        let pushed = self.change(|state, now, _| {
             if state.closed {
                 return Err(ProposeError::Unavailable);
             }
             if let Some(why) = refusal.filter(|_| state.leads(self.node)) {
                 return Err(why);
             }
-            state.sender.push(command, caller, now).map_err(|_| ProposeError::Unavailable)
-        })
+            let pushed = state.sender.push(command, caller, now);
+            state.missed |= pushed.is_err();
+            pushed.map_err(|_| ProposeError::Unavailable)
+        });
+        if pushed == Err(ProposeError::Unavailable) {
+            // Nothing waits now, so nobody would look who leads, and every later one were refused as well.
+            self.driver.notify_one();
+        }
+        pushed
     }
 
     /// Takes over who leads the group.
@@ -358,10 +368,11 @@ impl Queue {
         Gathered { commands: entry.commands, runs: entry.runs, asks: Asks::new(entry.asks) }
     }
 
-    /// Returns whether commands wait and nobody is known to lead.
+    /// Returns whether commands wait, or one was refused since the last call, and nobody is known to lead.
     pub(crate) fn is_lost(&self) -> bool {
-        let state = self.state.lock();
-        state.sender.leader().is_none() && !state.sender.is_idle()
+        let mut state = self.state.lock();
+        let missed = std::mem::take(&mut state.missed);
+        state.sender.leader().is_none() && (missed || !state.sender.is_idle())
     }
 
     /// Returns once the driver should look again.
