@@ -213,7 +213,8 @@ async fn lead_alone(raft: &Raft<Types>, lead: &LeadState, node: NodeId) -> Optio
         raft.initialize(BTreeMap::from([(node.0, EmptyNode::new())])).await.ok()?;
     }
     let metrics = raft.metrics().borrow().clone();
-    if metrics.membership_config.membership().voter_ids().any(|voter| voter != node.0) {
+    // One that was asked to vote for another knows of a term, and need not know of any member yet.
+    if !metrics.membership_config.membership().voter_ids().eq([node.0]) {
         return Some(());
     }
     if metrics.current_leader != Some(node.0) {
