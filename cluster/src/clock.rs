@@ -12,6 +12,11 @@ use parking_lot::{Condvar, Mutex};
 /// Returns the monotonic clock.
 #[must_use]
 pub(crate) fn now() -> Instant {
+    #[cfg(all(test, feature = "sim"))]
+    assert!(
+        !crate::runtime::is_driven() || tokio::runtime::Handle::try_current().is_ok(),
+        "a world has no time of its own, only its nodes have: real time got in"
+    );
     tokio::time::Instant::now().into_std()
 }
 

@@ -132,11 +132,8 @@ impl<M: Machine> Cluster<M> {
             format: folder.format.clone(),
         };
         let shared = Shared::new(groups, handles, origin, network);
-        meet_others(&shared, &shared.runtimes.work, peers);
-        shared.meta.start(addresses(options));
-        if folder.format.joined {
-            runtimes.work.spawn(introduce(Introduction::of(&shared, options)));
-        } else {
+        live(&shared, options, peers);
+        if !folder.format.joined {
             // Only a disk that takes nothing keeps a node that is alone waiting.
             let is_up = shared.meta.is_up();
             let timed = async { tokio::time::timeout(ANNOUNCE_TIMEOUT, is_up).await };
@@ -198,7 +195,7 @@ impl<M: Machine> Drop for Cluster<M> {
     }
 }
 
-pub(crate) fn addresses(options: &Options) -> Addresses {
+fn addresses(options: &Options) -> Addresses {
     let advertised = options.peering.as_ref().map(|peering| peering.advertise.clone());
     Addresses { cluster: advertised.unwrap_or_default(), client: options.client_addr.clone() }
 }
@@ -306,12 +303,22 @@ fn start_checkpointer<M: Machine>(
         .map_err(io("start a thread for", &options.data_dir))
 }
 
-/// Opens the desks for other members, and keeps the groups where the directory wants them.
-pub(crate) fn meet_others<M: Machine>(
+/// Makes a node with its groups started a member of its cluster, and keeps it one.
+pub(crate) fn live<M: Machine>(
     shared: &Shared<M>,
-    runtime: &Handle,
+    options: &Options,
     peers: Vec<(NodeId, String)>,
 ) {
+    let runtime = &shared.runtimes.work;
+    meet_others(shared, runtime, peers);
+    shared.meta.start(addresses(options));
+    if shared.origin.format.joined {
+        runtime.spawn(introduce(Introduction::of(shared, options)));
+    }
+}
+
+/// Opens the desks for other members, and keeps the groups where the directory wants them.
+fn meet_others<M: Machine>(shared: &Shared<M>, runtime: &Handle, peers: Vec<(NodeId, String)>) {
     let Some(network) = &shared.network else { return };
     let (node, format) = (shared.origin.node, shared.origin.format.clone());
     let (groups, meta) = (shared.groups.groups.clone(), shared.meta.clone());

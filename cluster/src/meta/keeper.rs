@@ -29,6 +29,7 @@ use crate::{
     id::NodeId,
     limits::{LEASE_RENEWAL, PROPOSE_TIMEOUT},
     raft_group::lead::Lead,
+    runtime,
 };
 
 /// How long to wait before somebody is asked once more.
@@ -150,20 +151,20 @@ impl Keeper {
         self.leases.give_up();
         let incarnation = self.leases.incarnation.clone();
         let node = self.leases.node;
-        match tokio::task::spawn_blocking(move || incarnation.take_behind(latest)).await {
-            Ok(Ok(incarnation)) => {
+        match runtime::aside(move || incarnation.take_behind(latest)).await {
+            Some(Ok(incarnation)) => {
                 tracing::warn!(
                     node = node.0,
                     incarnation,
                     "declared down; going on as a new start"
                 );
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::error!(%error, "the next incarnation cannot be written down");
                 tokio::time::sleep(UP_RETRY).await;
             }
             // The node is stopping.
-            Err(_) => tokio::time::sleep(UP_RETRY).await,
+            None => tokio::time::sleep(UP_RETRY).await,
         }
         true
     }

@@ -5,33 +5,80 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{event::Event, host::Ground, ledger::Ledger};
+use tokio::runtime::Handle;
+
+use super::{event::Event, host::Ground, ledger::Ledger, links};
 use crate::{
     backup::Origin,
     error::StartError,
     handle::{ClusterHandle, Handles, Shared},
-    id::ShardId,
+    id::{NodeId, ShardId},
+    join,
     meta::MetaSink,
     node,
-    options::{Durability, Options},
+    options::{Durability, Options, Peering, Secret},
     raft_groups::{Groups, Others, Parts},
     storage::{
         disk::Disk,
-        format::{FORMAT, Format, Incarnation},
+        format::{FORMAT, Format},
         health::Health,
         log::Log,
     },
 };
 
-pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartError> {
-    let Ground { node: id, incarnation, disk, kv, shelf, delay, shape, oracle } = ground;
-    let options = Options {
-        node: id,
+/// Makes the cluster; all others join it.
+const FOUNDER: NodeId = NodeId(1);
+
+fn options(ground: &Ground) -> Options {
+    let shape = &ground.shape;
+    let others = (1..=shape.nodes).map(NodeId).filter(|other| *other != ground.node);
+    let founds = ground.node == FOUNDER;
+    let peering = Peering {
+        listen: ([127, 0, 0, 1], 0).into(),
+        advertise: links::address(ground.node),
+        secret: Secret::new(b"simulated"),
+        join: others.filter(|_| !founds).map(links::address).collect(),
+    };
+    Options {
+        node: ground.node,
         shards: shape.shards,
         checkpoint_interval: Duration::from_millis(shape.checkpoint_ms),
         checkpoint_bytes: 1 << 16,
+        peering: ground.network.is_some().then_some(peering),
         ..Options::new("simulated")
+    }
+}
+
+/// Returns what the folder says, or makes it that of a new cluster, or of a member of the one there is.
+async fn enter(
+    ground: &Ground,
+    options: &Options,
+) -> Result<(Format, Vec<(NodeId, String)>), StartError> {
+    let known = ground.folder.lock().clone();
+    if let Some(format) = known {
+        return Ok((format, Vec::new()));
+    }
+    let join = options.peering.as_ref().map(|peering| &peering.join[..]).unwrap_or_default();
+    let (format, peers) = match &ground.network {
+        Some(network) if !join.is_empty() => {
+            let admission = join::ask(&**network, ground.node, join).await?;
+            (admission.format(), admission.peers)
+        }
+        _ => {
+            let (cluster, hash_key, shards) = ([1; 16], [2; 16], options.shards);
+            let format = Format { number: FORMAT, cluster, hash_key, shards, joined: false };
+            (format, Vec::new())
+        }
     };
+    *ground.folder.lock() = Some(format.clone());
+    Ok((format, peers))
+}
+
+pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartError> {
+    let options = options(&ground);
+    let (format, peers) = enter(&ground, &options).await?;
+    let Ground { node: id, incarnation, disk, kv, shelf, delay, network, shape, oracle, .. } =
+        ground;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let health = Arc::new(Health::default());
     let log = Log::open_driven(
@@ -46,24 +93,23 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
         let last = log.group(group).and_then(|group| group.last());
         oracle.see(&Event::Recovered { node: id, group, last });
     }
-    let parts = Parts { disk, kv: Box::new(kv), shelf: Arc::new(shelf), log, health, incarnation };
+    let kv = Box::new(kv);
+    let shelf = Arc::new(shelf);
+    let parts = Parts { disk, kv, shelf, log, health, incarnation: incarnation.now() };
     let make = |shard: ShardId| Ledger::new(id, shard, oracle.clone());
-    let sink: MetaSink = Arc::new(|_, _| ());
-    let groups = Groups::start(parts, &options, &make, sink, &Others::none()).await?;
-    let runtime = tokio::runtime::Handle::current();
+    let watched = oracle.clone();
+    let sink: MetaSink = Arc::new(move |directory, _| {
+        watched.see(&Event::Published { node: id, directory });
+    });
+    let others = Others { network: network.clone(), founder: !format.joined };
+    let groups = Groups::start(parts, &options, &make, sink, &others).await?;
+    let runtime = Handle::current();
     let purge = groups.purge_after_checkpoints(runtime.clone());
     let checkpointer = groups.checkpointer.clone();
     tokio::spawn(async move { checkpointer.drive(Box::new(purge), delay).await });
-    let format = Format {
-        number: FORMAT,
-        cluster: [1; 16],
-        hash_key: [2; 16],
-        shards: shape.shards,
-        joined: false,
-    };
-    let handles = Handles { work: runtime.clone(), timers: runtime };
-    let incarnation = Incarnation::in_memory(id, incarnation);
-    let shared = Shared::new(groups, handles, Origin { node: id, incarnation, format }, None);
-    shared.meta.start(node::addresses(&options));
+    let handles = Handles { work: runtime.clone(), timers: runtime.clone() };
+    let origin = Origin { node: id, incarnation, format };
+    let shared = Shared::new(groups, handles, origin, network);
+    node::live(&shared, &options, peers);
     Ok(ClusterHandle::new(shared))
 }

@@ -4,8 +4,12 @@
 //! - Bound: none.
 //! - Source: own design.
 
-use super::ledger::{Command, Summary};
+use super::{
+    ledger::{Command, Summary},
+    routes::Route,
+};
 use crate::{
+    directory::Directory,
     error::ProposeError,
     id::{NodeId, ShardId},
     raft_group::types::LogId,
@@ -24,7 +28,7 @@ pub(super) type Told = Result<Summary, ProposeError>;
 
 /// One observation.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event {
+pub(super) enum Event<'a> {
     /// A replica came up with this state, or was given it by a snapshot.
     Loaded { node: NodeId, shard: ShardId, state: Summary },
     /// A replica applied a command.
@@ -43,11 +47,19 @@ pub(super) enum Event {
     Logged { node: NodeId, group: u16, before: Option<LogId>, id: LogId, digest: u64 },
     /// A node has started with this end of a log.
     Recovered { node: NodeId, group: u16, last: Option<LogId> },
+    /// A node has published a directory.
+    Published { node: NodeId, directory: &'a Directory },
+    /// A node that runs holds a lease on its directory.
+    Relies { node: NodeId, directory: &'a Directory },
+    /// The barrier has returned for a new route.
+    Subscribed { route: Route, index: u64 },
+    /// A route is about to be taken back.
+    Unsubscribed { route: Route },
     /// All faults are healed, and the nodes had time to settle: a replica's last state.
     Settled { node: NodeId, shard: ShardId, state: Summary },
 }
 
-impl Event {
+impl Event<'_> {
     /// Returns numbers that two equal runs have in common.
     pub(super) fn fingerprint(&self) -> [u64; 6] {
         let id = |id: &LogId| (id.leader_id.term << 32) | id.index;
@@ -75,6 +87,12 @@ impl Event {
             Self::Recovered { node, group, last } => {
                 [10, node.0, group.into(), last.as_ref().map_or(0, id), 0, 0]
             }
+            Self::Published { node, directory } => [11, node.0, directory.index, 0, 0, 0],
+            Self::Relies { node, directory } => [12, node.0, directory.index, 0, 0, 0],
+            Self::Subscribed { route: Route { node, incarnation, number }, index } => {
+                [13, node.0, incarnation, number, index, 0]
+            }
+            Self::Unsubscribed { route } => [14, route.node.0, route.number, 0, 0, 0],
             Self::Settled { node, shard, state } => {
                 [9, node.0, shard.0.into(), state.index, state.digest, 0]
             }

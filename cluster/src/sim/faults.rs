@@ -11,17 +11,22 @@ use rand::{Rng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
     host::{Death, Host},
+    links::Links,
     shape::{Kind, Shape},
     trace::Trace,
 };
+use crate::id::NodeId;
 
 /// What ends a fault.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Cure {
     Start(usize),
     DiskWorks(usize),
     DiskAtSpeed(usize),
     ClockRight(usize),
+    Awake(usize, Vec<(NodeId, NodeId)>),
+    Connected(Vec<(NodeId, NodeId)>),
+    LinksAtSpeed,
 }
 
 #[derive(Default)]
@@ -35,6 +40,7 @@ pub(super) struct Faults {
 /// What faults may touch.
 pub(super) struct Targets<'a> {
     pub(super) hosts: &'a mut [Host],
+    pub(super) links: &'a mut Links,
     pub(super) shape: &'a Shape,
     pub(super) random: &'a mut StdRng,
     pub(super) trace: &'a mut Trace,
@@ -65,9 +71,6 @@ impl Faults {
         for (due, _) in &mut self.cures {
             *due = now_ms;
         }
-        for host in targets.hosts.iter_mut() {
-            host.paused_until = 0;
-        }
         targets.trace.line(now_ms, "all faults healed");
         self.cure(now_ms, targets)
     }
@@ -83,10 +86,17 @@ impl Faults {
         }
     }
 
-    fn crash(&mut self, at: usize, death: Death, now_ms: u64, targets: &mut Targets<'_>) {
+    pub(super) fn crash(
+        &mut self,
+        at: usize,
+        death: Death,
+        now_ms: u64,
+        targets: &mut Targets<'_>,
+    ) {
         let host = &mut targets.hosts[at];
         let node = host.node.0;
-        if host.crash(death) {
+        host.paused_until = 0;
+        if host.crash(death, targets.links) {
             // Most come back soon, some only after their peers have given them up.
             let long = targets.random.gen_ratio(1, 6);
             let away = if long { 5_000..9_000 } else { 0..1_500 };
@@ -102,6 +112,9 @@ impl Faults {
         self.cures = waiting;
         let mut starts = Vec::new();
         for (_, cure) in due {
+            if !matches!(cure, Cure::Start(_)) {
+                targets.trace.line(now_ms, format_args!("{cure:?}"));
+            }
             match cure {
                 Cure::Start(at) => starts.push(at),
                 Cure::DiskWorks(at) => set_failing(&targets.hosts[at], false),
@@ -109,9 +122,15 @@ impl Faults {
                     targets.hosts[at].disk_ms_max.store(1, Ordering::Relaxed);
                 }
                 Cure::ClockRight(at) => targets.hosts[at].clock_rate = 1_000,
-            }
-            if !matches!(cure, Cure::Start(_)) {
-                targets.trace.line(now_ms, format_args!("{cure:?}"));
+                Cure::Awake(at, cuts) => {
+                    targets.hosts[at].paused_until = 0;
+                    targets.links.heal(&cuts);
+                }
+                Cure::Connected(cuts) => targets.links.heal(&cuts),
+                Cure::LinksAtSpeed => {
+                    targets.links.set_delay_ms(2);
+                    targets.links.set_resets(0);
+                }
             }
         }
         starts
@@ -140,7 +159,7 @@ impl Faults {
             Kind::Pause => {
                 let longest = if targets.random.gen_ratio(1, 5) { 4_000 } else { 300 };
                 let until = now_ms + targets.random.gen_range(5..longest);
-                targets.hosts[at].paused_until = until;
+                self.pause(at, until, targets);
                 targets.trace.line(now_ms, format_args!("node {node}: pauses until {until}"));
             }
             Kind::Skew => {
@@ -150,8 +169,48 @@ impl Faults {
                 self.cures.push((until, Cure::ClockRight(at)));
                 targets.trace.line(now_ms, format_args!("node {node}: clock at {rate}/1000"));
             }
-            Kind::Cut | Kind::Isolate | Kind::Reset | Kind::Delay => {}
+            Kind::Cut | Kind::Isolate | Kind::Reset | Kind::Delay => {
+                self.trouble_links(kind, node, now_ms, targets);
+            }
         }
+    }
+
+    fn pause(&mut self, at: usize, until: u64, targets: &mut Targets<'_>) {
+        let host = &mut targets.hosts[at];
+        if host.paused_until == 0 && host.is_alive() {
+            host.paused_until = until;
+            let cuts = targets.links.around(&[host.node]);
+            targets.links.cut(&cuts);
+            self.cures.push((until, Cure::Awake(at, cuts)));
+        }
+    }
+
+    fn trouble_links(&mut self, kind: Kind, node: u64, now_ms: u64, targets: &mut Targets<'_>) {
+        let long = targets.random.gen_ratio(1, 4);
+        let until = now_ms + targets.random.gen_range(if long { 3_000..8_000 } else { 20..2_500 });
+        let cuts = match kind {
+            Kind::Cut => targets.links.some_cuts(targets.random),
+            Kind::Isolate => targets.links.around(&[NodeId(node)]),
+            Kind::Reset => {
+                let other = NodeId(targets.random.gen_range(1..=targets.shape.nodes));
+                targets.links.reset(NodeId(node), other);
+                targets.links.set_resets(*[0, 2_000, 20_000].choose(targets.random).unwrap_or(&0));
+                self.cures.push((until, Cure::LinksAtSpeed));
+                targets.trace.line(now_ms, format_args!("links of {node} and {other:?} reset"));
+                return;
+            }
+            _ => {
+                let longest = *[10, 60, 300].choose(targets.random).unwrap_or(&10);
+                targets.links.set_delay_ms(longest);
+                self.cures.push((until, Cure::LinksAtSpeed));
+                let line = format_args!("links take up to {longest} ms until {until}");
+                targets.trace.line(now_ms, line);
+                return;
+            }
+        };
+        targets.links.cut(&cuts);
+        targets.trace.line(now_ms, format_args!("cut until {until}: {cuts:?}"));
+        self.cures.push((until, Cure::Connected(cuts)));
     }
 
     fn plan(&mut self, at: usize, death: Death, now_ms: u64, targets: &mut Targets<'_>) {

@@ -20,17 +20,25 @@ use std::{
 
 use parking_lot::Mutex;
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{EnterGuard, Runtime};
 
-use super::{boot, ledger::Ledger, oracle::Oracle, shape::Shape};
+use super::{
+    boot,
+    ledger::Ledger,
+    links::{self, Links},
+    oracle::Oracle,
+    shape::Shape,
+};
 use crate::{
     error::StartError,
     handle::ClusterHandle,
     id::NodeId,
     storage::{
         driven::Delay,
+        format::{Format, Incarnation},
         twin::{DiskTwin, KvTwin, Power, ShelfTwin},
     },
+    transport::Network,
 };
 
 /// How a node dies.
@@ -45,17 +53,28 @@ pub(super) enum Death {
 /// What a node finds when it starts.
 pub(super) struct Ground {
     pub(super) node: NodeId,
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Arc<Incarnation>,
     pub(super) disk: DiskTwin,
     pub(super) kv: KvTwin,
     pub(super) shelf: ShelfTwin,
     pub(super) delay: Delay,
+    /// What would be its file `FORMAT`.
+    pub(super) folder: Arc<Mutex<Option<Format>>>,
+    /// `None`: the world has one node.
+    pub(super) network: Option<Arc<dyn Network>>,
     pub(super) shape: Shape,
     pub(super) oracle: Arc<Oracle>,
 }
 
 /// What came of a start.
 pub(super) type Started = Arc<OnceLock<Result<ClusterHandle<Ledger>, StartError>>>;
+
+/// The world inside a node.
+pub(super) struct Visit<'a> {
+    pub(super) handle: &'a ClusterHandle<Ledger>,
+    pub(super) runtime: &'a Runtime,
+    _inside: EnterGuard<'a>,
+}
 
 struct Life {
     started: Started,
@@ -64,10 +83,13 @@ struct Life {
 
 pub(super) struct Host {
     pub(super) node: NodeId,
+    /// Of the last start; a node that is declared down while it runs counts on by itself.
     pub(super) incarnation: u64,
+    written: Arc<Incarnation>,
     pub(super) disk: DiskTwin,
     kv: KvTwin,
     shelf: ShelfTwin,
+    folder: Arc<Mutex<Option<Format>>>,
     pub(super) power: Arc<Power>,
     life: Option<Life>,
     /// The longest that the disk takes, in milliseconds.
@@ -87,9 +109,11 @@ impl Host {
         let mut host = Self {
             node,
             incarnation: 0,
+            written: Incarnation::in_memory(node, 0),
             disk: DiskTwin::new(),
             kv: KvTwin::default(),
             shelf: ShelfTwin::default(),
+            folder: Arc::default(),
             power: Arc::default(),
             life: None,
             disk_ms_max: Arc::new(AtomicU64::new(1)),
@@ -108,13 +132,18 @@ impl Host {
         self.life.is_some()
     }
 
+    /// Enters a node that has started and does not stand still: until the visit ends, the time is its own.
+    pub(super) fn visit(&self) -> Option<Visit<'_>> {
+        // Its clock knows of a pause only once it has run again.
+        let is_awake = self.paused_until == 0 && self.missed_ms == 0;
+        let life = self.life.as_ref().filter(|_| is_awake)?;
+        let handle = life.started.get()?.as_ref().ok()?;
+        Some(Visit { handle, runtime: &life.runtime, _inside: life.runtime.enter() })
+    }
+
     /// Returns the handle of a node that has started.
     pub(super) fn handle(&self) -> Option<&ClusterHandle<Ledger>> {
         self.life.as_ref()?.started.get()?.as_ref().ok()
-    }
-
-    pub(super) fn runtime(&self) -> Option<&Runtime> {
-        self.life.as_ref().map(|life| &life.runtime)
     }
 
     /// Returns why a node did not start; one whose power goes meanwhile has no reason to.
@@ -125,8 +154,14 @@ impl Host {
         self.life.as_ref()?.started.get()?.as_ref().err()
     }
 
-    pub(super) fn start(&mut self, shape: &Shape, oracle: &Arc<Oracle>) {
-        self.incarnation += 1;
+    pub(super) fn start(&mut self, shape: &Shape, links: &Links, oracle: &Arc<Oracle>) {
+        self.incarnation = self.written.now() + 1;
+        self.written = Incarnation::in_memory(self.node, self.incarnation);
+        let runtime = links::runtime(self.random.lock().next_u64());
+        let network = (shape.nodes > 1).then(|| {
+            let _home = runtime.enter();
+            links.join(self.node)
+        });
         let (slow, random) = (self.disk_ms_max.clone(), self.random.clone());
         let delay = move || {
             let slowest = slow.load(Ordering::Relaxed);
@@ -134,15 +169,16 @@ impl Host {
         };
         let ground = Ground {
             node: self.node,
-            incarnation: self.incarnation,
+            incarnation: self.written.clone(),
             disk: self.disk.clone(),
             kv: self.kv.clone(),
             shelf: self.shelf.clone(),
             delay: Arc::new(delay),
+            folder: self.folder.clone(),
+            network,
             shape: shape.clone(),
             oracle: oracle.clone(),
         };
-        let runtime = self.runtime_of_its_own();
         let started = Started::default();
         let told = started.clone();
         runtime.spawn(async move {
@@ -151,14 +187,6 @@ impl Host {
         });
         (self.owed, self.missed_ms, self.paused_until) = (0, 0, 0);
         self.life = Some(Life { started, runtime });
-    }
-
-    fn runtime_of_its_own(&self) -> Runtime {
-        let seed = self.random.lock().next_u64();
-        let seed = tokio::runtime::RngSeed::from_bytes(&seed.to_be_bytes());
-        let mut builder = Builder::new_current_thread();
-        builder.enable_time().start_paused(true).rng_seed(seed);
-        builder.build().unwrap()
     }
 
     /// Lets a millisecond of the world pass.
@@ -184,8 +212,9 @@ impl Host {
     }
 
     /// Ends the life at once; `false` if there was none.
-    pub(super) fn crash(&mut self, death: Death) -> bool {
+    pub(super) fn crash(&mut self, death: Death, links: &Links) -> bool {
         let Some(life) = self.life.take() else { return false };
+        links.leave(self.node);
         drop(life);
         self.lose(death);
         true

@@ -6,21 +6,25 @@
 //! ```
 //!
 //! - Owns: nothing outside a test. Takes: `HONGQIAO_SIM_RUNS` seeds from `HONGQIAO_SIM_FROM` on, or the one of
-//!   `HONGQIAO_SIM_SEED`. Gives: the seed of a broken promise, and how to see it again.
+//!   `HONGQIAO_SIM_SEED`, shown with the logs of `HONGQIAO_SIM_LOG` (`openraft=debug,hongqiao_cluster=debug`).
+//!   Gives: the seed of a broken promise, and how to see it again.
 //! - No threads, no real time, no files, no sockets: `cargo sim` builds it (`.cargo/config.toml`).
 //! - It lives here and not under `tests/`, because it takes nodes apart: their logs, votes and machines.
 //! - Source: own design; openraft's `tests-turmoil`, tigerbeetle's VOPR.
 
 mod world;
 mod host;
+mod links;
 mod boot;
 mod shape;
 mod faults;
 mod workload;
+mod routes;
 mod ledger;
 mod event;
 mod oracle;
 mod watch;
+mod health;
 mod trace;
 mod panics;
 mod invariants;
@@ -29,12 +33,15 @@ use std::{
     env,
     sync::{
         Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
 
-use self::world::{Report, run};
+use self::{
+    oracle::Violation,
+    world::{Report, run},
+};
 
 /// Seeds that once broke a promise, with a word on it each.
 const SEEDS: &str = include_str!("seeds.txt");
@@ -51,24 +58,32 @@ fn past() -> Vec<u64> {
     lines.filter(|line| !line.is_empty()).map(|line| line.parse().unwrap()).collect()
 }
 
-fn tell(seed: u64, report: &Report) -> String {
-    let lines: Vec<_> = report.trace.lines().collect();
-    let end = lines[lines.len().saturating_sub(TRACE_LINES)..].join("\n");
-    format!("{end}\nseed {seed} breaks a promise; see it again: make sim-replay SEED={seed}")
+/// A world that broke a promise.
+struct Broken {
+    seed: u64,
+    broken: Violation,
+    /// The end of its trace.
+    shown: String,
 }
 
-/// Runs seeds on all cores; gives those that broke a promise, with what to show of them.
-fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
-    let next = AtomicU64::new(0);
+impl Broken {
+    fn of(seed: u64, report: &Report) -> Option<Self> {
+        let broken = report.broken.clone()?;
+        let lines: Vec<_> = report.trace.lines().collect();
+        let end = lines[lines.len().saturating_sub(TRACE_LINES)..].join("\n");
+        let shown = format!("{end}\nseed {seed}; see it again: make sim-replay SEED={seed}");
+        Some(Self { seed, broken, shown })
+    }
+}
+
+/// Runs seeds on all cores; gives those that broke a promise, lowest first.
+fn run_all(seeds: &[u64]) -> Vec<Broken> {
+    let next = AtomicUsize::new(0);
     let broken = Mutex::new(Vec::new());
     let work = || {
-        while let Some(seed) =
-            seeds.get(usize::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap())
-        {
-            let report = run(*seed);
-            if report.broken.is_some() {
-                broken.lock().unwrap().push((*seed, tell(*seed, &report)));
-            }
+        while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::SeqCst)) {
+            let found = Broken::of(*seed, &run(*seed));
+            broken.lock().unwrap().extend(found);
         }
     };
     let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -77,13 +92,16 @@ fn run_all(seeds: &[u64]) -> Vec<(u64, String)> {
             scope.spawn(work);
         }
     });
-    broken.into_inner().unwrap()
+    let mut broken = broken.into_inner().unwrap();
+    broken.sort_by_key(|broken| broken.seed);
+    broken
 }
 
-fn demand_none(broken: &[(u64, String)]) {
-    if let Some((_, text)) = broken.iter().min() {
-        let seeds: Vec<_> = broken.iter().map(|(seed, _)| seed).collect();
-        panic!("{} worlds broke a promise: {seeds:?}\n{text}", broken.len());
+fn demand_none(broken: &[Broken]) {
+    if let Some(first) = broken.first() {
+        let all = broken.iter().map(|Broken { seed, broken, .. }| format!("{seed}: {broken}\n"));
+        let (all, shown) = (all.collect::<String>(), &first.shown);
+        panic!("{} worlds broke a promise\n{all}\n{shown}", broken.len());
     }
 }
 
@@ -114,8 +132,8 @@ fn worlds_when_run_twice_then_the_same_byte_for_byte() {
 #[ignore = "shows one world: make sim-replay SEED=…"]
 fn world_shown() {
     let seed = number("HONGQIAO_SIM_SEED").expect("HONGQIAO_SIM_SEED=…");
-    let report = run(seed);
-    println!("{}", report.trace);
+    let levels = env::var("HONGQIAO_SIM_LOG").unwrap_or_else(|_| "hongqiao_cluster=debug".into());
+    let report = trace::shown(&levels, || run(seed));
     println!("{:?} after {} ms: {:?}", report.tally, report.now_ms, report.shape);
     assert_eq!(report.broken, None);
 }

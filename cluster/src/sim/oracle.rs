@@ -4,6 +4,8 @@
 //! - Bound: one world, one thread; the lock is there because machines are `Send`.
 //! - Source: own design; the oracle of openraft's `tests-turmoil`, the checkers of tigerbeetle's VOPR.
 
+use std::fmt;
+
 use bytes::Bytes;
 use parking_lot::Mutex;
 
@@ -20,6 +22,12 @@ pub(super) struct Violation {
     pub(super) invariant: &'static str,
     pub(super) at_ms: u64,
     pub(super) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {} ms: {}", self.invariant, self.at_ms, self.what)
+    }
 }
 
 /// See the file header.
@@ -48,7 +56,7 @@ impl Oracle {
         self.0.lock().now_ms = now_ms;
     }
 
-    pub(super) fn see(&self, event: &Event) {
+    pub(super) fn see(&self, event: &Event<'_>) {
         let mut state = self.0.lock();
         state.events += 1;
         let parts = [[state.digest; 1].as_slice(), &event.fingerprint()].concat();

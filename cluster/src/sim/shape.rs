@@ -54,7 +54,7 @@ pub(super) struct Shape {
 
 impl Shape {
     pub(super) fn draw(random: &mut StdRng) -> Self {
-        let nodes = *[1_u64].choose(random).unwrap_or(&1);
+        let nodes = *[1_u64, 3, 3, 3, 5].choose(random).unwrap_or(&1);
         let mut kinds = ALONE.to_vec();
         if nodes > 1 {
             kinds.extend(BETWEEN);

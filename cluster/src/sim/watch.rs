@@ -10,7 +10,7 @@ use openraft::{EntryPayload, ServerState};
 
 use super::{event::Event, host::Host, ledger::digest, oracle::Oracle, trace::Trace};
 use crate::{
-    id::{NodeId, ShardId},
+    id::NodeId,
     raft_group::types::{Entry, LogId},
 };
 
@@ -24,6 +24,12 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn look(&mut self, host: &Host, now_ms: u64, oracle: &Oracle, trace: &mut Trace) {
         let Some(handle) = host.handle() else { return };
+        if let Some(visit) = host.visit()
+            && visit.handle.meta().has_lease()
+        {
+            let directory = &*visit.handle.meta().directory();
+            oracle.see(&Event::Relies { node: host.node, directory });
+        }
         let groups = &handle.shared().groups;
         for group in &groups.groups {
             let number = group.store.shard;
@@ -53,15 +59,6 @@ impl Watch {
                 }
                 tell(host.node, number, &entries, oracle);
             }
-        }
-    }
-
-    /// Reports the last state of each replica.
-    pub(super) fn settle(host: &Host, oracle: &Oracle) {
-        let Some(handle) = host.handle() else { return };
-        for (shard, replica) in (0..).map(ShardId).zip(&handle.shared().groups.shards) {
-            let state = replica.machine.lock().summary;
-            oracle.see(&Event::Settled { node: host.node, shard, state });
         }
     }
 }

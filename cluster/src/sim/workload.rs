@@ -13,7 +13,7 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{
     event::{Event, Origin},
-    host::Host,
+    host::{Host, Visit},
     ledger::{Command, Summary},
     oracle::Oracle,
     shape::Shape,
@@ -102,8 +102,9 @@ impl Client {
         });
     }
 
-    /// Does what this client does at `now_ms`.
-    pub(super) fn act(&mut self, now_ms: u64, world: &mut Turn<'_>) {
+    /// Does what this client does now.
+    pub(super) fn act(&mut self, world: &mut Turn<'_>) {
+        let now_ms = world.now_ms;
         if now_ms < self.next_turn_ms || self.open() >= OPEN_MAX {
             return;
         }
@@ -125,7 +126,7 @@ impl Client {
     /// Proposes the next command at a node; `false` if that node does not live.
     pub(super) fn propose(&mut self, at: usize, shard: ShardId, world: &mut Turn<'_>) -> bool {
         let host = &world.hosts[at];
-        let (Some(handle), Some(runtime)) = (host.handle(), host.runtime()) else { return false };
+        let Some(Visit { handle, runtime, .. }) = &host.visit() else { return false };
         let command = Command { client: self.id, number: self.next_number };
         self.next_number += 1;
         world.tally.proposed += 1;
@@ -145,12 +146,12 @@ impl Client {
 
     fn ask(&mut self, shard: ShardId, world: &mut Turn<'_>) {
         let host = &world.hosts[self.home];
-        let (Some(handle), Some(runtime)) = (host.handle(), host.runtime()) else { return };
+        let Some(Visit { handle, runtime, .. }) = &host.visit() else { return };
         *world.questions += 1;
         let question = *world.questions;
         let origin = Origin { node: host.node, incarnation: host.incarnation };
         world.oracle.see(&Event::Asked { question, shard });
-        let (told, handle) = (Slot::default(), handle.clone());
+        let (told, handle) = (Slot::default(), (*handle).clone());
         let slot = told.clone();
         runtime.spawn(async move {
             let outcome = handle.query(shard, Bytes::new()).await;
@@ -162,6 +163,7 @@ impl Client {
 
 /// What a client needs of the world for a turn.
 pub(super) struct Turn<'a> {
+    pub(super) now_ms: u64,
     pub(super) hosts: &'a [Host],
     pub(super) shape: &'a Shape,
     pub(super) oracle: &'a Oracle,

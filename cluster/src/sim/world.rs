@@ -9,21 +9,28 @@
 //! - Bound: `SETTLE_MS` of virtual time for the second phase.
 //! - Source: own design; phases as in tigerbeetle's VOPR.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
     faults::{Faults, Targets},
-    host::Host,
+    health,
+    host::{Death, Host},
+    links::Links,
     oracle::{Oracle, Violation},
     panics,
+    routes::Subscribers,
     shape::Shape,
-    trace::Trace,
+    trace::{self, Trace},
     watch::Watch,
     workload::{Client, Tally, Turn},
 };
 use crate::{
+    error::StartError,
     id::{NodeId, ShardId},
     runtime,
 };
@@ -48,7 +55,9 @@ pub(super) struct World {
     shape: Shape,
     random: StdRng,
     hosts: Vec<Host>,
+    links: Links,
     clients: Vec<Client>,
+    subscribers: Subscribers,
     faults: Faults,
     watch: Watch,
     oracle: Arc<Oracle>,
@@ -62,10 +71,12 @@ pub(super) fn run(seed: u64) -> Report {
     runtime::set_seed(Some(seed));
     panics::watch();
     let mut world = World::new(seed);
-    world.live();
+    if catch_unwind(AssertUnwindSafe(|| world.live())).is_err() {
+        world.oracle.complain("NO-PANIC", panics::taken().unwrap_or_default());
+    }
     let broken = world.oracle.broken();
     if let Some(broken) = &broken {
-        world.trace.line(broken.at_ms, format_args!("{}: {}", broken.invariant, broken.what));
+        world.trace.line(broken.at_ms, broken);
     }
     let World { trace, tally, shape, now_ms, .. } = world;
     runtime::set_seed(None);
@@ -78,6 +89,7 @@ impl World {
         let shape = Shape::draw(&mut random);
         let hosts: Vec<Host> =
             (1..=shape.nodes).map(|node| Host::new(NodeId(node), &mut random)).collect();
+        let links = Links::new(shape.nodes, &mut random);
         let home = |client: u32| usize::try_from(client).unwrap_or(0) % hosts.len();
         let clients = (0..shape.clients).map(|id| Client::new(id, home(id))).collect();
         let mut trace = Trace::default();
@@ -87,7 +99,9 @@ impl World {
             shape,
             random,
             hosts,
+            links,
             clients,
+            subscribers: Subscribers::default(),
             faults: Faults::default(),
             watch: Watch::default(),
             oracle: Arc::new(Oracle::new()),
@@ -127,6 +141,7 @@ impl World {
     ) -> Vec<usize> {
         let mut targets = Targets {
             hosts: &mut self.hosts,
+            links: &mut self.links,
             shape: &self.shape,
             random: &mut self.random,
             trace: &mut self.trace,
@@ -136,13 +151,14 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let host = &mut self.hosts[at];
-        host.start(&self.shape, &self.oracle);
+        host.start(&self.shape, &self.links, &self.oracle);
         let (node, life) = (host.node.0, host.incarnation);
         self.trace.line(self.now_ms, format_args!("node {node}: start {life}"));
     }
 
     fn clients_act(&mut self) {
         let mut turn = Turn {
+            now_ms: self.now_ms,
             hosts: &self.hosts,
             shape: &self.shape,
             oracle: &self.oracle,
@@ -151,15 +167,18 @@ impl World {
             tally: &mut self.tally,
         };
         for client in &mut self.clients {
-            client.act(self.now_ms, &mut turn);
+            client.act(&mut turn);
         }
+        self.subscribers.act(&mut turn);
     }
 
     /// Lets a millisecond pass, and looks at what came of it.
     fn pass(&mut self) {
         self.oracle.set_time(self.now_ms);
+        trace::set_time(self.now_ms);
         let mut order: Vec<usize> = (0..self.hosts.len()).collect();
         order.shuffle(&mut self.random);
+        self.links.tick();
         for at in order {
             self.hosts[at].tick(self.now_ms);
         }
@@ -170,42 +189,67 @@ impl World {
         if let Some(message) = panics::taken() {
             self.oracle.complain("NO-PANIC", message);
         }
+        self.look_at_starts();
         for host in &self.hosts {
-            if let Some(error) = host.start_error() {
-                let node = host.node.0;
-                self.oracle.complain("HEAL", format!("node {node} does not start: {error}"));
-            }
             if self.now_ms.is_multiple_of(WATCH_EVERY_MS) {
                 self.watch.look(host, self.now_ms, &self.oracle, &mut self.trace);
             }
         }
     }
 
+    /// A node that finds no member to join ends, and is started again; any other end is a broken promise.
+    fn look_at_starts(&mut self) {
+        for at in 0..self.hosts.len() {
+            let Some(error) = self.hosts[at].start_error() else { continue };
+            let node = self.hosts[at].node.0;
+            let line = format!("node {node} does not start: {error}");
+            if !matches!(error, StartError::Join { .. }) {
+                self.oracle.complain("HEAL", line);
+                return;
+            }
+            self.trace.line(self.now_ms, line);
+            self.with_faults(|faults, now_ms, targets| {
+                faults.crash(at, Death::Kill, now_ms, targets);
+                Vec::new()
+            });
+        }
+    }
+
     /// Waits until the cluster is whole and quiet, and takes a last round of commands.
     fn settle(&mut self) {
         let deadline = self.now_ms + SETTLE_MS;
-        let is_whole = |world: &Self| world.hosts.iter().all(|host| host.handle().is_some());
-        self.pass_until(deadline, "nodes that start", is_whole);
-        let is_quiet = |world: &Self| world.clients.iter().all(|client| client.open() == 0);
-        self.pass_until(deadline, "clients that were told", is_quiet);
+        self.pass_until(deadline, "whole", |world| health::unwhole(&world.hosts, &world.shape));
+        let quiet = |world: &Self| {
+            let open = world.clients.iter().map(Client::open).sum::<usize>();
+            (open > 0).then(|| format!("{open} commands without an outcome"))
+        };
+        self.pass_until(deadline, "quiet", quiet);
         for shard in (0..self.shape.shards).map(ShardId) {
             for at in 0..self.hosts.len() {
                 self.last_round(at, shard, deadline);
             }
         }
-        self.pass_until(deadline, "replicas that are equal", Self::is_even);
-        for host in &self.hosts {
-            Watch::settle(host, &self.oracle);
+        self.pass_until(deadline, "even", |world| health::uneven(&world.hosts));
+        if self.goes_on() {
+            health::report(&self.hosts, &self.oracle);
+            self.trace.line(self.now_ms, "settled");
         }
-        self.trace.line(self.now_ms, "settled");
     }
 
-    fn pass_until(&mut self, deadline: u64, what: &str, is_so: impl Fn(&Self) -> bool) {
-        while !is_so(self) && self.goes_on() {
+    /// Lets time pass until nothing is `missing`.
+    fn pass_until(
+        &mut self,
+        deadline: u64,
+        phase: &str,
+        missing: impl Fn(&Self) -> Option<String>,
+    ) {
+        while let Some(what) = missing(self).filter(|_| self.goes_on()) {
             if self.now_ms >= deadline {
-                self.oracle.complain("HEAL", format!("without faults still no {what}"));
+                self.oracle.complain("HEAL", format!("without faults, not {phase} yet: {what}"));
                 return;
             }
+            let starts = self.with_faults(Faults::step);
+            starts.into_iter().for_each(|at| self.start(at));
             self.pass();
         }
     }
@@ -215,6 +259,7 @@ impl World {
         let before = self.tally.acknowledged;
         while self.tally.acknowledged == before && self.goes_on() {
             let mut turn = Turn {
+                now_ms: self.now_ms,
                 hosts: &self.hosts,
                 shape: &self.shape,
                 oracle: &self.oracle,
@@ -223,19 +268,12 @@ impl World {
                 tally: &mut self.tally,
             };
             self.clients[0].propose(at, shard, &mut turn);
-            let is_told = |world: &Self| world.clients[0].open() == 0;
-            self.pass_until(deadline, "acknowledgement", is_told);
+            let untold = |world: &Self| {
+                let open = world.clients[0].open();
+                (open > 0).then(|| format!("no word on the last command at {at} for {shard:?}"))
+            };
+            self.pass_until(deadline, "serving", untold);
             self.pass();
         }
-    }
-
-    /// Returns whether all replicas of a shard have applied the same.
-    fn is_even(&self) -> bool {
-        (0..usize::from(self.shape.shards)).all(|shard| {
-            let handles = self.hosts.iter().filter_map(Host::handle);
-            let replicas = handles.filter_map(|handle| handle.shared().groups.shards.get(shard));
-            let states: Vec<_> = replicas.map(|replica| replica.machine.lock().summary).collect();
-            states.windows(2).all(|pair| pair[0] == pair[1])
-        })
     }
 }

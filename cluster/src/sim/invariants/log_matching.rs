@@ -37,7 +37,7 @@ impl Invariant for LogMatching {
         "LOG-MATCHING"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         if let Event::Recovered { node, group, last } = *event {
             self.lost(node, group, last);
         }

@@ -11,6 +11,9 @@ mod same_state;
 mod read_your_acks;
 mod one_leader;
 mod log_matching;
+mod same_directory;
+mod fenced;
+mod barrier;
 
 use super::event::Event;
 
@@ -20,7 +23,7 @@ pub(super) trait Invariant: Send {
     fn name(&self) -> &'static str;
 
     /// Takes an event in, or says why it cannot be.
-    fn see(&mut self, event: &Event) -> Result<(), String>;
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String>;
 }
 
 /// Returns all of them, for a new world.
@@ -33,5 +36,8 @@ pub(super) fn all() -> Vec<Box<dyn Invariant>> {
         Box::<read_your_acks::ReadYourAcks>::default(),
         Box::<one_leader::OneLeader>::default(),
         Box::<log_matching::LogMatching>::default(),
+        Box::<same_directory::SameDirectory>::default(),
+        Box::<fenced::Fenced>::default(),
+        Box::<barrier::Barrier>::default(),
     ]
 }

@@ -19,7 +19,7 @@ impl Invariant for NoLoss {
         "NO-LOSS"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Applied { node, shard, before, after, command } => {
                 // A gap in what this replica has may hide a command that was acknowledged.

@@ -19,7 +19,7 @@ impl Invariant for Once {
         "ONCE"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Proposed { command, shard, .. } => {
                 self.proposed.insert((shard, command));

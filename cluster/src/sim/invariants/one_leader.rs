@@ -14,7 +14,7 @@ impl Invariant for OneLeader {
         "ONE-LEADER"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         let Event::Leads { node, group, term } = *event else { return Ok(()) };
         let first = *self.0.entry((group, term)).or_insert(node);
         if first != node {

@@ -23,7 +23,7 @@ impl Invariant for Order {
         "ORDER"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Proposed { command, shard, origin } => {
                 self.origins.insert((shard, command), origin);

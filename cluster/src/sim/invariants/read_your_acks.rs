@@ -18,7 +18,7 @@ impl Invariant for ReadYourAcks {
         "READ-YOUR-ACKS"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Told { shard, told: Ok(state), .. } => {
                 let told = self.told.entry(shard).or_default();

@@ -35,7 +35,7 @@ impl Invariant for SameState {
         "SAME-STATE"
     }
 
-    fn see(&mut self, event: &Event) -> Result<(), String> {
+    fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match *event {
             Event::Loaded { node, shard, state } => {
                 let is_known = state.count == 0 || self.history.contains_key(&(shard, state.index));
