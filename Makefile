@@ -29,6 +29,11 @@ run: ## Builds in release mode and starts a node (ARGS="--data DIR --set key=val
 	$(CARGO) build --release --locked --bin hongqiao
 	exec target/release/hongqiao serve $(ARGS)
 
+.PHONY: cluster
+cluster: ## Builds and starts three nodes on this machine (config/cluster), data in ./data; Ctrl-C stops them
+	$(CARGO) build --release --locked --bin hongqiao
+	exec config/cluster/run target/release/hongqiao
+
 .PHONY: build
 build: ## Builds the release binary, target/release/hongqiao
 	$(CARGO) build --release --locked --bin hongqiao

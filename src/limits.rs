@@ -31,6 +31,8 @@ pub const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 pub const CLAIM_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a release is tried; the link of the connection stays so long.
 pub const RELEASE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node that stops waits until the others know.
+pub const RETIRE_WAIT: Duration = Duration::from_secs(1);
 /// How long a shard may be without a leader before the node says that it cannot serve.
 pub const LEADERLESS_MAX: Duration = Duration::from_secs(1);
 /// How often a node that starts says what it waits for.

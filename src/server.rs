@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! start: shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
-//! stop:  listeners ─► clients are told, sessions released ─► workers ─► shards (last checkpoint)
+//! stop:  listeners ─► leads handed over ─► clients are told, sessions released ─► workers ─► shards (last checkpoint)
 //! ```
 
 mod boot;
@@ -17,6 +17,7 @@ mod api;
 mod peering;
 mod report;
 mod standing;
+mod drain;
 
 use std::{
     io::Write as _,
@@ -27,7 +28,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures_util::future::join_all;
 use hongqiao_cluster::id::NodeId;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -43,7 +43,6 @@ use crate::{
     actors::{
         cluster_port::ClusterPort,
         facts::Facts,
-        hub::Drain,
         publish::{AppQuota, AppQuotas, Beyond},
         relay::Relay,
         route_tables::RouteTables,
@@ -54,7 +53,6 @@ use crate::{
     data_folder::DataFolder,
     front::ws::port::PortSettings,
     http::{AdminToken, HttpState},
-    model::reason::Reason,
     shard::{client::ShardClient, command::Quota},
 };
 
@@ -82,8 +80,7 @@ async fn serve(
     let apps = Apps::load(shards.clone()).await;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
-    let threads = worker_threads(config);
-    let prepared = listeners::bind(config, &apps, threads)?;
+    let prepared = listeners::bind(config, &apps, worker_threads(config))?;
     let shared = Shared {
         shards: shards.clone(),
         peers: peering::peers(shards.cluster()),
@@ -94,7 +91,9 @@ async fn serve(
         authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
         limits: listeners::link_limits(config),
     };
-    let workers = Workers::start(threads, &shared).await?;
+    let workers = Workers::start(worker_threads(config), &shared).await?;
+    let cluster = shards.cluster().clone();
+    actix_rt::spawn(drain::end_released_clients(shared.view.clone(), workers.hubs.clone()));
     let (stopping, admin_token) = (Arc::new(AtomicBool::new(false)), AdminToken::generate());
     let api = api::Api {
         standing: Standing::watch(shards.cluster()),
@@ -113,10 +112,10 @@ async fn serve(
         body_bytes_max: config.http.body_bytes_max,
     };
     let listening = listeners::listening(&prepared);
+    let folder = DataFolder::new(&config.storage.data_dir);
     let (stop, stopped) = watch::channel(false);
     let settings = PortSettings::new(config.http.request_timeout);
     listeners::accept(prepared, &workers.arbiters, &http_state, settings, &stopped).await?;
-    let folder = DataFolder::new(&config.storage.data_dir);
     say(&banner::text(config, &listening, demo_password.as_deref()));
     // Last, because scripts wait for these files.
     folder.announce(&listening, admin_token.secret())?;
@@ -124,11 +123,9 @@ async fn serve(
     tracing::info!("stopping: no new connections, clients are told");
     stopping.store(true, Ordering::Relaxed);
     let _ = stop.send(true);
-    drain(config, &workers).await;
+    drain::leave(&cluster, &workers, config.shutdown.drain_timeout).await;
     folder.withdraw();
-    for arbiter in &workers.arbiters {
-        arbiter.stop();
-    }
+    workers.stop();
     Ok(())
 }
 
@@ -155,18 +152,6 @@ async fn wait_for_signal() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-/// Tells all clients and waits until their sessions are released.
-async fn drain(config: &Config, workers: &Workers) {
-    let drains =
-        workers.hubs.iter().map(|hub| hub.send(Drain { reason: Reason::ServerShuttingDown }));
-    let drained = tokio::time::timeout(config.shutdown.drain_timeout, join_all(drains)).await;
-    if drained.is_err() {
-        tracing::warn!(
-            "some clients did not end in time; their sessions are released at the next start"
-        );
-    }
 }
 
 /// One core is left to consensus, storage and the kernel's half of networking. On two cores a second

@@ -55,11 +55,15 @@ pub struct TakeRoll {
 pub struct GoneAmong(pub Vec<ConnectionId>);
 
 /// Sent by the server at shutdown: tell every client and close. Replies when all have released.
-#[derive(Clone, Copy, Debug, Message)]
+#[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Drain {
     /// What v5 clients are told.
     pub reason: Reason,
+    /// Where they may go instead; each is told one of these.
+    pub elsewhere: Vec<String>,
+    /// Clients without a durable session stay.
+    pub durable_only: bool,
 }
 
 /// See the file header.
@@ -143,7 +147,11 @@ impl Handler<Drain> for Hub {
 
     fn handle(&mut self, drain: Drain, _ctx: &mut Self::Context) -> Self::Result {
         let mut released = Vec::new();
+        self.worker.set_elsewhere(drain.elsewhere);
         self.worker.for_each(|link| {
+            if drain.durable_only && !link.is_durable() {
+                return;
+            }
             released.push(link.watch_release());
             link.kick(drain.reason);
         });

@@ -74,6 +74,7 @@ pub struct Worker {
     ended: RefCell<Vec<Ended>>,
     router: Cell<Option<Waker>>,
     groups: OnceCell<Vec<Addr<Groups>>>,
+    elsewhere: RefCell<Vec<String>>,
     /// Topics retained anew while retained messages are being sent to somebody.
     pub(super) fresh_topics: RefCell<FreshTopics>,
 }
@@ -119,6 +120,7 @@ impl Worker {
             ended: RefCell::default(),
             router: Cell::new(None),
             groups: OnceCell::new(),
+            elsewhere: RefCell::default(),
             fresh_topics: RefCell::default(),
             config,
         });
@@ -138,6 +140,18 @@ impl Worker {
         for (at, message) in messages.iter().enumerate() {
             fresh.note(message, versions.of(at));
         }
+    }
+
+    /// Says where clients may go that have to leave.
+    pub fn set_elsewhere(&self, addresses: Vec<String>) {
+        *self.elsewhere.borrow_mut() = addresses;
+    }
+
+    /// Returns where the client of a slot may go: one of the addresses, another for the next slot.
+    #[must_use]
+    pub fn elsewhere(&self, slot: u32) -> Option<String> {
+        let addresses = self.elsewhere.borrow();
+        addresses.get(slot as usize % addresses.len().max(1)).cloned()
     }
 
     /// Tells where the shared groups are; set once, when all workers run.

@@ -153,6 +153,15 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// Ends the threads.
+    pub(super) fn stop(&self) {
+        for arbiter in &self.arbiters {
+            arbiter.stop();
+        }
+    }
+}
+
 fn start_first(
     config: WorkerConfig,
     shards: ShardClient,

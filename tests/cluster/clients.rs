@@ -1,19 +1,140 @@
-//! Clients on any node: sessions resumed elsewhere, takeovers across nodes. Promises SESSION-TRUE, FENCED.
+//! Clients on any node: sessions resumed elsewhere, takeovers across nodes. Promises SESSION-TRUE, FENCED, ONCE.
 
 use super::alone;
-use crate::support::cluster::Cluster;
+use crate::support::{
+    broker::Broker,
+    cluster::Cluster,
+    mqtt_client::{Received, message},
+    packet::{AckKind, Packet, Publish, Version},
+    wait::let_pass,
+};
+use std::time::Duration;
+
+/// "Session taken over".
+const TAKEN_OVER: u8 = 0x8E;
 
 #[test]
-fn client_of_any_node_connects_and_keeps_its_session() {
+fn clients_of_three_nodes_share_sessions_and_take_them_over() {
     let _turn = alone();
     let cluster = Cluster::start(3);
+    any_node_serves(&cluster);
+    session_goes_on_elsewhere(&cluster);
+    takeover_in_both_directions(&cluster);
+    claims_at_the_same_moment(&cluster);
+}
+
+fn any_node_serves(cluster: &Cluster) {
     for number in cluster.numbers() {
         let client = format!("any{number}");
         let mut first = cluster.broker(number).v5(&client).durable().connect();
         assert!(!first.connack.present);
         first.subscribe(&format!("own/{number}"), 1);
-        first.publish(&format!("own/{number}"), "hello", 1);
-        assert_eq!(first.expect_publish().text(), "hello");
+        for from in cluster.numbers() {
+            let mut publisher = cluster.broker(from).v5("publisher").connect();
+            publisher.publish(&format!("own/{number}"), &from.to_string(), 1);
+            assert_eq!(first.expect_publish().text(), from.to_string());
+        }
         first.disconnect();
+    }
+}
+
+/// A session moves from node to node with what waits and what is half done.
+fn session_goes_on_elsewhere(cluster: &Cluster) {
+    let dial = |number: usize| cluster.broker(number).v5("to").durable().manual();
+    let mut to = dial(1).connect();
+    to.subscribe("a", 2);
+    let mut from = cluster.broker(2).v5("from").durable().connect();
+    for (text, qos) in [("one", 2), ("two", 2), ("three", 1)] {
+        from.publish("a", text, qos);
+    }
+    let came: Vec<Publish> = (0..3).map(|_| to.expect_publish()).collect();
+    to.ack(AckKind::Pubrec, came[0].id);
+    to.expect_ack(AckKind::Pubrel, came[0].id);
+    let half = Publish { id: 900, ..message("a", "half", 2) };
+    from.send_publish(half.clone());
+    assert_eq!(from.expect_ack(AckKind::Pubrec, 900), 0);
+    to.cut();
+    let mut from = cluster.broker(3).v5("from").durable().connect();
+    assert!(from.connack.present);
+    from.send_publish(Publish { dup: true, ..half });
+    assert!(from.expect_ack(AckKind::Pubrec, 900) < 0x80);
+    from.ack(AckKind::Pubrel, 900);
+    assert_eq!(from.expect_ack(AckKind::Pubcomp, 900), 0);
+    let mut to = dial(2).connect();
+    assert!(to.connack.present);
+    to.expect_ack(AckKind::Pubrel, came[0].id);
+    to.ack(AckKind::Pubcomp, came[0].id);
+    let two = to.expect_publish();
+    assert_eq!((two.text().as_str(), two.id, two.dup), ("two", came[1].id, true));
+    to.ack(AckKind::Pubrec, two.id);
+    to.expect_ack(AckKind::Pubrel, two.id);
+    to.ack(AckKind::Pubcomp, two.id);
+    assert_eq!(to.expect_publish().text(), "three");
+    to.cut();
+    let mut to = dial(3).connect();
+    let three = to.expect_publish();
+    assert_eq!(three.text(), "three");
+    to.ack(AckKind::Puback, three.id);
+    let half = to.expect_publish();
+    assert_eq!(half.text(), "half");
+    to.ack(AckKind::Pubrec, half.id);
+    to.expect_ack(AckKind::Pubrel, half.id);
+    to.ack(AckKind::Pubcomp, half.id);
+    to.expect_silence();
+    to.disconnect();
+}
+
+/// Whoever comes later has the session, whichever of the two nodes, or a third one, is its home.
+fn takeover_in_both_directions(cluster: &Cluster) {
+    for round in 0..8 {
+        // Names hash to different shards, so that every node is the home of some.
+        let name = format!("moves{round}");
+        for durable in [true, false] {
+            let dial = |number: usize, version| {
+                let dial = cluster.broker(number).dial(version, &name);
+                if durable { dial.durable() } else { dial }
+            };
+            let mut old = dial(1, Version::V5).connect();
+            for number in [2, 3, 1, 2] {
+                let new = dial(number, Version::V5).connect();
+                assert_eq!(new.connack.present, durable, "{name} at {number}");
+                old.expect_disconnect(&[TAKEN_OVER]);
+                old.expect_closed();
+                old = new;
+            }
+            old.ping();
+            let mut last = dial(3, Version::V4).connect();
+            old.expect_disconnect(&[TAKEN_OVER]);
+            last.ping();
+            last.disconnect();
+        }
+    }
+}
+
+/// Of connections that claim one client id at the same moment exactly one lives.
+fn claims_at_the_same_moment(cluster: &Cluster) {
+    for round in 0..10 {
+        let durable = round % 2 == 0;
+        let name = format!("twin{round}");
+        let brokers: Vec<Broker> = cluster.numbers().map(|number| cluster.broker(number)).collect();
+        let handles: Vec<_> = brokers
+            .into_iter()
+            .map(|broker| {
+                let dial = broker.v5(&name);
+                let dial = if durable { dial.durable() } else { dial };
+                std::thread::spawn(move || dial.ask())
+            })
+            .collect();
+        let clients: Vec<_> = handles.into_iter().map(|handle| handle.join().unwrap()).collect();
+        let_pass(Duration::from_millis(200));
+        let mut alive = 0;
+        for mut client in clients {
+            client.send_raw(&[0xC0, 0]);
+            alive += usize::from(matches!(
+                client.receive(Duration::from_secs(5)),
+                Received::Packet(Packet::Pingresp)
+            ));
+        }
+        assert_eq!(alive, 1, "{name}");
     }
 }

@@ -3,6 +3,8 @@
 //! Tests here start their own clusters, one at a time: a cluster is many processes and many timers.
 
 mod clients;
+mod crash;
+mod members;
 mod live;
 
 use crate::delivery::alone;

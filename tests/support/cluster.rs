@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     broker::Broker,
-    http_client::get,
+    http_client::{get, get_as_owner},
     node::Node,
     wait::{let_pass, now, wait_until_within},
 };
@@ -80,9 +80,12 @@ impl Cluster {
         self.node_mut(number).launch();
     }
 
-    /// Waits until every running node says that it can serve.
+    /// Waits until every running node says that it can serve, and, if all run, every group has a replica
+    /// on each.
     pub(crate) fn wait_ready(&self) {
-        for number in self.numbers().filter(|number| self.node(*number).is_running()) {
+        let running = self.numbers().filter(|number| self.node(*number).is_running());
+        let running: Vec<usize> = running.collect();
+        for number in running.iter().copied() {
             let start = now();
             loop {
                 let (status, body) = get(self.broker(number).http(), "/readyz");
@@ -94,6 +97,29 @@ impl Cluster {
                 let_pass(Duration::from_millis(50));
             }
         }
+        if running.len() == self.nodes.len() {
+            self.wait_until("every group has all its replicas", || {
+                running.iter().all(|number| self.is_whole(*number))
+            });
+        }
+    }
+
+    /// What a node says of the cluster.
+    pub(crate) fn report(&self, number: usize) -> serde_json::Value {
+        let data = self.node(number).data();
+        get_as_owner(self.broker(number).http(), &data, "/api/v1/cluster")
+    }
+
+    fn is_whole(&self, number: usize) -> bool {
+        let report = self.report(number);
+        let groups = report["groups"].as_array().unwrap();
+        let replicas = self.nodes.len().min(3);
+        let has_all = |group: &serde_json::Value| {
+            group["voters"].as_array().unwrap().len() == replicas && !group["leader"].is_null()
+        };
+        report["has_lease"] == true
+            && report["nodes"].as_array().unwrap().iter().all(|node| node["up"] == true)
+            && groups.iter().all(has_all)
     }
 
     /// Waits for something that only happens after time-outs of the cluster.

@@ -150,6 +150,13 @@ impl Dial {
         Client::open(wire, self)
     }
 
+    /// Connects; `None` where nobody listens, or the server does not take the client now.
+    pub(crate) fn try_connect(&self) -> Option<Client> {
+        std::net::TcpStream::connect(self.broker.mqtt()).ok()?;
+        let mut client = self.open();
+        (client.send_raw(&self.connect_bytes()) && client.try_read_connack()).then_some(client)
+    }
+
     /// Connects; accepted or not, the answer is in `Client::connack`.
     pub(crate) fn ask(&self) -> Client {
         let mut client = self.open();

@@ -15,6 +15,18 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     (response.status().as_u16(), response.body_mut().read_to_string().unwrap())
 }
 
+/// GET of what only the owner of the data folder may see.
+pub(crate) fn get_as_owner(
+    addr: SocketAddr,
+    data: &std::path::Path,
+    path: &str,
+) -> serde_json::Value {
+    let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
+    let request = ureq::get(format!("http://{addr}{path}"));
+    let mut answer = request.header("authorization", format!("Bearer {token}")).call().unwrap();
+    serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
+}
+
 /// Returns a sample of `/metrics` by the start of its line.
 pub(crate) fn metric(addr: SocketAddr, start: &str) -> Option<f64> {
     let (status, body) = get(addr, "/metrics");

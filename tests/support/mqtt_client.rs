@@ -86,6 +86,17 @@ impl Client {
         }
     }
 
+    /// Waits for CONNACK; `false` if the connection ends or is refused instead.
+    pub(super) fn try_read_connack(&mut self) -> bool {
+        match self.receive(self.patience) {
+            Received::Packet(Packet::Connack { present, code, props }) => {
+                self.connack = Connack { present, code, props };
+                code == 0
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn wire(&mut self) -> &mut dyn Wire {
         &mut *self.wire
     }

@@ -70,6 +70,21 @@ impl Node {
         node
     }
 
+    /// Starts a node that must say `why` it does not serve; it may end by itself or go on trying.
+    pub(crate) fn never_starts(settings: &[(String, String)], why: &str) {
+        let settings: Vec<_> =
+            settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let node = Self::new(&settings);
+        let (mut child, watchdog) = node.spawn(node.own_command());
+        wait_until_within(START_PATIENCE, &format!("the node says {why:?}"), || {
+            assert!(read_listeners(&node.data().join("listeners.json")).is_none(), "it serves");
+            node.log().contains(why)
+        });
+        let _ = child.kill();
+        let _ = child.wait();
+        dismiss(watchdog);
+    }
+
     fn new(settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("node-")
@@ -140,18 +155,7 @@ impl Node {
     fn launch_own(&self) -> Running {
         let ready = self.data().join("listeners.json");
         let _ = fs::remove_file(&ready);
-        let mut words = self.wrapper.clone();
-        words.push(env!("CARGO_BIN_EXE_hongqiao").to_owned());
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).arg("serve").arg("--data").arg(self.data());
-        command.args(["--set", "listeners.mqtt.address=127.0.0.1:0"]);
-        command.args(["--set", "listeners.http.address=127.0.0.1:0"]);
-        // Two, whatever the machine has: what goes between workers is tested everywhere.
-        command.args(["--set", "workers.threads=2"]);
-        for (key, value) in &self.settings {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
-        let (mut child, watchdog) = self.spawn(command);
+        let (mut child, watchdog) = self.spawn(self.own_command());
         let start = now();
         let listeners = loop {
             if let Some(found) = read_listeners(&ready) {
@@ -163,6 +167,21 @@ impl Node {
             let_pass(Duration::from_millis(10));
         };
         Running { child, watchdog, broker: Broker::new(listeners.0, Some(listeners.1), true) }
+    }
+
+    fn own_command(&self) -> Command {
+        let mut words = self.wrapper.clone();
+        words.push(env!("CARGO_BIN_EXE_hongqiao").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).arg("serve").arg("--data").arg(self.data());
+        command.args(["--set", "listeners.mqtt.address=127.0.0.1:0"]);
+        command.args(["--set", "listeners.http.address=127.0.0.1:0"]);
+        // Two, whatever the machine has: what goes between workers is tested everywhere.
+        command.args(["--set", "workers.threads=2"]);
+        for (key, value) in &self.settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        command
     }
 
     fn launch_mosquitto(&self) -> Running {

@@ -16,6 +16,7 @@ use crate::{
         worker::Worker,
     },
     model::{
+        reason::Reason,
         session::admission::{self, Ending},
         wire::{Disconnect, Outbound},
     },
@@ -47,7 +48,9 @@ impl Connection {
             tracing::debug!(client = %self.client_id, ?reason, detail, "connection ended");
             if self.phase == Phase::Open {
                 let reason_string = Some(detail);
-                let server_reference = None;
+                let leaves = reason == Reason::UseAnotherServer;
+                let elsewhere = |worker: &std::rc::Rc<Worker>| worker.elsewhere(self.link.slot());
+                let server_reference = leaves.then(|| Worker::with(elsewhere)).flatten().flatten();
                 self.link.send(&Outbound::Disconnect { reason, reason_string, server_reference });
             }
         }

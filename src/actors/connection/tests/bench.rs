@@ -274,7 +274,9 @@ impl Bench {
 
     /// Ends all connections as at shutdown.
     pub(super) async fn drain(&self) {
-        self.hub.send(Drain { reason: Reason::ServerShuttingDown }).await.unwrap();
+        let reason = Reason::ServerShuttingDown;
+        let drain = Drain { reason, elsewhere: Vec::new(), durable_only: false };
+        self.hub.send(drain).await.unwrap();
     }
 }
 
