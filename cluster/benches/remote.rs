@@ -117,9 +117,9 @@ fn main() {
         nodes.iter().all(full)
     };
     while !settled() {
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(50)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(50)).await });
     }
-    runtime.block_on(tokio::time::sleep(Duration::from_secs(2)));
+    runtime.block_on(async { tokio::time::sleep(Duration::from_secs(2)).await });
     println!("3 nodes, 1 shard, 256 B per command, os, best of {TURNS} turns of {SECONDS} s");
     for callers in [1, 16, 256] {
         let (mut local, mut remote) = (Vec::new(), Vec::new());
