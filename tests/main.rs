@@ -19,4 +19,5 @@ mod bad_input;
 mod clients;
 mod cli;
 mod operation;
+mod chaos;
 mod tidy;
