@@ -26,12 +26,16 @@ const CONNACK_PATIENCE: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub(super) struct World {
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
+    user: Option<(&'static str, &'static str)>,
     stop: Arc<AtomicBool>,
 }
 
 impl World {
-    pub(super) fn new(addresses: Vec<SocketAddr>) -> Self {
-        Self { addresses: Arc::new(Mutex::new(addresses)), stop: Arc::default() }
+    pub(super) fn new(
+        addresses: Vec<SocketAddr>,
+        user: Option<(&'static str, &'static str)>,
+    ) -> Self {
+        Self { addresses: Arc::new(Mutex::new(addresses)), user, stop: Arc::default() }
     }
 
     /// A node that was started again may listen elsewhere.
@@ -77,8 +81,8 @@ impl Client {
             client_id: id.to_owned(),
             clean: !durable,
             keep_alive: 30,
-            user: None,
-            password: None,
+            user: world.user.map(|(name, _)| name.to_owned()),
+            password: world.user.map(|(_, password)| password.as_bytes().to_vec()),
             will: None,
             props,
         };

@@ -7,6 +7,7 @@
 mod client;
 mod history;
 mod load;
+mod net;
 mod nemesis;
 
 use std::{
@@ -37,7 +38,7 @@ fn setting(name: &str) -> Option<u64> {
 /// Runs load and faults, and returns the history.
 fn run(mut victims: Victims, seed: u64) -> (Vec<Sent>, Vec<Seen>) {
     let time = Duration::from_secs(setting("HONGQIAO_CHAOS_SECONDS").unwrap_or(12));
-    let world = World::new(victims.addresses());
+    let world = World::new(victims.addresses(), victims.user());
     (0..SUBSCRIBERS).for_each(|number| load::open(&world, number));
     let publishers: Vec<_> = (0..PUBLISHERS)
         .map(|number| {
@@ -104,4 +105,20 @@ fn torment(victims: Victims) {
 fn chaos_on_one_node_when_it_is_killed_and_paused_then_nothing_is_lost() {
     let _turn = crate::delivery::alone();
     torment(Victims::alone());
+}
+
+#[test]
+fn chaos_on_three_nodes_when_any_is_killed_and_paused_then_nothing_is_lost() {
+    let _turn = crate::delivery::alone();
+    torment(Victims::three());
+}
+
+#[test]
+fn chaos_on_three_hosts_when_any_is_killed_paused_and_cut_off_then_nothing_is_lost() {
+    let _turn = crate::delivery::alone();
+    if let Some(missing) = net::Net::missing() {
+        eprintln!("not run: {missing}");
+        return;
+    }
+    torment(Victims::three_hosts());
 }

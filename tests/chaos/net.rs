@@ -31,7 +31,8 @@ impl Net {
         if !found.is_ok_and(|output| output.status.success()) {
             return Some("`ip netns` is missing (Debian: iproute2)");
         }
-        let uid = std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
+        let uid =
+            std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
         (uid.ok() != Some(0)).then_some("namespaces are made by root alone")
     }
 
@@ -84,7 +85,11 @@ impl Net {
 
     /// What a program is started under to run on a host.
     pub(super) fn wrapper(&self, host: usize) -> Vec<String> {
-        ["ip", "netns", "exec"].iter().map(|word| (*word).to_owned()).chain([self.space(host)]).collect()
+        ["ip", "netns", "exec"]
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain([self.space(host)])
+            .collect()
     }
 
     /// From now on nothing of `from` reaches `to`.
