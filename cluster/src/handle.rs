@@ -18,7 +18,7 @@ use crate::{
     id::{NodeId, ShardId},
     machine::{Machine, Store},
     meta::{MetaHandle, handle::MetaPort},
-    proposals::{Proposals, Proposed},
+    proposals::{Order, Proposals, Proposed},
     raft_group::{group::Group, lead::Lead},
     raft_groups::Groups,
     stats::{DiskState, Stats},
@@ -110,7 +110,7 @@ impl ToMeta {
 impl MetaPort for ToMeta {
     fn propose(&self, batch: Bytes) -> BoxFuture<'static, Result<Bytes, ProposeError>> {
         let meta = u16::try_from(self.proposals.groups.len().saturating_sub(1));
-        Box::pin(self.proposals.propose(ShardId(meta.unwrap_or(u16::MAX)), batch))
+        Box::pin(self.proposals.propose(ShardId(meta.unwrap_or(u16::MAX)), batch, None))
     }
 
     fn lead(&self) -> watch::Receiver<Lead> {
@@ -181,7 +181,21 @@ impl<M: Machine> ClusterHandle<M> {
         if shard.0 >= self.shards() {
             return Proposed::refused(ProposeError::Unavailable);
         }
-        self.shared.proposals.propose(shard, command)
+        self.shared.proposals.propose(shard, command, None)
+    }
+
+    /// As `propose`, behind a proposal to the same shard whose outcome the caller has not seen: if that one
+    /// fails, this one is refused or fails with it, so that nothing is applied out of order (ORDER).
+    pub fn propose_behind(
+        &self,
+        shard: ShardId,
+        command: Bytes,
+        behind: Option<Order>,
+    ) -> Proposed {
+        if shard.0 >= self.shards() {
+            return Proposed::refused(ProposeError::Unavailable);
+        }
+        self.shared.proposals.propose(shard, command, behind)
     }
 
     /// Asks a shard: `ask` sees every command that was acknowledged before the call.

@@ -54,7 +54,7 @@ pub use meta::{
 };
 pub use node::Cluster;
 pub use options::{Durability, Options, Peering, Secret};
-pub use proposals::Proposed;
+pub use proposals::{Order, Proposed};
 pub use raft_group::lead::Lead;
 pub use stats::{DiskState, Stats};
 pub use status::{GroupStatus, Status};

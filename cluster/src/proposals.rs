@@ -35,8 +35,13 @@ pub(crate) struct Proposals {
 }
 
 impl Proposals {
-    /// Proposes a command to a group; enqueued by the call.
-    pub(crate) fn propose(&self, group: ShardId, command: Bytes) -> Proposed {
+    /// Proposes a command to a group; enqueued by the call. Refused if one of the order `behind` has failed.
+    pub(crate) fn propose(
+        &self,
+        group: ShardId,
+        command: Bytes,
+        behind: Option<Order>,
+    ) -> Proposed {
         let group = self.groups.get(usize::from(group.0)).filter(|group| group.is_open());
         let Some(group) = group else {
             return Proposed::refused(ProposeError::Unavailable);
@@ -49,13 +54,22 @@ impl Proposals {
         };
         let (reply, told) = oneshot::channel();
         let refusal = self.health.state().refusal();
-        if let Err(why) = group.queue.push(command, Caller { reply, _permit: permit }, refusal) {
-            return Proposed::refused(why);
+        let caller = Caller { reply, _permit: permit };
+        match group.queue.push(command, caller, behind.map(|order| order.0), refusal) {
+            Err(why) => Proposed::refused(why),
+            Ok(order) => {
+                let _time = self.timers.enter();
+                let time_out = Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT));
+                Proposed(Outcome::Waiting(Order(order), told, time_out))
+            }
         }
-        let _time = self.timers.enter();
-        Proposed(Outcome::Waiting(told, Box::pin(tokio::time::sleep(PROPOSE_TIMEOUT))))
     }
 }
+
+/// Where a proposal stands among those of its node and shard: what is proposed behind it, by who has not
+/// seen its outcome yet, is applied behind it or not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order(u64);
 
 /// A proposal on its way: resolves to the reply.
 #[must_use = "the reply says whether the command was applied"]
@@ -65,12 +79,21 @@ pub struct Proposed(Outcome);
 #[derive(Debug)]
 enum Outcome {
     Refused(ProposeError),
-    Waiting(oneshot::Receiver<Result<Bytes, ProposeError>>, Pin<Box<Sleep>>),
+    Waiting(Order, oneshot::Receiver<Result<Bytes, ProposeError>>, Pin<Box<Sleep>>),
 }
 
 impl Proposed {
     pub(crate) fn refused(why: ProposeError) -> Self {
         Self(Outcome::Refused(why))
+    }
+
+    /// Returns its order; `None` if it was refused by the call.
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        match self.0 {
+            Outcome::Refused(_) => None,
+            Outcome::Waiting(order, ..) => Some(order),
+        }
     }
 }
 
@@ -80,7 +103,7 @@ impl Future for Proposed {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
             Outcome::Refused(why) => Poll::Ready(Err(*why)),
-            Outcome::Waiting(told, time_out) => match Pin::new(told).poll(cx) {
+            Outcome::Waiting(_, told, time_out) => match Pin::new(told).poll(cx) {
                 Poll::Ready(told) => Poll::Ready(told.unwrap_or(Err(ProposeError::Unknown))),
                 Poll::Pending => time_out.as_mut().poll(cx).map(|()| Err(ProposeError::Unknown)),
             },

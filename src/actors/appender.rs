@@ -5,7 +5,9 @@
 //! - Bound: `limits::APPEND_WAITING_BYTES_MAX` per shard; beyond it `SubmitError::Overloaded`.
 //!   `limits::APPEND_PROPOSALS_MAX` proposals per shard under way.
 //!   What an app has left of its quota goes into a command when its batch leaves (`quota_ledger`).
-//! - Order: commands of one worker to one shard are applied in the order of submission.
+//! - Order: commands of one worker to one shard are applied in the order of submission. What follows a
+//!   batch that failed, and was submitted before its failure was told, fails with it: a publisher sends
+//!   what has failed again, and what it sent later must not be there before (ORDER).
 //!
 //! ```text
 //! Submit ─► waiting[shard] ─(end of this poll, or a proposal came back)─► one batch ─► cluster
@@ -18,7 +20,7 @@ use actix::{
     WrapFuture as _,
 };
 use bytes::Bytes;
-use hongqiao_cluster::{ProposeError, id::ShardId};
+use hongqiao_cluster::{Order, ProposeError, id::ShardId};
 use tokio::sync::oneshot;
 
 use super::facts::{Facts, RefuseCause};
@@ -88,8 +90,9 @@ impl SubmitError {
 /// The replies of one batch, encoded, or why there are none.
 pub type Proposed = Pin<Box<dyn Future<Output = Result<Bytes, SubmitError>>>>;
 
-/// Puts a batch into a shard's log; enqueued when called, not when first polled.
-pub type Propose = Rc<dyn Fn(ShardId, Bytes) -> Proposed>;
+/// Puts a batch into a shard's log; enqueued when called, not when first polled. Takes the order of a batch
+/// without an outcome that it is to follow; gives its own, or `None` if it was refused at once.
+pub type Propose = Rc<dyn Fn(ShardId, Bytes, Option<Order>) -> (Option<Order>, Proposed)>;
 
 type Answer = oneshot::Sender<Result<Reply, SubmitError>>;
 
@@ -100,6 +103,8 @@ struct Queue {
     answers: Vec<Answer>,
     waiting_bytes: usize,
     proposals: usize,
+    /// Of the last one, while it has no outcome.
+    order: Option<Order>,
     marked: bool,
 }
 
@@ -170,17 +175,46 @@ impl Appender {
         let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
         let granted = self.facts.ledger.grant(shard, &mut commands);
         let batch = command::encode_batch(&commands);
-        let proposed = (self.propose)(shard, batch);
+        let behind = self.queues[at].order;
+        let (order, proposed) = (self.propose)(shard, batch, behind);
         ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
-            actor.queues[at].proposals -= 1;
             actor.facts.ledger.settle(shard, granted);
+            actor.settle(at, &replies);
             answer_all(replies, answers, &actor.facts);
             if !actor.queues[at].commands.is_empty() {
                 actor.mark(at, ctx);
             }
         }));
+        match order {
+            Some(_) => self.queues[at].order = order,
+            // Its outcome is there; what waits is behind it.
+            None => self.refuse_waiting(at),
+        }
         if !self.queues[at].commands.is_empty() {
             self.mark(at, ctx);
+        }
+    }
+
+    /// Takes note that a proposal has come back; with a failure, what was submitted until now fails too.
+    fn settle(&mut self, at: usize, replies: &Result<Bytes, SubmitError>) {
+        let queue = &mut self.queues[at];
+        queue.proposals -= 1;
+        if queue.proposals == 0 {
+            queue.order = None;
+        }
+        if replies.is_err() {
+            self.refuse_waiting(at);
+        }
+    }
+
+    /// Refuses what waits for one shard; nothing of it was proposed.
+    fn refuse_waiting(&mut self, at: usize) {
+        let queue = &mut self.queues[at];
+        queue.commands.clear();
+        queue.waiting_bytes = 0;
+        let answers = mem::take(&mut queue.answers);
+        if !answers.is_empty() {
+            answer_all(Err(SubmitError::Unavailable), answers, &self.facts);
         }
     }
 }
@@ -301,13 +335,14 @@ mod tests {
     /// A shard that answers `Done` to everything after a turn of the loop, and notes batch sizes.
     fn recording(batches: &Batches) -> Propose {
         let batches = Rc::clone(batches);
-        Rc::new(move |shard, batch| {
+        Rc::new(move |shard, batch, _| {
             let commands = command::decode_batch(&batch).unwrap();
             batches.borrow_mut().push((shard, commands.len()));
-            Box::pin(async move {
+            let proposed = Box::pin(async move {
                 tokio::task::yield_now().await;
                 Ok(command::encode_replies(&vec![Reply::Done; commands.len()]))
-            })
+            });
+            (Some(Order::default()), proposed as _)
         })
     }
 
@@ -362,7 +397,8 @@ mod tests {
             (SubmitError::Unknown, "unknown"),
         ] {
             let facts = Facts::new(1);
-            let propose: Propose = Rc::new(move |_, _| Box::pin(async move { Err(error) }));
+            let propose: Propose =
+                Rc::new(move |_, _, _| (None, Box::pin(async move { Err(error) })));
             let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
             let send = |n| appender.send(Submit { shard: ShardId(0), command: tick(n) });
             for reply in join_all((0..3).map(send)).await {
@@ -375,12 +411,13 @@ mod tests {
     #[actix::test]
     async fn replies_that_refuse_are_counted_as_quota() {
         let facts = Facts::new(1);
-        let propose: Propose = Rc::new(|_, _| {
+        let propose: Propose = Rc::new(|_, _, _| {
             let (position, dropped) = (Position::START, 0);
             let appended = |refused| Reply::Appended { position, sessions: 0, dropped, refused };
             let retained = Reply::Retained { version: position, refused: true };
             let replies = [appended(true), appended(false), retained, Reply::Done];
-            Box::pin(async move { Ok(command::encode_replies(&replies)) })
+            let replied = async move { Ok(command::encode_replies(&replies)) };
+            (Some(Order::default()), Box::pin(replied))
         });
         let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
         let send = |n| appender.send(Submit { shard: ShardId(0), command: tick(n) });
@@ -391,7 +428,8 @@ mod tests {
     #[actix::test]
     async fn submits_beyond_what_may_wait_are_refused_and_counted() {
         let facts = Facts::new(1);
-        let propose: Propose = Rc::new(|_, _| Box::pin(std::future::pending()));
+        let propose: Propose =
+            Rc::new(|_, _, _| (Some(Order::default()), Box::pin(std::future::pending())));
         let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
         let command = Command::Append { message: Arc::new(large()), quota: QUOTA };
         let send = |_: usize| {
@@ -406,5 +444,38 @@ mod tests {
         let overloaded = overloaded.count() as u64;
         assert!(overloaded > 0);
         assert_eq!(refused(&facts), [("overloaded", overloaded)]);
+    }
+
+    #[actix::test]
+    async fn submits_behind_a_batch_that_fails_fail_with_it_and_later_ones_pass() {
+        let (fail, failed) = tokio::sync::watch::channel(false);
+        let behinds = Rc::new(RefCell::new(Vec::new()));
+        let noted = Rc::clone(&behinds);
+        let propose: Propose = Rc::new(move |_, _, behind| {
+            noted.borrow_mut().push(behind);
+            let mut failed = failed.clone();
+            let proposed = Box::pin(async move {
+                let _ = failed.wait_for(|failed| *failed).await;
+                Err(SubmitError::Unknown)
+            });
+            (Some(Order::default()), proposed as _)
+        });
+        let appender = Appender::new(1, propose, Facts::new(1)).start();
+        let mut replies = Vec::new();
+        for now_ms in 0..=limits::APPEND_PROPOSALS_MAX as u64 {
+            let submit = Submit { shard: ShardId(0), command: tick(now_ms) };
+            replies.push(appender.send(submit));
+            tokio::task::yield_now().await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        fail.send(true).unwrap();
+        let replies: Vec<_> = join_all(replies).await.into_iter().map(Result::unwrap).collect();
+        let (waited, proposed) = replies.split_last().unwrap();
+        assert!(proposed.iter().all(|reply| *reply == Err(SubmitError::Unknown)));
+        assert_eq!(*waited, Err(SubmitError::Unavailable));
+        // Each says that it is to follow the one before; after a failure nothing is followed.
+        let late = Submit { shard: ShardId(0), command: tick(9) };
+        assert_eq!(appender.send(late).await.unwrap(), Err(SubmitError::Unknown));
+        assert_eq!(*behinds.borrow(), [None, Some(Order::default()), None]);
     }
 }

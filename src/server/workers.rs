@@ -170,9 +170,10 @@ fn start_first(
     let (worker, router) = Worker::start(config)?;
     let hub = Hub::new(worker).start();
     let count = shards.cluster().shards();
-    let propose = Rc::new(move |shard, batch| {
-        let proposed = shards.propose_batch(shard, batch);
-        Box::pin(async move { proposed.await.map_err(SubmitError::from) }) as _
+    let propose = Rc::new(move |shard, batch, behind| {
+        let proposed = shards.propose_batch(shard, batch, behind);
+        let order = proposed.order();
+        (order, Box::pin(async move { proposed.await.map_err(SubmitError::from) }) as _)
     });
     let appender = Appender::new(count, propose, facts).start();
     Ok(First { router, hub, appender })

@@ -182,8 +182,9 @@ impl ShardClient {
 
 /// Encoded batches go to a shard through here; see `actors::appender`.
 impl ShardClient {
-    /// Proposes an encoded batch; enqueued by the call itself.
-    pub fn propose_batch(&self, shard: ShardId, batch: Bytes) -> hongqiao_cluster::Proposed {
-        self.cluster.propose(shard, batch)
+    /// Proposes an encoded batch; enqueued by the call itself. `behind`: the order of one whose outcome has
+    /// not been seen; if that one fails, so does this.
+    pub fn propose_batch(&self, shard: ShardId, batch: Bytes, behind: Option<Order>) -> Proposed {
+        self.cluster.propose_behind(shard, batch, behind)
     }
 }

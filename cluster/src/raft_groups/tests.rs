@@ -111,7 +111,7 @@ impl Node {
         let (reply, told) = oneshot::channel();
         let permit = self.groups.permits.take(command.len()).unwrap();
         let caller = Caller { reply, _permit: permit };
-        assert!(self.groups.groups[shard].queue.push(command, caller, None).is_ok());
+        assert!(self.groups.groups[shard].queue.push(command, caller, None, None).is_ok());
         told
     }
 

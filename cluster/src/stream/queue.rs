@@ -182,7 +182,8 @@ impl Queue {
         result
     }
 
-    /// Enqueues a command behind all that were enqueued before. `refusal` holds where this node leads.
+    /// Enqueues a command behind all that were enqueued before, and tells its order. `refusal` holds where
+    /// this node leads; `behind` is the order of one that it is to follow.
     ///
     /// # Errors
     /// Nothing was written, nor will be.
@@ -190,8 +191,9 @@ impl Queue {
         &self,
         command: Bytes,
         caller: Caller,
+        behind: Option<u64>,
         refusal: Option<ProposeError>,
-    ) -> Result<(), ProposeError> {
+    ) -> Result<u64, ProposeError> {
         let pushed = self.change(|state, now, _| {
             if state.closed {
                 return Err(ProposeError::Unavailable);
@@ -199,7 +201,7 @@ impl Queue {
             if let Some(why) = refusal.filter(|_| state.leads(self.node)) {
                 return Err(why);
             }
-            let pushed = state.sender.push(command, caller, now);
+            let pushed = state.sender.push(command, caller, behind, now);
             state.missed |= pushed.is_err();
             pushed.map_err(|_| ProposeError::Unavailable)
         });
@@ -212,9 +214,9 @@ impl Queue {
 
     /// Takes over who leads the group.
     pub(crate) fn lead(&self, leader: Option<Leader>) {
-        let news = self.change(|state, now, _| {
+        let news = self.change(|state, now, told| {
             let news = state.sender.leader() != leader;
-            state.sender.lead(leader, now);
+            state.sender.lead(leader, now, told);
             state.held &= state.leads(self.node);
             news
         });

@@ -12,6 +12,8 @@
 //! - Gives: requests in order; to each caller exactly one outcome, the true one.
 //! - A number that may be in some log is never given to another command: only the opening of a new epoch
 //!   (`table.rs`) says which commands are in the state, and that the others never will be.
+//! - ORDER: what is dropped takes with it all that was taken behind it before its caller could know. Whoever
+//!   proposes behind a command without an outcome says so, and is refused once such a break has come.
 //! - Bound: the callers' permits; what is sent by `Room`.
 //! - Source: own design.
 
@@ -82,6 +84,8 @@ struct Item<C> {
     caller: Option<C>,
     /// In the state.
     done: bool,
+    /// How many breaks there had been when it was taken.
+    order: u64,
 }
 
 struct UnderWay {
@@ -107,6 +111,8 @@ pub(crate) struct Sender<C> {
     not_before: Moment,
     /// A later incarnation of this node is known: nothing of this one is taken any more.
     superseded: bool,
+    /// Counts callers who were told that their command failed, or that nobody knows.
+    breaks: u64,
 }
 
 impl<C> Sender<C> {
@@ -125,16 +131,48 @@ impl<C> Sender<C> {
             leaderless_since: Moment::ZERO,
             not_before: Moment::ZERO,
             superseded: false,
+            breaks: 0,
         }
     }
 
-    /// Takes a command behind all that were taken before; gives the caller back if there is no hope.
-    pub(crate) fn push(&mut self, command: Bytes, caller: C, now: Moment) -> Result<(), C> {
-        if self.superseded || self.is_leaderless(now) {
+    /// Takes a command behind all that were taken before, and tells its order; gives the caller back if
+    /// there is no hope, or if one of those it was to follow (of the order `behind`) has failed.
+    pub(crate) fn push(
+        &mut self,
+        command: Bytes,
+        caller: C,
+        behind: Option<u64>,
+        now: Moment,
+    ) -> Result<u64, C> {
+        let broken = behind.is_some_and(|order| order != self.breaks);
+        if broken || self.superseded || self.is_leaderless(now) {
             return Err(caller);
         }
-        self.items.push_back(Item { command, since: now, caller: Some(caller), done: false });
-        Ok(())
+        let (order, caller) = (self.breaks, Some(caller));
+        self.items.push_back(Item { command, since: now, caller, done: false, order });
+        Ok(order)
+    }
+
+    /// Tells a caller that its command failed, or that nobody knows.
+    fn fail(&mut self, caller: Option<C>, why: ProposeError, told: &mut Told<C>) {
+        if let Some(caller) = caller {
+            self.breaks += 1;
+            told.push((caller, Err(why)));
+        }
+    }
+
+    /// Keeps of `items`, which are not in the state, those that nothing in front of them has failed: their
+    /// callers wait, and they were taken after the last one that is dropped had told its caller.
+    fn keep_unbroken(&mut self, items: VecDeque<Item<C>>, told: &mut Told<C>) {
+        let mut broken = None;
+        for item in items {
+            if item.caller.is_some() && broken.is_none_or(|order| item.order > order) {
+                self.items.push_back(item);
+                continue;
+            }
+            broken = broken.max(Some(item.order));
+            self.fail(item.caller, ProposeError::Unavailable, told);
+        }
     }
 
     /// Returns whether nobody has led the group for so long that nobody should wait.
@@ -254,7 +292,7 @@ impl<C> Sender<C> {
                 self.mode = Mode::Opening;
             }
         }
-        self.go_on();
+        self.go_on(told);
     }
 
     fn applied(&mut self, run: Run, replies: Vec<Option<Bytes>>, told: &mut Told<C>) {
@@ -282,9 +320,9 @@ impl<C> Sender<C> {
         if let Refusal::Told(error) = why {
             let at = usize::try_from(run.first.saturating_sub(self.first)).unwrap_or(usize::MAX);
             let count = usize::try_from(run.count).unwrap_or(usize::MAX);
-            for item in self.items.range_mut(..self.sent).skip(at).take(count) {
-                told.extend(item.caller.take().map(|caller| (caller, Err(error))));
-            }
+            let run = self.items.range_mut(..self.sent).skip(at).take(count);
+            let callers: Vec<_> = run.map(|item| item.caller.take()).collect();
+            callers.into_iter().for_each(|caller| self.fail(caller, error, told));
         }
         self.mode = match self.mode {
             Mode::Streaming => Mode::Rewinding { reason },
@@ -298,12 +336,11 @@ impl<C> Sender<C> {
         let mut replies = replies.into_iter().peekable();
         // Behind what was known to be applied: the group has lost its memory of this stream.
         let forgotten = last.saturating_add(1) < self.first;
+        let mut absent = VecDeque::new();
         let unsent = self.items.split_off(self.sent);
         for (seq, mut item) in (self.first..).zip(std::mem::take(&mut self.items)) {
             if seq > last && !forgotten && !item.done {
-                if item.caller.is_some() {
-                    self.items.push_back(item);
-                }
+                absent.push_back(item);
                 continue;
             }
             while replies.next_if(|(at, _)| *at < seq).is_some() {}
@@ -311,7 +348,8 @@ impl<C> Sender<C> {
             let reply = reply.ok_or(ProposeError::Unknown);
             told.extend(item.caller.take().map(|caller| (caller, reply)));
         }
-        self.items.extend(unsent);
+        absent.extend(unsent);
+        self.keep_unbroken(absent, told);
         self.begin(self.epoch.saturating_add(1));
         self.not_before = Moment::ZERO;
     }
@@ -330,18 +368,15 @@ impl<C> Sender<C> {
             self.mode = Mode::Opening;
             return;
         }
-        for item in self.items.drain(..self.sent) {
-            told.extend(item.caller.map(|caller| (caller, Err(ProposeError::Unknown))));
-        }
+        let doubtful: Vec<_> = self.items.drain(..self.sent).map(|item| item.caller).collect();
+        doubtful.into_iter().for_each(|caller| self.fail(caller, ProposeError::Unknown, told));
         self.begin(epoch.max(self.epoch).saturating_add(1));
-        if !own {
-            self.superseded = true;
-            self.refuse_unsent(ProposeError::Unavailable, told);
-        }
+        self.superseded = !own;
+        self.refuse_unsent(ProposeError::Unavailable, told);
     }
 
     /// Goes on once nothing stands in the way any more.
-    fn go_on(&mut self) {
+    fn go_on(&mut self, told: &mut Told<C>) {
         while self.sent > 0 && self.items.pop_front_if(|item| item.done).is_some() {
             self.first += 1;
             self.sent -= 1;
@@ -352,27 +387,26 @@ impl<C> Sender<C> {
         match self.mode {
             // Nothing in front was refused: that leader counts otherwise than this node.
             Mode::Rewinding { reason: false } => self.mode = Mode::Opening,
-            Mode::Rewinding { reason: true } => self.rewind(),
+            Mode::Rewinding { reason: true } => self.rewind(told),
             // Everything in doubt has been answered after all.
             Mode::Opening if self.sent == 0 => self.mode = Mode::Streaming,
             Mode::Streaming | Mode::Opening => {}
         }
     }
 
-    fn rewind(&mut self) {
+    fn rewind(&mut self, told: &mut Told<C>) {
         if self.items.range(..self.sent).any(|item| item.done) {
             // In the state behind something that is not: no leader of ours does that.
             self.mode = Mode::Opening;
             return;
         }
-        let unsent = self.items.split_off(self.sent);
-        self.items.retain(|item| item.caller.is_some());
-        self.items.extend(unsent);
+        let items = std::mem::take(&mut self.items);
+        self.keep_unbroken(items, told);
         (self.sent, self.mode) = (0, Mode::Streaming);
     }
 
     /// Takes over who leads now. What was sent to another one, or in another term, is in doubt.
-    pub(crate) fn lead(&mut self, leader: Option<Leader>, now: Moment) {
+    pub(crate) fn lead(&mut self, leader: Option<Leader>, now: Moment, told: &mut Told<C>) {
         if leader.is_none() && self.leader.is_some() {
             self.leaderless_since = now;
         }
@@ -388,38 +422,34 @@ impl<C> Sender<C> {
             self.under_way.retain(|under_way| !under_way.run.is_opening());
             self.mode = Mode::Opening;
         }
-        self.go_on();
+        self.go_on(told);
     }
 
     /// Tells those that have waited long enough.
     pub(crate) fn expire(&mut self, now: Moment, told: &mut Told<C>) {
         let is_old = |item: &Item<C>, age: Duration| now >= item.since.saturating_add(age);
-        for item in self.items.range_mut(..self.sent) {
-            if !is_old(item, PROPOSE_TIMEOUT) {
-                break;
-            }
-            told.extend(item.caller.take().map(|caller| (caller, Err(ProposeError::Unknown))));
+        let sent = self.items.range_mut(..self.sent);
+        let old = sent.take_while(|item| is_old(item, PROPOSE_TIMEOUT));
+        let old: Vec<_> = old.map(|item| item.caller.take()).collect();
+        old.into_iter().for_each(|caller| self.fail(caller, ProposeError::Unknown, told));
+        let gives_up = self.items.get(self.sent).is_some_and(|item| is_old(item, STREAM_GIVE_UP));
+        if gives_up || self.is_leaderless(now) {
+            // Those behind the one that has waited too long as well: they may be to follow it.
+            self.refuse_unsent(ProposeError::Unavailable, told);
         }
-        if self.is_leaderless(now) {
-            return self.refuse_unsent(ProposeError::Unavailable, told);
-        }
-        let old = self.items.range(self.sent..).take_while(|item| is_old(item, STREAM_GIVE_UP));
-        let old = self.sent..self.sent + old.count();
-        let gone = self.items.drain(old).filter_map(|item| item.caller);
-        told.extend(gone.map(|caller| (caller, Err(ProposeError::Unavailable))));
     }
 
     /// Gives everything up: nobody carries it on any more.
     pub(crate) fn end(&mut self, told: &mut Told<C>) {
         self.refuse_unsent(ProposeError::Unavailable, told);
-        let doubtful = self.items.drain(..).filter_map(|item| item.caller);
-        told.extend(doubtful.map(|caller| (caller, Err(ProposeError::Unknown))));
+        let doubtful: Vec<_> = self.items.drain(..).map(|item| item.caller).collect();
+        doubtful.into_iter().for_each(|caller| self.fail(caller, ProposeError::Unknown, told));
         self.begin(self.epoch.saturating_add(1));
     }
 
     /// Refuses what was not sent.
     pub(crate) fn refuse_unsent(&mut self, why: ProposeError, told: &mut Told<C>) {
-        let unsent = self.items.drain(self.sent..).filter_map(|item| item.caller);
-        told.extend(unsent.map(|caller| (caller, Err(why))));
+        let unsent: Vec<_> = self.items.drain(self.sent..).map(|item| item.caller).collect();
+        unsent.into_iter().for_each(|caller| self.fail(caller, why, told));
     }
 }

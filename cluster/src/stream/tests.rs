@@ -112,7 +112,7 @@ impl World {
         let (reply, told) = oneshot::channel();
         let caller = Caller { reply, _permit: self.permits.take(command.len()).unwrap() };
         let command = Bytes::copy_from_slice(command.as_bytes());
-        if let Err(why) = self.queue.push(command, caller, None) {
+        if let Err(why) = self.queue.push(command, caller, None, None) {
             let (reply, told) = oneshot::channel();
             reply.send(Err(why)).unwrap();
             return told;

@@ -91,6 +91,9 @@ struct World {
     deadlines: Vec<(Moment, u64, u64)>,
     pushed: Vec<Moment>,
     outcomes: BTreeMap<u64, (Moment, Result<Bytes, ProposeError>)>,
+    /// Of each caller: what it proposed without having seen one of it fail, last; and the last one's order.
+    chains: [Vec<Vec<u64>>; 2],
+    orders: [Option<u64>; 2],
     forgets: bool,
     /// How rarely leaders change and time flies.
     calm: u64,
@@ -129,6 +132,8 @@ impl World {
             deadlines: Vec::new(),
             pushed: Vec::new(),
             outcomes: BTreeMap::new(),
+            chains: Default::default(),
+            orders: [None; 2],
             forgets: false,
             calm: 1 + seed % 4,
         }
@@ -145,8 +150,33 @@ impl World {
         self.pushed.push(self.now);
         let padding = usize::try_from(self.dice.roll(40)).unwrap();
         let command = [&id.to_be_bytes()[..], &vec![0; padding]].concat();
-        if let Err(id) = self.sender.push(command.into(), id, self.now) {
-            self.tell(vec![(id, Err(ProposeError::Unavailable))]);
+        let caller = usize::try_from(self.dice.roll(2)).unwrap();
+        let behind = self.behind(caller);
+        match self.sender.push(command.into(), id, behind, self.now) {
+            Ok(order) => self.orders[caller] = Some(order),
+            Err(id) => self.tell(vec![(id, Err(ProposeError::Unavailable))]),
+        }
+        self.chains[caller].last_mut().unwrap().push(id);
+    }
+
+    /// Returns the order of the last command of a caller that has no outcome yet; a failure that it has
+    /// seen begins another chain.
+    fn behind(&mut self, caller: usize) -> Option<u64> {
+        let failed = |id: &u64| self.outcomes.get(id).is_some_and(|(_, told)| told.is_err());
+        let chains = &mut self.chains[caller];
+        if chains.last().is_none_or(|chain| chain.iter().any(failed)) {
+            chains.push(Vec::new());
+            return None;
+        }
+        let last = chains.last()?.last()?;
+        if self.outcomes.contains_key(last) { None } else { self.orders[caller] }
+    }
+
+    /// ORDER: what was proposed before a failure could be seen is not there without all that came before.
+    fn check_chains(&self) {
+        for chain in self.chains.iter().flatten() {
+            let there = chain.iter().map(|id| self.state.contains(id));
+            assert!(there.is_sorted_by(|one, other| one >= other), "a gap in {chain:?}");
         }
     }
 
@@ -357,7 +387,9 @@ impl World {
         let leader = at.and_then(|at| {
             Some(Leader { node: at.try_into().unwrap(), term: self.replicas[at].leads? })
         });
-        self.sender.lead(leader, self.now);
+        let mut told = Told::new();
+        self.sender.lead(leader, self.now, &mut told);
+        self.tell(told);
     }
 
     /// The sender's node starts again, without a memory.
@@ -417,6 +449,7 @@ impl World {
             (0..16).for_each(|_| self.settle());
         }
         assert!(self.sender.is_idle(), "something stays open");
+        self.check_chains();
         let last = self.pushed.len() as u64 - 1;
         assert_eq!(self.outcomes[&last].1, Ok(reply_to(last)), "a healthy group takes commands");
     }

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use hongqiao_cluster::{id::ShardId, machine::Machine as _};
+use hongqiao_cluster::{Order, id::ShardId, machine::Machine as _};
 
 use super::super::{backend::PageError, node::ReadPage};
 use crate::{
@@ -76,9 +76,9 @@ impl Storage {
 
     pub(super) fn propose(&self) -> Propose {
         let storage = self.clone();
-        Rc::new(move |_, batch| {
+        Rc::new(move |_, batch, _| {
             let storage = storage.clone();
-            Box::pin(async move {
+            let proposed = Box::pin(async move {
                 // A commit takes a while, so that what must wait for it can be seen to wait.
                 tokio::task::yield_now().await;
                 while storage.0.borrow().hangs {
@@ -94,7 +94,8 @@ impl Storage {
                 inner.index += 1;
                 let Inner { machine, store, index, .. } = &mut *inner;
                 Ok(machine.apply(*index, &batch, store))
-            })
+            });
+            (Some(Order::default()), proposed as _)
         })
     }
 
