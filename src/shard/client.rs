@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hongqiao_cluster::{
-    ClusterHandle, Lead, ProposeError, ReadError,
+    ClusterHandle, Lead, Order, ProposeError, Proposed, ReadError,
     id::{Bucket, ShardId},
 };
 use tokio::sync::watch;

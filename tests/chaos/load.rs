@@ -77,7 +77,7 @@ impl Publisher {
         let patience = if full { ACK_PATIENCE } else { Duration::from_millis(1) };
         match self.client.receive(patience) {
             Some(Packet::Ack { kind: AckKind::Puback, id, code, .. }) => {
-                self.acknowledged(id, code)
+                self.acknowledged(id, code);
             }
             Some(Packet::Disconnect { .. }) => self.client.cut(),
             None if full => self.client.cut(),

@@ -3,7 +3,6 @@
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix::Actor as _;
-use bytes::Bytes;
 use hongqiao_cluster::{
     MetaChange,
     directory::{Directory, Member},
@@ -12,6 +11,7 @@ use hongqiao_cluster::{
 use super::*;
 use crate::{
     actors::{
+        appender::Propose,
         meta::fake::FakeMeta,
         testing::{self, Bench, message},
         topic_router::{Subscribe, Subscription},
@@ -35,9 +35,8 @@ fn member() -> Member {
 /// A publisher on the worker of a bench; no shard answers.
 fn publisher(bench: &Bench, meta: &Arc<FakeMeta>, nodes: &[u64]) -> Publisher {
     let facts = Facts::new(0);
-    let propose = Rc::new(|_, _: Bytes| -> Pin<Box<dyn Future<Output = _>>> {
-        Box::pin(async { Err(SubmitError::Unavailable) })
-    });
+    let propose: Propose =
+        Rc::new(|_, _, _| (None, Box::pin(async { Err(SubmitError::Unavailable) })));
     let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
     let quota = Quota {
         session_messages_max: 1,

@@ -14,7 +14,7 @@ use tokio::{sync::watch, time::Instant};
 use super::*;
 use crate::{
     actors::{
-        appender::{Appender, SubmitError},
+        appender::{Appender, Propose, SubmitError},
         facts::Facts,
         meta::{Meta, MetaError, RouteChange, Standing},
         publish::{AppQuota, AppQuotas, Beyond, Outcome, Published, Publisher, Targets},
@@ -169,9 +169,8 @@ impl Meta for Port {
 /// The publishing side of `A`; it has neither workers nor shards.
 fn publisher(group: &Arc<Group>, wire: &Arc<FakeWire>) -> Publisher {
     let facts = Facts::new(0);
-    let propose = Rc::new(|_, _: Bytes| -> std::pin::Pin<Box<dyn Future<Output = _>>> {
-        Box::pin(async { Err(SubmitError::Unavailable) })
-    });
+    let propose: Propose =
+        Rc::new(|_, _, _| (None, Box::pin(async { Err(SubmitError::Unavailable) })));
     let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
     let quota = Quota {
         session_messages_max: 1,
