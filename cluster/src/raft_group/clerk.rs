@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use super::{
     group::Group,
@@ -68,7 +68,7 @@ impl Group {
                 }
                 tracing::info!(from = from.0, group = self.number, "asked to take over the lead");
                 self.pin(pinned.then_some(PIN));
-                self.raft.trigger().elect().await.ok()?;
+                self.elect().await?;
                 Some(wire::answer(&()))
             }
         }
@@ -99,7 +99,20 @@ impl Group {
         })
     }
 
+    /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,
+    /// but what a leader does is fenced by its term alone.
     async fn vote(&self, request: VoteRequest<u64>) -> Option<Bytes> {
+        let _turn = self.election.lock().await;
+        let voted = self.log.group(self.number).and_then(|log| log.vote);
+        let asked = request.vote.leader_id;
+        if let Some(vote) = voted
+            && vote.leader_id.term == asked.term
+            && vote.leader_id.node_id != asked.node_id
+        {
+            let last_log_id = self.raft.data_metrics().borrow().last_log;
+            let refused = VoteResponse { vote, vote_granted: false, last_log_id };
+            return Some(wire::answer(&refused));
+        }
         // What is read here must not be older than what the candidate may commit in a moment.
         let asked = self.lead.doubt();
         let answer = self.raft.vote(request).await.ok()?;

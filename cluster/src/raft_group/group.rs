@@ -76,6 +76,8 @@ pub(crate) struct Group {
     heard: Mutex<Instant>,
     /// Until then the lead stays here if it comes here.
     pinned: Mutex<Option<Instant>>,
+    /// Held while this node gives its vote, to itself or to another.
+    pub(super) election: tokio::sync::Mutex<()>,
     /// The node gives its leads away and takes none.
     leaving: AtomicBool,
     open: AtomicBool,
@@ -147,12 +149,21 @@ impl Group {
             snapshots,
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),
+            election: tokio::sync::Mutex::default(),
             leaving: AtomicBool::default(),
             open: AtomicBool::new(true),
         });
         // The last start may have ended between a checkpoint and its purge; nothing else would ask for it.
         group.purge(None).await;
         Ok(group)
+    }
+
+    /// Stands for election, in a term in which this node has voted for nobody else.
+    pub(crate) async fn elect(&self) -> Option<()> {
+        let _turn = self.election.lock().await;
+        self.raft.trigger().elect().await.ok()?;
+        // Answered behind it: by then this node has voted for itself, and for nobody else in that term.
+        self.raft.with_raft_state(|_| ()).await.ok()
     }
 
     /// Keeps the lead here for a time, or lets it go where it should be.

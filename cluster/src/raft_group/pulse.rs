@@ -166,7 +166,7 @@ async fn ask(node: NodeId, group: Arc<Group>, network: Arc<dyn Network>, sets: V
     // It may have spoken up again meanwhile.
     if group.is_open() && group.is_leaderless() {
         tracing::info!(group = group.number, "no leader is heard of: standing for election");
-        let _ = group.raft.trigger().elect().await;
+        group.elect().await;
     }
 }
 
