@@ -58,6 +58,8 @@ struct Clock {
 /// What a group's membership asks of its clock.
 enum Duty {
     None,
+    /// Others are members, and this node will vote in a moment: nobody wakes the clock for that.
+    Learn,
     Beat,
     /// The other voters, as one or two sets that must each have a quorum.
     Watch(Vec<Vec<u64>>),
@@ -98,7 +100,7 @@ impl Pulse {
             return Duty::Beat;
         }
         if !members.voter_ids().any(|voter| voter == self.node.0) {
-            return Duty::None;
+            return Duty::Learn;
         }
         let sets = members.get_joint_config().iter();
         Duty::Watch(sets.map(|set| set.iter().copied().collect()).collect())
@@ -107,7 +109,7 @@ impl Pulse {
     async fn look(&self, group: &Arc<Group>, clock: &mut Clock, duty: Duty) {
         let now = clock::now();
         match duty {
-            Duty::None => {}
+            Duty::None | Duty::Learn => {}
             Duty::Beat => {
                 if now >= clock.beat && !group.lead.is_quiet() {
                     clock.beat = now + HEARTBEAT;
