@@ -4,7 +4,7 @@
 //! - Bound: looks at new entries only.
 //! - Source: own design.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::{EntryPayload, ServerState};
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Watch {
     /// The last entry seen of each log, and of which life of the node.
     seen: BTreeMap<(NodeId, u16), (u64, LogId)>,
-    leaders: BTreeMap<u16, (u64, NodeId)>,
+    leaders: BTreeSet<(u16, u64, NodeId)>,
 }
 
 impl Watch {
@@ -37,7 +37,7 @@ impl Watch {
             if metrics.state == ServerState::Leader {
                 let (node, term) = (host.node, metrics.current_term);
                 oracle.see(&Event::Leads { node, group: number, term });
-                if self.leaders.insert(number, (term, node)) != Some((term, node)) {
+                if self.leaders.insert((number, term, node)) {
                     let line = format_args!("node {} leads group {number}, term {term}", node.0);
                     trace.line(now_ms, line);
                 }
