@@ -42,7 +42,16 @@ impl Sockets {
     async fn start_as(&mut self, identity: Identity) -> Arc<TcpNetwork> {
         let node = identity.node;
         let address = self.addresses.get(&node).map_or("127.0.0.1:0", String::as_str);
-        let network = TcpNetwork::bind(address, identity).await.unwrap();
+        // Another test's connection may have the port of one that was stopped, for a moment.
+        let mut tries = 0;
+        let network = loop {
+            match TcpNetwork::bind(address, identity.clone()).await {
+                Ok(network) => break network,
+                Err(error) => assert!(tries < 100, "{error}"),
+            }
+            tries += 1;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         network.set_cluster(CLUSTER);
         self.addresses.insert(node, network.listens().to_string());
         self.nodes.insert(node, network.clone());
