@@ -181,7 +181,9 @@ fn look(server: &Server, data: &Data) -> Look {
     let term = server.vote.leader_id().term;
     // The first entry of its own term is applied behind all that earlier leaders have committed.
     let caught_up = data.last_applied.is_some_and(|id| id.leader_id.term == term);
-    let leader = server.current_leader.map(NodeId);
+    // Who was let go of hears of no later leader, and may even take itself for one.
+    let is_gone = members.nodes().next().is_some() && members.get_node(&server.id).is_none();
+    let leader = server.current_leader.map(NodeId).filter(|_| !is_gone);
     Look {
         lead: Lead { leader, term, here: leads && caught_up },
         leads,
