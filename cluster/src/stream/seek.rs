@@ -55,12 +55,14 @@ impl Seek {
 
     /// Returns whom to ask; a guess has term 0.
     pub(crate) fn target(&mut self, lead: Lead, way: Option<&Way>) -> Option<Leader> {
+        let replicas = way.map(|way| (way.replicas)(self.group)).unwrap_or_default();
+        // A replica that was moved away while it was cut off never hears of it: what it knows is old.
+        let is_stranger = !replicas.is_empty() && !replicas.contains(&self.node) && !lead.here;
         match lead.leader {
             // Elected, but not caught up, or without its quorum: it takes nothing.
-            Some(leader) if leader == self.node && !lead.here => None,
-            Some(leader) => Some(Leader { node: leader.0, term: lead.term }),
-            None => {
-                let replicas = way.map(|way| (way.replicas)(self.group)).unwrap_or_default();
+            Some(leader) if leader == self.node && !lead.here && !is_stranger => None,
+            Some(leader) if !is_stranger => Some(Leader { node: leader.0, term: lead.term }),
+            _ => {
                 self.guess = self.guessed(&replicas);
                 self.guess.map(|guess| Leader { node: guess.0, term: 0 })
             }
