@@ -145,6 +145,9 @@ const _: () = assert!(APPEND_BATCH_BYTES_MAX <= APPEND_WAITING_BYTES_MAX);
 /// Largest configuration file in bytes.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Largest packet of a client in a cluster: it has to fit a frame between nodes, with what comes around it.
+pub const CLUSTER_PACKET_BYTES_MAX: u32 = 6 * 1024 * 1024;
+
 /// Most listeners of one process.
 pub const LISTENERS_MAX: usize = 64;
 
@@ -209,6 +212,7 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 128 * 1_024;
 // ---- relations of the above ----
 
 const _: () = assert!(MQTT_PACKET_BYTES_MIN < MQTT_PACKET_BYTES_MAX);
+const _: () = assert!((CLUSTER_PACKET_BYTES_MAX as u64) < PEER_MESSAGE_BYTES_MAX);
 const _: () = assert!(PASSWORD_THREADS < PASSWORD_CHECKS_WAITING_MAX);
 const _: () = assert!(APP_NAME_BYTES_MAX < USER_NAME_BYTES_MAX);
 const _: () = assert!(WORKER_THREADS_MAX <= u8::MAX as usize);

@@ -245,6 +245,15 @@ fn cluster_settings_that_cannot_work_say_what_to_set() {
         (&["cluster.advertise=n1:7001"], "needs cluster.listen"),
         (&["cluster.client_address=mqtt://n1"], "`cluster.client_address`"),
         (&[MEMBER[1], "cluster.listen=127.0.0.1:1883"], "already used by listener `mqtt`"),
+        (
+            &[
+                MEMBER[0],
+                MEMBER[1],
+                "limits.packet_bytes_max=7 MiB",
+                "limits.outbound_bytes_max=8 MiB",
+            ],
+            "limits.packet_bytes_max`: nodes hand each other at most",
+        ),
         (&["cluster.lisen=127.0.0.1:7001"], "did you mean `cluster.listen`?"),
     ] {
         let refusal = refusal(sets);

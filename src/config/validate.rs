@@ -53,6 +53,12 @@ impl Config {
                 let key = format!("listeners.{name}.limits.connections_max");
                 return Err(ConfigError::invalid(key, problem));
             }
+            let packet_max = limits::CLUSTER_PACKET_BYTES_MAX;
+            if self.cluster.listen.is_some() && listener.limits.packet_bytes_max > packet_max {
+                let problem = format!("nodes hand each other at most {packet_max} bytes at once");
+                let key = format!("listeners.{name}.limits.packet_bytes_max");
+                return Err(ConfigError::invalid(key, problem));
+            }
             let other = seen.insert(listener.address, name);
             if let Some(other) = other.filter(|_| listener.address.port() != 0) {
                 let problem = format!("{} is already used by `{other}`", listener.address);
