@@ -13,7 +13,7 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, V
 
 use super::{
     group::Group,
-    types::{LogId, Types},
+    types::{Entry, LogId, Types},
     wire::{self, Request},
 };
 use crate::{
@@ -83,20 +83,32 @@ impl Group {
             self.leader_heard();
         }
         let mut held_back = false;
-        if !request.entries.is_empty() && request.prev_log_id.is_some() {
-            held_back = tokio::time::timeout(ROOM_TIMEOUT, self.store.fill.room()).await.is_err();
-        }
-        let prev = request.prev_log_id;
-        if held_back {
-            request.entries.clear();
+        let mut kept = request.prev_log_id;
+        if !request.entries.is_empty() && kept.is_some() && !self.has_room().await {
+            // What is here already takes no room; it may be what takes it all, and waits for its answer.
+            let known = self.known(&request.entries);
+            held_back = known < request.entries.len();
+            request.entries.truncate(known);
+            kept = request.entries.last().map(|entry| entry.log_id).or(kept);
         }
         let answer = self.raft.append_entries(request).await.ok()?;
         Some(match answer {
             AppendEntriesResponse::Success if held_back => {
-                AppendEntriesResponse::PartialSuccess(prev)
+                AppendEntriesResponse::PartialSuccess(kept)
             }
             other => other,
         })
+    }
+
+    async fn has_room(&self) -> bool {
+        tokio::time::timeout(ROOM_TIMEOUT, self.store.fill.room()).await.is_ok()
+    }
+
+    /// Returns how many of the first entries are in the log here.
+    fn known(&self, entries: &[Entry]) -> usize {
+        let log = self.log.group(self.number);
+        let has = |entry: &&Entry| log.as_ref().is_some_and(|log| log.has(entry.log_id));
+        entries.iter().take_while(has).count()
     }
 
     /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,

@@ -133,6 +133,18 @@ impl GroupLog {
         })
     }
 
+    /// Returns whether this entry is in the log, or was until it was purged.
+    pub(crate) fn has(&self, id: LogId) -> bool {
+        let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
+            return self.purged >= Some(id);
+        };
+        let place = id.index.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+        match place {
+            Some(at) => self.entries.get(at).is_some_and(|entry| entry.log_id == id),
+            None => self.purged >= Some(id),
+        }
+    }
+
     pub(crate) fn range(&self, range: impl RangeBounds<u64>) -> Vec<Entry> {
         let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
             return Vec::new();
@@ -227,8 +239,11 @@ mod tests {
         assert!(log.bytes() >= 5_000 * 100);
         log.push(entry(4_000, 7));
         assert_eq!((log.bytes(), log.last()), (held(&log), Some(id(4_000))));
+        assert!(log.has(id(1)) && log.has(id(4_000)) && !log.has(id(4_001)));
+        assert!(!log.has(LogId::new(CommittedLeaderId::new(2, 1), 4_000)));
         log.truncate(3_000);
         log.purge(id(2_000));
+        assert!(log.has(id(1_999)) && log.has(id(2_999)) && !log.has(id(3_000)));
         assert_eq!(log.bytes(), held(&log));
         // Purged ones do not come back.
         log.push(entry(1_500, 100));
