@@ -6,5 +6,6 @@ mod clients;
 mod crash;
 mod members;
 mod live;
+mod log;
 
 use crate::delivery::alone;

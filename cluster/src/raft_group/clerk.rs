@@ -66,7 +66,7 @@ impl Group {
                 if self.is_leaving() {
                     return None;
                 }
-                tracing::info!(from = from.0, group = self.number, "asked to take over the lead");
+                tracing::debug!(from = from.0, group = self.number, "asked to take over the lead");
                 self.pin(pinned.then_some(PIN));
                 self.elect().await?;
                 Some(wire::answer(&()))

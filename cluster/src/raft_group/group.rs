@@ -126,7 +126,7 @@ impl Group {
         let raft = Raft::new(node.0, Arc::new(config()), links, log_store, machine).await;
         let raft = raft.map_err(|_| failed())?;
         let lead = LeadState::new();
-        tokio::spawn(lead::follow(raft.clone(), lead.clone(), setting.awake));
+        tokio::spawn(lead::follow(raft.clone(), number, lead.clone(), setting.awake));
         let known = raft.is_initialized().await.map_err(|_| failed())?;
         if known || setting.founder {
             lead_alone(&raft, &lead, node).await.ok_or_else(failed)?;

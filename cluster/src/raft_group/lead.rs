@@ -20,6 +20,7 @@ use std::{
 
 use openraft::{
     Raft, ServerState,
+    error::Fatal,
     metrics::{RaftDataMetrics, RaftServerMetrics},
 };
 use parking_lot::Mutex;
@@ -239,8 +240,22 @@ impl Follower {
     }
 }
 
+/// A group that ends by itself is the end of its part of the node; openraft's own log is off by default.
+fn say_why(raft: &Raft<Types>, group: u16) {
+    if let Err(why) = &raft.metrics().borrow().running_state
+        && !matches!(why, Fatal::Stopped)
+    {
+        tracing::error!(group, %why, "a group has ended: start the node again");
+    }
+}
+
 /// Follows one group until it ends.
-pub(crate) async fn follow(raft: Raft<Types>, state: Arc<LeadState>, awake: Arc<Notify>) {
+pub(crate) async fn follow(
+    raft: Raft<Types>,
+    group: u16,
+    state: Arc<LeadState>,
+    awake: Arc<Notify>,
+) {
     let (mut server, mut data) = (raft.server_metrics(), raft.data_metrics());
     let under = (0, None);
     let mut follower = Follower { state, awake, clock: false, looked: clock::now(), under };
@@ -270,6 +285,7 @@ pub(crate) async fn follow(raft: Raft<Types>, state: Arc<LeadState>, awake: Arc<
             () = silent => false,
         };
         if ended {
+            say_why(&raft, group);
             follower.state.set(Lead { leader: None, here: false, ..found.lead });
             return;
         }

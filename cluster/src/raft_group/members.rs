@@ -150,7 +150,7 @@ impl Group {
             Step::Vote(voters) => ChangeMembers::ReplaceAllVoters(voters),
             Step::Forget(nodes) => ChangeMembers::RemoveNodes(nodes),
         };
-        tracing::info!(group = self.number, ?changes, "members change");
+        tracing::debug!(group = self.number, ?changes, "members change");
         let changed = self.raft.change_membership(changes, true);
         match tokio::time::timeout(STEP_TIMEOUT, changed).await {
             Ok(Ok(_)) => {}
@@ -186,7 +186,7 @@ impl Group {
         self.queue.hold(false);
         self.lead.set_handing_over(false);
         let handed = handed.unwrap_or(false);
-        tracing::info!(group = self.number, to = to.0, handed, "lead handed over");
+        tracing::debug!(group = self.number, to = to.0, handed, "lead handed over");
         handed
     }
 

@@ -167,7 +167,7 @@ async fn ask(node: NodeId, group: Arc<Group>, network: Arc<dyn Network>, sets: V
     }
     // It may have spoken up again meanwhile.
     if group.is_open() && group.is_leaderless() {
-        tracing::info!(group = group.number, "no leader is heard of: standing for election");
+        tracing::debug!(group = group.number, "no leader is heard of: standing for election");
         group.elect().await;
     }
 }

@@ -295,7 +295,7 @@ impl Home {
         let waiting = std::mem::take(&mut gathering.waiting);
         self.role = Role::Here { term };
         if unheard > 0 {
-            tracing::warn!(
+            tracing::debug!(
                 shard = self.shard.0,
                 unheard,
                 "home opens before every node has answered"

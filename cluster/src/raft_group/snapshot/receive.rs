@@ -159,7 +159,7 @@ impl Shared {
         }
         self.drop_staging(&mut state).await?;
         self.tell(move |shelf| shelf.create(item)).await?;
-        tracing::info!(
+        tracing::debug!(
             group = item.group,
             from = from.0,
             bytes = offer.bytes,

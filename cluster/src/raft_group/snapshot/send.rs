@@ -169,7 +169,7 @@ impl Snapshots {
         };
         let (started, peer) = (clock::now(), to.node.0);
         let last = written.meta.last_log_id.map(|id| id.index);
-        tracing::info!(
+        tracing::debug!(
             group = to.group,
             peer,
             last,

@@ -24,6 +24,7 @@ use super::{
     greet::{self, GreetError, Met},
     hello::Purpose,
     link::Link,
+    news::News,
     pipe::{self, Ended, Incoming, Outbox},
 };
 use crate::{
@@ -34,9 +35,6 @@ use crate::{
     },
 };
 
-/// An error that lasts is said again after this time.
-const SAY_AGAIN: Duration = Duration::from_secs(30);
-
 /// Why there was no connection, or no longer.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
@@ -46,6 +44,12 @@ enum DialError {
     Greet(#[from] GreetError),
     #[error(transparent)]
     Ended(#[from] Ended),
+}
+
+impl DialError {
+    fn is_rubbish(&self) -> bool {
+        matches!(self, Self::Ended(ended) if ended.is_rubbish())
+    }
 }
 
 impl Outbox for Link {
@@ -59,16 +63,20 @@ impl Outbox for Link {
 }
 
 /// Keeps `link` until the sender of addresses is gone.
-pub(super) async fn keep(link: Arc<Link>, inner: Arc<Inner>, mut address: watch::Receiver<String>) {
+pub(super) async fn keep(
+    link: Arc<Link>,
+    inner: Arc<Inner>,
+    news: Arc<News>,
+    mut address: watch::Receiver<String>,
+) {
     let mut pause = LINK_RETRY_MIN;
-    let mut said = Said::default();
     loop {
         let at = address.borrow_and_update().clone();
         link.set_address(&at);
         let started = clock::now();
         let why = tokio::select! {
-            ended = once(&link, &inner, &at, &mut said) => match ended {
-                Err(why) => why.to_string(),
+            ended = once(&link, &inner, &at, &news) => match ended {
+                Err(why) => why,
                 Ok(never) => match never {},
             },
             changed = address.changed() => {
@@ -79,8 +87,9 @@ pub(super) async fn keep(link: Arc<Link>, inner: Arc<Inner>, mut address: watch:
                 continue;
             }
         };
-        said.failed(&link, &at, &why);
-        link.disconnected(why);
+        let text = why.to_string();
+        news.failed(link.class, &at, &text, why.is_rubbish());
+        link.disconnected(text);
         if clock::now() - started >= LINK_RETRY_MAX {
             pause = LINK_RETRY_MIN;
         }
@@ -101,12 +110,12 @@ async fn once(
     link: &Link,
     inner: &Inner,
     address: &str,
-    said: &mut Said,
+    news: &News,
 ) -> Result<Infallible, DialError> {
     let (mut socket, met) =
         meet(inner, address, Purpose::Link(link.class), Some(link.peer)).await?;
     link.connected(met.version);
-    said.connected(link, address, met.version);
+    news.connected(link.class, address, met.version);
     let (reading, writing) = socket.split();
     let ended = tokio::select! {
         ended = read_all(Incoming::new(reading), link) => ended,
@@ -209,30 +218,6 @@ pub(super) async fn knock(
             }
         }
         incoming.fill().await.map_err(|_| LinkError::Lost)?;
-    }
-}
-
-/// What the log has heard of a link: each news once, and lasting trouble now and then.
-#[derive(Default)]
-struct Said {
-    trouble: Option<(String, std::time::Instant)>,
-}
-
-impl Said {
-    fn connected(&mut self, link: &Link, address: &str, version: u16) {
-        self.trouble = None;
-        tracing::info!(peer = link.peer.0, class = %link.class, address, version, "link stands");
-    }
-
-    fn failed(&mut self, link: &Link, address: &str, why: &str) {
-        let is_old = self
-            .trouble
-            .as_ref()
-            .is_some_and(|(text, at)| text == why && clock::now() - *at < SAY_AGAIN);
-        if !is_old {
-            self.trouble = Some((why.to_owned(), clock::now()));
-            tracing::warn!(peer = link.peer.0, class = %link.class, address, why, "no link");
-        }
     }
 }
 

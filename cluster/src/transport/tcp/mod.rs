@@ -18,6 +18,7 @@ mod greet;
 mod quiet;
 mod registry;
 mod link;
+mod news;
 mod pipe;
 mod serve;
 mod accept;
@@ -45,7 +46,7 @@ use tokio::{
 };
 
 pub(crate) use self::greet::Identity;
-use self::{link::Link, quiet::Quiet, registry::Registry};
+use self::{link::Link, news::News, quiet::Quiet, registry::Registry};
 use super::{Class, ClusterId, Desk, LinkError, LinkState, Network, Service, reply};
 use crate::{id::NodeId, limits::FRAME_BYTES_MAX};
 
@@ -135,8 +136,10 @@ impl TcpNetwork {
     fn start_peer(&self, peer: NodeId, address: &str) -> Peer {
         let sender = watch::Sender::new(address.to_owned());
         let links = Class::ALL.map(|class| Arc::new(Link::new(peer, class, address.to_owned())));
+        let news = Arc::new(News::of(peer));
         let tasks = links.each_ref().map(|link| {
-            let keep = dial::keep(link.clone(), self.inner.clone(), sender.subscribe());
+            let keep =
+                dial::keep(link.clone(), self.inner.clone(), news.clone(), sender.subscribe());
             self.runtime.spawn(keep)
         });
         Peer { address: sender, links, tasks }
