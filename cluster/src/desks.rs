@@ -22,6 +22,8 @@ pub(crate) enum MemberKind {
     Join = 1,
     /// Leases on the directory; see `meta`.
     Lease = 2,
+    /// What a member is asked to do with its groups; see `membership`.
+    Order = 3,
 }
 
 const DESKS: usize = 8;

@@ -5,7 +5,7 @@
 //! - Bound: what the meta group holds; a clone costs a few pointers.
 //! - Source: own design; ARCHITECTURE.md "The directory".
 
-use std::ops::Bound;
+use std::{collections::BTreeSet, ops::Bound};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -22,6 +22,12 @@ pub struct Directory {
     pub nodes: imbl::OrdMap<NodeId, Member>,
     /// Ids of members that were removed; never given again.
     pub removed: imbl::OrdSet<NodeId>,
+    /// Members that are on their way out.
+    pub leaving: imbl::OrdMap<NodeId, Leaving>,
+    /// The highest id that was promised to a node that asked for one.
+    pub promised: u64,
+    /// Where shards were wished to be; they stay there for as long as that is possible.
+    pub wishes: imbl::OrdMap<ShardId, Vec<NodeId>>,
     /// Replicas of each shard, in order of preference for its lead.
     pub shards: imbl::Vector<Vec<NodeId>>,
     /// The newest leader that each shard has reported.
@@ -47,6 +53,17 @@ pub struct Member {
     pub client_addr: String,
     /// Its release.
     pub version: String,
+}
+
+/// How a member leaves the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leaving {
+    /// Its replicas move away, with its help while it is up.
+    Moving,
+    /// It is down and will not come back with its data: its replicas are given up.
+    Lost,
+    /// No group has it as a voter any more: its process may end.
+    Released,
 }
 
 /// Who leads a shard.
@@ -214,6 +231,19 @@ impl Directory {
     #[must_use]
     pub fn is_alone(&self, node: NodeId) -> bool {
         self.nodes.len() == 1 && self.nodes.contains_key(&node)
+    }
+
+    /// Returns the members that do not leave.
+    #[must_use]
+    pub fn staying(&self) -> BTreeSet<NodeId> {
+        self.nodes.keys().copied().filter(|node| !self.leaving.contains_key(node)).collect()
+    }
+
+    /// Returns the members that are up, those that leave as well.
+    #[must_use]
+    pub fn up(&self) -> BTreeSet<NodeId> {
+        let up = self.nodes.iter().filter(|(_, member)| member.up);
+        up.map(|(node, _)| *node).collect()
     }
 
     /// Returns whether this incarnation of a node counts and is up.

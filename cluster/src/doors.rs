@@ -162,6 +162,7 @@ pub fn raft_bodies(bytes: &[u8]) {
         assert_eq!(again, written, "entries read otherwise after being written");
     }
     crate::join::read(bytes);
+    crate::membership::orders::read(bytes);
 }
 
 /// Reads `bytes` as a message of the handshake.

@@ -369,16 +369,6 @@ impl<M: Machine> ClusterHandle<M> {
         }
     }
 
-    /// Gives the lead of a shard, or of the meta group, from this node to another; `false` if it stayed.
-    ///
-    /// - Proposals wait meanwhile, 3 seconds at most. With more than three voters it takes about a second.
-    pub async fn transfer(&self, shard: ShardId, to: NodeId) -> bool {
-        let group = self.shared.groups.group(shard).cloned();
-        let Some((group, network)) = group.zip(self.shared.network.clone()) else { return false };
-        let handed = async move { group.hand_over(to, &*network, true).await };
-        self.shared.runtimes.work.spawn(handed).await.unwrap_or(false)
-    }
-
     /// Gives every lead of this node to a member that follows it, and takes none any more: before it stops.
     ///
     /// - All at once, within 3 seconds; a group without such a member is left as it is.

@@ -44,10 +44,17 @@ mod runtime;
 #[cfg(feature = "sim")]
 mod sim;
 
-pub use directory::{Directory, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms};
+pub use directory::{
+    Directory, Leaving, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms,
+};
 pub use error::{BackupError, ProposeError, ReadError, StartError};
 pub use handle::ClusterHandle;
 pub use machine::{Machine, Store, StoreMut};
+pub use membership::{
+    error::MemberError,
+    handle::GroupSnapshot,
+    progress::{MemberProgress, Move, Progress},
+};
 pub use meta::{
     MetaChange, MetaCommand, MetaHandle, MetaProposed, MetaReply, MetaSink, Place, Refusal,
     RoomCommand, RoomReply, no_sink,

@@ -12,6 +12,11 @@
 //! - Bound: one shard on the move in the cluster; a node that is alone waits for news and does nothing.
 //! - Source: own design.
 
+pub(crate) mod error;
+pub(crate) mod handle;
+pub(crate) mod orders;
+pub(crate) mod progress;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -131,8 +136,7 @@ impl Keeper {
         if now.iter().any(Vec::is_empty) {
             return true;
         }
-        let (members, up) = members(directory);
-        let desired = placement::desired(&members, &up, &now);
+        let desired = placement::of(directory, &now);
         let next = (0..).zip(now.iter().zip(&desired)).find(|(_, (now, then))| now != then);
         let Some((shard, (_, replicas))) = next else { return true };
         for (shard, now) in (0..).zip(&now) {

@@ -26,7 +26,7 @@ use crate::{
     id::{NodeId, ShardId},
     join::{self, JoinClerk},
     machine::Machine,
-    membership::Keeper,
+    membership::{Keeper, orders::OrderClerk},
     meta::{Addresses, MetaCommand, MetaHandle, MetaSink},
     options::{Options, Peering},
     raft_group::{
@@ -330,6 +330,8 @@ fn meet_others<M: Machine>(shared: &Shared<M>, runtime: &Handle, peers: Vec<(Nod
     shared.desks.set(Desk::Snapshot, Arc::new(receiver));
     let clerk = JoinClerk { format, meta: meta.clone(), groups: groups.clone() };
     shared.desks.set_member(MemberKind::Join, Arc::new(clerk));
+    let orders = OrderClerk { groups: groups.clone(), network: network.clone() };
+    shared.desks.set_member(MemberKind::Order, Arc::new(orders));
     network.set_peers(peers.into_iter().collect());
     network.set_service(shared.desks.clone());
     network.set_cluster(cluster);

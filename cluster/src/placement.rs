@@ -8,7 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::NodeId;
+use crate::{
+    directory::Directory,
+    id::{NodeId, ShardId},
+};
 
 /// Most replicas of a shard.
 pub(crate) const REPLICAS_MAX: usize = 3;
@@ -18,26 +21,42 @@ pub(crate) const META_VOTERS_MAX: usize = 5;
 
 type Load = BTreeMap<NodeId, usize>;
 
+/// Where shards were wished to be.
+pub(crate) type Wishes = imbl::OrdMap<ShardId, Vec<NodeId>>;
+
+/// Returns where every shard's replicas shall be by what the directory says, if they are at `now`.
+pub(crate) fn of(directory: &Directory, now: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
+    let (staying, up) = (directory.staying(), directory.up());
+    let up = staying.intersection(&up).copied().collect();
+    desired(&staying, &up, now, &directory.wishes)
+}
+
 /// Returns where every shard's replicas shall be, the preferred leader first.
 ///
-/// - `now` says where they are. A member that is not in `up` keeps what it has and gets nothing new.
+/// - `members` are those that do not leave: others give all that they have and get nothing.
+/// - `now` says where replicas are. A member that is not in `up` keeps what it has and gets nothing new.
+/// - `wishes` are fulfilled and kept, as far as they name members.
 pub(crate) fn desired(
     members: &BTreeSet<NodeId>,
     up: &BTreeSet<NodeId>,
     now: &[Vec<NodeId>],
+    wishes: &Wishes,
 ) -> Vec<Vec<NodeId>> {
     let replicas = members.len().min(REPLICAS_MAX);
-    let keep = |at: &Vec<NodeId>| {
+    let keep = |(shard, at): (u16, &Vec<NodeId>)| {
+        // A wish for a member that is down waits until that is up.
+        let can = |wish: &&Vec<NodeId>| wish.iter().all(|to| at.contains(to) || up.contains(to));
+        let at = wishes.get(&ShardId(shard)).filter(can).unwrap_or(at);
         let kept = at.iter().copied().filter(|node| members.contains(node));
         kept.take(replicas).collect::<Vec<_>>()
     };
-    let mut shards: Vec<Vec<NodeId>> = now.iter().map(keep).collect();
+    let mut shards: Vec<Vec<NodeId>> = (0..).zip(now).map(keep).collect();
     let mut load: Load = members.iter().map(|node| (*node, 0)).collect();
     for node in shards.iter().flatten() {
         *load.entry(*node).or_default() += 1;
     }
     fill(&mut shards, &mut load, up, replicas);
-    level(&mut shards, &mut load, up);
+    level(&mut shards, &mut load, up, wishes);
     order(shards, now, members)
 }
 
@@ -54,7 +73,7 @@ fn fill(shards: &mut [Vec<NodeId>], load: &mut Load, up: &BTreeSet<NodeId>, repl
 }
 
 /// Moves replicas from the fullest node to the emptiest, for as long as that makes them more equal.
-fn level(shards: &mut [Vec<NodeId>], load: &mut Load, up: &BTreeSet<NodeId>) {
+fn level(shards: &mut [Vec<NodeId>], load: &mut Load, up: &BTreeSet<NodeId>, wishes: &Wishes) {
     loop {
         let emptiest = up.iter().min_by_key(|node| load.get(node)).copied();
         let Some((to, few)) = emptiest.map(|to| (to, load.get(&to).copied().unwrap_or(0))) else {
@@ -65,7 +84,9 @@ fn level(shards: &mut [Vec<NodeId>], load: &mut Load, up: &BTreeSet<NodeId>) {
         fuller.sort_by_key(|(node, count)| (usize::MAX - **count, **node));
         let fuller: Vec<NodeId> = fuller.into_iter().map(|(node, _)| *node).collect();
         let moved = fuller.into_iter().find_map(|from| {
-            let shard = shards.iter_mut().find(|at| at.contains(&from) && !at.contains(&to))?;
+            let mut free =
+                (0..).zip(&mut *shards).filter(|(shard, _)| !wishes.contains_key(&ShardId(*shard)));
+            let (_, shard) = free.find(|(_, at)| at.contains(&from) && !at.contains(&to))?;
             let place = shard.iter_mut().find(|node| **node == from)?;
             *place = to;
             Some(from)
@@ -144,7 +165,7 @@ mod tests {
         let mut now = vec![vec![NodeId(1)]; 16];
         for count in 2..=3 {
             let members = nodes(1..=count);
-            now = desired(&members, &members, &now);
+            now = desired(&members, &members, &now, &Wishes::new());
             assert!(now.iter().all(|at| at.len() == members.len()));
             assert!(spread(members.iter().map(|node| led(&now, *node))) <= 1, "{now:?}");
         }
@@ -153,9 +174,9 @@ mod tests {
     #[test]
     fn cluster_when_it_grows_to_five_then_only_the_share_of_the_new_moves() {
         let three = nodes(1..=3);
-        let now = desired(&three, &three, &vec![vec![NodeId(1)]; 16]);
+        let now = desired(&three, &three, &vec![vec![NodeId(1)]; 16], &Wishes::new());
         let five = nodes(1..=5);
-        let then = desired(&five, &five, &now);
+        let then = desired(&five, &five, &now, &Wishes::new());
         let moved = now.iter().zip(&then).flat_map(|(a, b)| b.iter().filter(|n| !a.contains(n)));
         assert_eq!(moved.count(), of(&then, NodeId(4)) + of(&then, NodeId(5)));
         assert!(spread(five.iter().map(|node| of(&then, *node))) <= 1);
@@ -165,10 +186,10 @@ mod tests {
     fn member_when_down_then_keeps_what_it_has_and_gets_nothing() {
         let members = nodes(1..=4);
         let three = nodes(1..=3);
-        let now = desired(&three, &three, &vec![vec![NodeId(1)]; 8]);
-        assert_eq!(desired(&members, &three, &now), now);
+        let now = desired(&three, &three, &vec![vec![NodeId(1)]; 8], &Wishes::new());
+        assert_eq!(desired(&members, &three, &now, &Wishes::new()), now);
         let without_two = nodes([1, 3, 4]);
-        let then = desired(&members, &without_two, &now);
+        let then = desired(&members, &without_two, &now, &Wishes::new());
         assert!(of(&then, NodeId(2)) > 0 && of(&then, NodeId(4)) > 0);
     }
 
@@ -196,14 +217,14 @@ mod tests {
             let members = nodes(1..=count);
             let now: Vec<Vec<NodeId>> =
                 now.into_iter().map(|at| at.into_iter().map(NodeId).collect()).collect();
-            let then = desired(&members, &members, &now);
+            let then = desired(&members, &members, &now, &Wishes::new());
             let replicas = members.len().min(REPLICAS_MAX);
             for shard in &then {
                 prop_assert_eq!(shard.iter().collect::<BTreeSet<_>>().len(), replicas);
                 prop_assert!(shard.iter().all(|node| members.contains(node)));
             }
             prop_assert!(spread(members.iter().map(|node| of(&then, *node))) <= 1, "{:?}", then);
-            prop_assert_eq!(desired(&members, &members, &then), then);
+            prop_assert_eq!(desired(&members, &members, &then, &Wishes::new()), then);
         }
 
         /// With members that are down: they keep what they have, and nothing comes to them.
@@ -218,7 +239,7 @@ mod tests {
                 members.iter().copied().filter(|node| !down.contains(&node.0)).collect();
             let now: Vec<Vec<NodeId>> =
                 now.into_iter().map(|at| at.into_iter().map(NodeId).collect()).collect();
-            let then = desired(&members, &up, &now);
+            let then = desired(&members, &up, &now, &Wishes::new());
             for (before, after) in now.iter().zip(&then) {
                 let came = after.iter().filter(|node| !before.contains(node));
                 prop_assert!(came.into_iter().all(|node| up.contains(node)));

@@ -102,6 +102,30 @@ pub enum MetaCommand {
     },
     /// A change of a room or group.
     Room(RoomCommand),
+    // What follows is of release 0.1.0.
+    /// A member is to leave: it gives away all that it has and gets nothing.
+    Leave {
+        /// The node.
+        node: NodeId,
+        /// It is down and will not come back with its data.
+        lost: bool,
+    },
+    /// A member that leaves votes in no group any more, as committed in each of them.
+    Released {
+        /// The node.
+        node: NodeId,
+    },
+    /// One replica of a shard is wished to be elsewhere, and to stay there.
+    MoveShard {
+        /// The shard.
+        shard: ShardId,
+        /// Where it is.
+        from: NodeId,
+        /// Where it shall be.
+        to: NodeId,
+    },
+    /// A node that has no id yet asks for one.
+    PromiseId,
 }
 
 /// A change of a room or group.
@@ -165,6 +189,8 @@ pub enum MetaReply {
     Refused(Refusal),
     /// What a room command has done.
     Room(RoomReply),
+    /// An id that no node has or had.
+    Promised(NodeId),
 }
 
 /// Why a command was refused.
@@ -200,6 +226,24 @@ pub enum Refusal {
     /// The command cannot be read: it is of a newer release, or damaged.
     #[error("the command cannot be read")]
     Unreadable,
+    /// Nobody would be left.
+    #[error("the node is the last member that stays")]
+    LastMember,
+    /// Shards, or the metadata, have or would have no quorum.
+    #[error("too few members are up")]
+    QuorumLost,
+    /// The node is on its way out.
+    #[error("the node is leaving")]
+    Leaving,
+    /// The node is down.
+    #[error("the node is down")]
+    Down,
+    /// The node has a replica of the shard.
+    #[error("the node has a replica of the shard")]
+    AlreadyThere,
+    /// The node has no replica of the shard.
+    #[error("the node has no replica of the shard")]
+    NotThere,
 }
 
 /// What a room command has done.

@@ -199,6 +199,10 @@ impl MetaMachine {
                 self.set_replicas(turn, shard, replicas)
             }
             MetaCommand::Room(command) => return self.room(turn, command),
+            MetaCommand::Leave { node, lost } => self.leave_cluster(turn, node, lost),
+            MetaCommand::Released { node } => self.release(turn, node),
+            MetaCommand::MoveShard { shard, from, to } => self.move_shard(turn, shard, from, to),
+            MetaCommand::PromiseId => return self.promise_id(turn),
         };
         match done {
             Ok(()) => MetaReply::Done,
@@ -236,6 +240,7 @@ impl Machine for MetaMachine {
         let index = store.get(&record::index());
         self.now.index = index.and_then(|value| record::read(b"I", &value)).unwrap_or(0);
         self.load_members(store);
+        self.load_leaving(store);
         self.load_routes(store);
         self.load_rooms(store);
         self.published.publish(&self.now, &[MetaChange::Reloaded]);

@@ -69,6 +69,7 @@ impl MetaMachine {
         let [cluster_addr, client_addr, version] = texts;
         let member =
             Member { incarnation, up: true, routes_complete, cluster_addr, client_addr, version };
+        self.came_back(turn, node);
         let is_first = self.now.nodes.is_empty() && self.now.removed.is_empty();
         self.put_member(turn, node, member);
         if is_first {
@@ -115,6 +116,7 @@ impl MetaMachine {
         }
         self.now.nodes.remove(&node);
         self.now.removed.insert(node);
+        self.forget_leaving(turn, node);
         turn.store.delete(&record::node(node));
         turn.store.put(record::removed(node), record::value(&()));
         self.changes.nodes.insert(node);

@@ -13,6 +13,7 @@ pub(crate) mod command;
 mod record;
 pub(crate) mod machine;
 mod members;
+mod leaving;
 mod routes;
 mod rooms;
 mod batch;

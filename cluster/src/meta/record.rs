@@ -6,6 +6,9 @@
 //! | `N`, node | `Member` |
 //! | `X`, node | empty: the node was removed |
 //! | `S`, shard | `ShardRecord` |
+//! | `Q`, node | `Leaving`: the node is on its way out |
+//! | `W`, shard | `Vec<NodeId>`: where the shard was wished to be |
+//! | `P` | the highest id that was promised |
 //! | `R`, route key | `Places` |
 //! | `L`, command index, place in it | `LongRoute`: a route whose key is too long for a key of the store |
 //! | `r`, room | `RoomRecord` |
@@ -30,6 +33,9 @@ pub(super) const INDEX: u8 = b'I';
 pub(super) const NODE: u8 = b'N';
 pub(super) const REMOVED: u8 = b'X';
 pub(super) const SHARD: u8 = b'S';
+pub(super) const LEAVING: u8 = b'Q';
+pub(super) const WISH: u8 = b'W';
+pub(super) const PROMISED: u8 = b'P';
 pub(super) const ROUTE: u8 = b'R';
 pub(super) const LONG_ROUTE: u8 = b'L';
 pub(super) const ROOM: u8 = b'r';
@@ -95,6 +101,18 @@ pub(super) fn node(node: NodeId) -> Vec<u8> {
 
 pub(super) fn removed(node: NodeId) -> Vec<u8> {
     tagged(REMOVED, &[&node.0.to_be_bytes()])
+}
+
+pub(super) fn leaving(node: NodeId) -> Vec<u8> {
+    tagged(LEAVING, &[&node.0.to_be_bytes()])
+}
+
+pub(super) fn wish(shard: ShardId) -> Vec<u8> {
+    tagged(WISH, &[&shard.0.to_be_bytes()])
+}
+
+pub(super) fn promised() -> Vec<u8> {
+    vec![PROMISED]
 }
 
 pub(super) fn shard(shard: ShardId) -> Vec<u8> {

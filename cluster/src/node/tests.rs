@@ -280,7 +280,7 @@ fn lead_when_transferred_then_the_other_leads_at_once_and_nothing_is_lost() {
     }
     let started = clock::now();
     let handed = world.runtime.block_on(world.handle(from).transfer(ShardId(0), NodeId(to)));
-    assert!(handed);
+    handed.unwrap();
     world.wait("the other leads", |world| world.leader(0) == Some(to));
     let took = clock::now() - started;
     assert!(took < Duration::from_secs(2), "{took:?} for a hand-over");

@@ -5,6 +5,7 @@
 
 mod handle;
 mod keeper;
+mod leaving;
 mod lease;
 mod machine;
 mod model;

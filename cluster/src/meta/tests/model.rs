@@ -128,6 +128,10 @@ impl Model {
                 MetaReply::Done
             }
             MetaCommand::Room(command) => self.room(index, command),
+            MetaCommand::Leave { .. }
+            | MetaCommand::Released { .. }
+            | MetaCommand::MoveShard { .. }
+            | MetaCommand::PromiseId => panic!("these are tested in `leaving.rs`"),
         }
     }
 

@@ -197,7 +197,7 @@ impl World {
             0 => {
                 let to = NodeId(others[usize::from(round) % 2]);
                 let handle = self.nodes[&leader].handle();
-                self.runtime.block_on(handle.transfer(ShardId(shard), to));
+                let _ = self.runtime.block_on(handle.transfer(ShardId(shard), to));
             }
             1 => {
                 let others: Vec<NodeId> = others.into_iter().map(NodeId).collect();

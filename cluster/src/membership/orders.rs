@@ -1,0 +1,157 @@
+//! What one member asks another to do with the groups that it leads.
+//!
+//! - Owns: the words of [`MemberKind::Order`]. Takes: orders of members. Gives: what came of them.
+//! - Bound: messages of at most `BYTES_MAX`; an order is carried out where it arrives, never sent on.
+//! - Source: own design. Version 1 is the first.
+
+use std::{sync::Arc, time::Duration};
+
+use bincode::Options as _;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::error::MemberError;
+use crate::{
+    desks::MemberKind,
+    id::{NodeId, ShardId},
+    raft_group::group::Group,
+    transport::{Class, Desk, LinkError, Network, PeerService},
+};
+
+const VERSION: u8 = 1;
+const BYTES_MAX: u64 = 64 << 10;
+
+/// A hand-over takes 3 seconds at most.
+const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Order {
+    /// To give the lead of a group to another member.
+    Transfer { group: ShardId, to: NodeId },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Done,
+    Refused(MemberError),
+}
+
+fn options() -> impl bincode::Options {
+    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(BYTES_MAX)
+}
+
+fn encode(head: &[u8], value: &impl Serialize) -> Bytes {
+    let mut out = head.to_vec();
+    // Ids, and lists of members that fit a directory.
+    let _ = options().serialize_into(&mut out, value);
+    out.into()
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    let (version, fields) = body.split_first()?;
+    if *version != VERSION {
+        return None;
+    }
+    options().deserialize(fields).ok()
+}
+
+/// Reads bytes as any message, for `crate::doors`.
+pub(crate) fn read(bytes: &[u8]) {
+    if let Some(order) = decode::<Order>(bytes) {
+        assert_eq!(decode(&encode(&[VERSION], &order)), Some(order));
+    }
+    if let Some(outcome) = decode::<Outcome>(bytes) {
+        assert_eq!(decode(&encode(&[VERSION], &outcome)), Some(outcome));
+    }
+}
+
+/// Gives an order to another member.
+pub(crate) async fn give(
+    network: &dyn Network,
+    to: NodeId,
+    order: &Order,
+) -> Result<Outcome, MemberError> {
+    let body = encode(&[MemberKind::Order as u8, VERSION], order);
+    let asked = network.request(to, Class::Control, Desk::Member, body, ORDER_TIMEOUT);
+    match asked.await {
+        Ok(answer) => decode(&answer).ok_or(MemberError::Unknown),
+        Err(LinkError::Lost | LinkError::TimedOut) => Err(MemberError::Unknown),
+        Err(why) => Err(MemberError::Unavailable(format!("node {}: {why}", to.0))),
+    }
+}
+
+/// Gives the lead of a group that is led here to another member, by somebody's wish.
+pub(crate) async fn transfer(
+    group: &Group,
+    network: &dyn Network,
+    to: NodeId,
+) -> Result<(), MemberError> {
+    let shard = ShardId(group.number);
+    if !group.lead.now().here {
+        return Err(MemberError::NoLeader(shard));
+    }
+    if !group.is_followed_by(to) {
+        return Err(MemberError::NotReady(shard, to));
+    }
+    let handed = group.hand_over(to, network, true).await;
+    if handed { Ok(()) } else { Err(MemberError::Stayed(shard)) }
+}
+
+/// Carries orders out.
+pub(crate) struct OrderClerk {
+    pub(crate) groups: Vec<Arc<Group>>,
+    pub(crate) network: Arc<dyn Network>,
+}
+
+impl PeerService for OrderClerk {
+    fn serve(
+        &self,
+        from: NodeId,
+        _class: Class,
+        body: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, String>> {
+        let Some(Order::Transfer { group: number, to }) = decode(&body) else {
+            tracing::warn!(from = from.0, "an order cannot be read");
+            return Box::pin(std::future::ready(Err("it cannot be read".to_owned())));
+        };
+        let group = self.groups.get(usize::from(number.0)).cloned();
+        let network = self.network.clone();
+        Box::pin(async move {
+            // Whoever asked may stop waiting: what has begun is ended by itself.
+            let done = tokio::spawn(async move {
+                match group {
+                    Some(group) => transfer(&group, &*network, to).await,
+                    None => Err(MemberError::NoShard(number)),
+                }
+            });
+            let outcome = match done.await {
+                Ok(Ok(())) => Outcome::Done,
+                Ok(Err(why)) => Outcome::Refused(why),
+                Err(_) => Outcome::Refused(MemberError::Unknown),
+            };
+            Ok(encode(&[VERSION], &outcome))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_when_damaged_or_of_another_version_then_refused() {
+        let order = Order::Transfer { group: ShardId(3), to: NodeId(2) };
+        let body = encode(&[VERSION], &order);
+        assert_eq!(decode(&body), Some(order));
+        assert_eq!(decode::<Order>(&body[..body.len() - 1]), None);
+        let mut newer = body.to_vec();
+        newer[0] = VERSION + 1;
+        assert_eq!(decode::<Order>(&newer), None);
+        assert_eq!(decode::<Order>(&[]), None);
+        let refused = Outcome::Refused(MemberError::OldRelease(NodeId(1), "0.0.1".into()));
+        assert_eq!(decode(&encode(&[VERSION], &refused)), Some(refused));
+    }
+}
