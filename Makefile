@@ -96,6 +96,10 @@ bench: ## Runs the benches that print a ratio (ARGS=NAME for one)
 bench-peers: ## Runs the same load against mosquitto, nats-server, rumqttd and Hongqiao
 	benches/peers/run $(ARGS)
 
+.PHONY: bench-cluster
+bench-cluster: ## Runs the same load against three nodes of Hongqiao, nats-server and RabbitMQ
+	benches/peers/cluster $(ARGS)
+
 .PHONY: bench-million
 bench-million: ## One million connection actors over an in-memory transport
 	$(CARGO) bench --locked --bench million $(ARGS)

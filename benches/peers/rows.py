@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
-import time
 
 from servers import HONGQIAO, Failed
 
 LIVE = ["hongqiao", "mosquitto", "nats-server", "rumqttd"]
 DURABLE = ["hongqiao", "hongqiao disk", "mosquitto", "nats-server", "rumqttd"]
+# All of them, in the order of the table.
+NAMES = DURABLE
 
 
 def generate(options, server, scenario, *arguments, durable=False):
@@ -94,17 +94,6 @@ def kill(options, server):
     server.end(signal.SIGKILL)
     server.launch()
     return {"lost": drain(options, server, options.kill_messages)["missing"]}
-
-
-def fdatasync(options):
-    """The disk alone: one small append and one fdatasync after the other, per second."""
-    with tempfile.NamedTemporaryFile(dir=options.data) as file:
-        begun, count = time.monotonic(), 0
-        while time.monotonic() < begun + 3:
-            os.write(file.fileno(), b"x" * 512)
-            os.fdatasync(file.fileno())
-            count += 1
-        return count / (time.monotonic() - begun)
 
 
 # Load: key, servers, work, how often (a name of an option).

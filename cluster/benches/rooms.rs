@@ -5,7 +5,7 @@
 //! - Baseline: one thread that appends the same joins to a file, one flush per `BATCH` of them, and keeps them
 //!   in a map.
 //! - Gives: joins/s and their latency, reads/s and the longest one, ratios on stdout.
-//! - Bound: each row runs for `SECONDS`. `NODES=1` in the environment measures one node.
+//! - Bound: each row runs for `SECONDS`. In the environment `NODES`, `ROOMS` and `SECONDS` set other numbers.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, missing_docs)]
 #![allow(clippy::cast_possible_truncation)]
 
@@ -16,7 +16,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -28,10 +28,10 @@ use hongqiao_cluster::{
     RoomCommand, RoomKind, RoomReply, Secret, Store, StoreMut, id::NodeId, no_sink,
 };
 
-const ROOMS: u64 = 1_000;
+static ROOMS: LazyLock<u64> = LazyLock::new(|| told("ROOMS", 1_000));
+static SECONDS: LazyLock<u64> = LazyLock::new(|| told("SECONDS", 5));
 const CALLERS: u64 = 256;
 const BATCH: usize = 256;
-const SECONDS: u64 = 5;
 
 /// Shards take no part.
 struct Nothing;
@@ -46,8 +46,8 @@ impl Machine for Nothing {
 
 fn main() {
     let folder = std::env::var("BENCH_DIR").unwrap_or_else(|_| ".".into());
-    let nodes = std::env::var("NODES").map_or(3, |nodes| nodes.parse().unwrap());
-    println!("{nodes} nodes, {ROOMS} rooms, {CALLERS} callers per node, {SECONDS} s per row");
+    let (nodes, rooms, seconds) = (told("NODES", 3), *ROOMS, *SECONDS);
+    println!("{nodes} nodes, {rooms} rooms, {CALLERS} callers per node, {seconds} s per row");
     for durability in [Durability::Disk, Durability::Os] {
         let temp = tempfile::tempdir_in(&folder).unwrap();
         let baseline = raw(temp.path(), durability);
@@ -72,6 +72,11 @@ fn main() {
     }
 }
 
+/// Returns a number of the environment.
+fn told(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |number| number.parse().unwrap())
+}
+
 fn room(number: u64) -> Bytes {
     Bytes::from(format!("demo#demo/{number}"))
 }
@@ -90,7 +95,7 @@ fn raw(folder: &Path, durability: Durability) -> f64 {
     while started.elapsed() < Duration::from_secs(2) {
         batch.clear();
         for _ in 0..BATCH {
-            let key = (room(number % ROOMS), user(number));
+            let key = (room(number % *ROOMS), user(number));
             batch.extend_from_slice(&key.0);
             batch.extend_from_slice(&key.1);
             members.insert(key, number);
@@ -166,7 +171,7 @@ fn run(cluster: &[Cluster<Nothing>]) -> Row {
                 tasks.push(tokio::spawn(join(meta, from, stop, numbers)));
             }
         }
-        tokio::time::sleep(Duration::from_secs(SECONDS)).await;
+        tokio::time::sleep(Duration::from_secs(*SECONDS)).await;
         stop.store(true, Ordering::Relaxed);
         let mut all = Vec::new();
         for task in tasks {
@@ -191,7 +196,7 @@ fn run(cluster: &[Cluster<Nothing>]) -> Row {
 }
 
 async fn make_rooms(meta: &MetaHandle) {
-    let proposed: Vec<_> = (0..ROOMS)
+    let proposed: Vec<_> = (0..*ROOMS)
         .map(|number| {
             let (kind, owner, facts) = (RoomKind::Room, user(0), Bytes::new());
             let room = room(number);
@@ -215,7 +220,7 @@ async fn join(
     while !stop.load(Ordering::Relaxed) {
         let number = numbers.fetch_add(1, Ordering::Relaxed);
         // Spreads users over rooms without a pattern that neighbours share.
-        let room = room(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % ROOMS);
+        let room = room(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % *ROOMS);
         let command = RoomCommand::Join { room, user: user(number), role: Role::Member, from };
         let started = Instant::now();
         let (reply, _) = meta.propose(MetaCommand::Room(command)).await.unwrap();
@@ -232,7 +237,7 @@ fn reader(meta: MetaHandle, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(u
         let (_never, pause) = std::sync::mpsc::channel::<()>();
         while !stop.load(Ordering::Relaxed) {
             for _ in 0..10 {
-                let room = room(count % ROOMS);
+                let room = room(count % *ROOMS);
                 let started = Instant::now();
                 let directory = meta.directory();
                 members += directory.rooms.members(&room, None).take(50).count();

@@ -7,7 +7,7 @@
 //! - Source: own design.
 //!
 //! ```text
-//! scenario (connect, traffic, replay) ── tasks ──► worker thread: connections on one epoll
+//! scenario (connect, traffic, replay, failover) ── tasks ──► worker thread: connections on one epoll
 //!        │                                            │ counts, latencies
 //!        └── controller: phases, progress, CPU ◄──────┘──► report (table, JSON, SVG)
 //! ```
@@ -27,6 +27,7 @@ mod phase;
 mod connect;
 mod traffic;
 mod replay;
+mod failover;
 mod report;
 mod plot;
 
@@ -46,5 +47,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         Scenario::Fanout(args) => traffic::run_fanout(&args),
         Scenario::P2p(args) => traffic::run_p2p(&args),
         Scenario::Replay(args) => replay::run(&args),
+        Scenario::Failover(args) => failover::run(&args),
     }
 }

@@ -7,5 +7,6 @@ mod crash;
 mod members;
 mod live;
 mod log;
+mod failover;
 
 use crate::delivery::alone;

@@ -201,6 +201,8 @@ fn groups_when_the_log_cannot_be_written_then_waiting_is_refused_and_groups_live
     let (disk, kv) = (DiskTwin::new(), KvTwin::default());
     let node = Node::start(&disk, &kv, &options());
     assert_eq!(node.propose(0, b"a"), Ok(0));
+    // A group without a leader makes its callers wait, whatever the disk does.
+    assert_eq!(node.propose(1, b"a"), Ok(0));
     disk.0.fail_writes.store(true, Ordering::SeqCst);
     // Two entries are on their way into the log; what comes behind them has not been written.
     let on_their_way: Vec<_> = (0..2)

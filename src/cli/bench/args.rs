@@ -36,6 +36,10 @@ pub(super) enum Scenario {
     P2p(P2pArgs),
     /// Publish to absent durable clients, then let them come back and drain.
     Replay(ReplayArgs),
+    /// Kill a server of a cluster under load; how long its clients feel it.
+    ///
+    /// Durable sessions are left behind; they expire after an hour.
+    Failover(FailoverArgs),
 }
 
 /// What all scenarios share.
@@ -47,6 +51,10 @@ pub(super) struct Common {
     /// TCP port of the server.
     #[arg(long, default_value_t = 1883)]
     pub(super) port: u16,
+    /// Members of a cluster, instead of --host and --port; clients connect to them in turn, the two of a pair
+    /// never to the same one.
+    #[arg(long = "server", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub(super) servers: Vec<String>,
     /// Version of MQTT.
     #[arg(long, value_enum, default_value_t = Protocol::V4)]
     pub(super) protocol: Protocol,
@@ -69,9 +77,9 @@ pub(super) struct Common {
     /// Seconds of keep alive; 0 is none.
     #[arg(long, default_value_t = 0)]
     pub(super) keep_alive: u16,
-    /// Process id of the server, if it runs on this machine.
-    #[arg(long, value_name = "PID")]
-    pub(super) server_pid: Option<u32>,
+    /// Process id of the server, if it runs on this machine; of several, their sum is told.
+    #[arg(long = "server-pid", value_name = "PID", value_delimiter = ',')]
+    pub(super) server_pids: Vec<u32>,
     /// Start of client ids and topics, for several generators at once.
     #[arg(long, default_value = "bench")]
     pub(super) prefix: String,
@@ -171,6 +179,9 @@ pub(super) struct FanoutArgs {
     /// Subscribers.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) subscribers: u32,
+    /// Topics, with an equal part of the subscribers each; every publisher takes them in turn.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) topics: u32,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -210,6 +221,33 @@ pub(super) struct ReplayArgs {
     pub(super) patience: u16,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(super) struct FailoverArgs {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// Process id of the first --server; it is killed (-9).
+    #[arg(long, value_name = "PID")]
+    pub(super) kill: u32,
+    /// Durable clients, connected, with a topic each.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) sessions: u32,
+    /// Publishers, QoS 1, one message under way each.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) publishers: u32,
+    /// Messages per second of all publishers together.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rate: u32,
+    /// Bytes of a payload.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(16..=67_108_864))]
+    pub(super) payload: u32,
+    /// Seconds of load before the kill.
+    #[arg(long, default_value_t = 5)]
+    pub(super) warm_up: u32,
+    /// Seconds after which waiting for recovery ends.
+    #[arg(long, default_value_t = 60)]
+    pub(super) patience: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Part {
     /// Publish, then drain, then remove the sessions.
@@ -239,12 +277,23 @@ impl Common {
         }
     }
 
-    /// Finds the server's address.
-    pub(super) fn server(&self) -> anyhow::Result<SocketAddr> {
-        let name = || format!("no address for {}", self.host);
-        let mut found = (self.host.as_str(), self.port).to_socket_addrs().with_context(name)?;
-        found.next().with_context(name)
+    /// Finds the addresses of the servers, at least one.
+    pub(super) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        self.names().iter().map(|name| address_of(name)).collect()
     }
+
+    /// Names the servers, for people.
+    pub(super) fn names(&self) -> Vec<String> {
+        if self.servers.is_empty() {
+            return vec![format!("{}:{}", self.host, self.port)];
+        }
+        self.servers.clone()
+    }
+}
+
+fn address_of(name: &str) -> anyhow::Result<SocketAddr> {
+    let unknown = || format!("no address for {name}");
+    name.to_socket_addrs().with_context(unknown)?.next().with_context(unknown)
 }
 
 /// Local addresses to connect from.

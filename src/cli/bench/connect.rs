@@ -22,14 +22,14 @@ const CHURN_FAILURES_MAX: u32 = 20;
 /// Opens connections and closes them again.
 pub(super) fn run_connect(args: &ConnectArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let connections = args.connections;
     let mut crew = Crew::start(common, move |worker, set| {
         for index in worker.share_of(connections) {
             set.spawn_local(hold(Rc::clone(worker), index, None, Phase::Load));
         }
     })?;
-    let memory_before = common.server_pid.map(Usage::of).transpose()?;
+    let memory_before = Usage::of_all(&common.server_pids)?;
     let start = controller.moment(&crew)?;
     crew.enter(Phase::Load);
     let total = u64::from(connections);
@@ -52,7 +52,7 @@ pub(super) fn run_connect(args: &ConnectArgs) -> anyhow::Result<()> {
 /// Holds connections, and reads the server's memory at two numbers of them.
 pub(super) fn run_idle(args: &IdleArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let IdleArgs { connections, subscribe, settle, .. } = *args;
     let first = args.first.min(connections);
     let prefix = common.prefix.clone();
@@ -67,7 +67,7 @@ pub(super) fn run_idle(args: &IdleArgs) -> anyhow::Result<()> {
     controller.wait_for(&mut crew, "connecting", u64::from(first), |c| c.ready, |_| false)?;
     controller.sleep(&mut crew, "settling", settle)?;
     let start = controller.moment(&crew)?;
-    let before = common.server_pid.map(Usage::of).transpose()?;
+    let before = Usage::of_all(&common.server_pids)?;
     crew.enter(Phase::Load);
     controller.wait_for(&mut crew, "connecting", u64::from(connections), |c| c.ready, |_| false)?;
     controller.sleep(&mut crew, "settling", settle)?;
@@ -96,7 +96,7 @@ fn twenty_bytes(prefix: &str, index: u32) -> String {
 /// Connects and disconnects in a loop.
 pub(super) fn run_churn(args: &ChurnArgs) -> anyhow::Result<()> {
     let common = &args.common;
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let clients = args.clients;
     let mut crew = Crew::start(common, move |worker, set| {
         for index in worker.share_of(clients) {
@@ -176,7 +176,7 @@ async fn open(
     client_id: String,
     measure: bool,
 ) -> anyhow::Result<Connection> {
-    let identity = Identity { index, client_id, durable: false, clean_start: true };
+    let identity = Identity { index, server: index, client_id, durable: false, clean_start: true };
     let start_ns = worker.now_ns();
     let connection = Connection::open(worker, &identity, |_, _| {}).await?;
     if measure {

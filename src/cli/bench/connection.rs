@@ -50,6 +50,8 @@ const PORTS_AT_ONCE: u32 = 8;
 pub(super) struct Identity {
     /// Which connection of the run; chooses the source address.
     pub(super) index: u32,
+    /// Which server in turn.
+    pub(super) server: u32,
     /// Client id.
     pub(super) client_id: String,
     /// The session outlives the connection.
@@ -82,7 +84,9 @@ impl Connection {
     ) -> anyhow::Result<Self> {
         let common = &worker.common;
         let source = common.source.as_ref().map(|sources| sources.address(identity.index));
-        let stream = connect_tcp(worker.server, source.map(|ip| SocketAddr::new(ip, 0))).await?;
+        let stream =
+            connect_tcp(worker.server(identity.server), source.map(|ip| SocketAddr::new(ip, 0)))
+                .await?;
         stream.set_nodelay(true)?;
         let client = common.client();
         let (partial, unsent) = (Vec::new(), Vec::new());

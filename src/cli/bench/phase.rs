@@ -45,17 +45,17 @@ pub(super) struct Moment {
 pub(super) struct Controller {
     runtime: runtime::Runtime,
     bar: ProgressBar,
-    server_pid: Option<u32>,
+    server_pids: Vec<u32>,
 }
 
 impl Controller {
     /// The bar hides itself where standard error is no terminal.
-    pub(super) fn new(server_pid: Option<u32>) -> anyhow::Result<Self> {
+    pub(super) fn new(server_pids: &[u32]) -> anyhow::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_time().build()?;
         let style = "{prefix:>10} [{bar:30}] {pos}/{len} {msg}";
         let bar = ProgressBar::new(0)
             .with_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
-        Ok(Self { runtime, bar, server_pid })
+        Ok(Self { runtime, bar, server_pids: server_pids.to_vec() })
     }
 
     /// Reads all counters.
@@ -63,7 +63,7 @@ impl Controller {
         Ok(Moment {
             at: clock::now(),
             counts: crew.shared.counters.read(),
-            server: self.server_pid.map(Usage::of).transpose()?,
+            server: Usage::of_all(&self.server_pids)?,
             own: Usage::of_self()?,
         })
     }

@@ -51,6 +51,8 @@ pub(super) struct Plan {
     pub(super) credit: Option<Arc<Credit>>,
     /// Deliveries that one message causes.
     pub(super) receivers_per_message: u64,
+    /// Topics that messages go to in turn; with one, always to that of the template.
+    pub(super) topics: u32,
     /// Messages per second of this publisher.
     pub(super) rate: Option<f64>,
     /// Part of a period by which this publisher starts later than the first.
@@ -170,6 +172,11 @@ impl Publisher {
         let mut filled = 0;
         while filled < allowance && self.connection.out().len() < BATCH_BYTES {
             let mut number = self.sent;
+            if self.plan.topics > 1 {
+                let topic =
+                    (self.sent + u64::from(self.plan.identity.index)) % u64::from(self.plan.topics);
+                self.plan.template.set_receiver(u32::try_from(topic).unwrap_or(0));
+            }
             if let Some(supply) = &self.plan.supply {
                 let Some(taken) = supply.take() else {
                     self.exhausted = true;

@@ -58,13 +58,13 @@ pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<()> {
 
 fn identity(common: &Common, index: u32, durable: bool, clean_start: bool) -> Identity {
     let client_id = format!("{}-d{index}", common.prefix);
-    Identity { index, client_id, durable, clean_start }
+    Identity { index, server: index, client_id, durable, clean_start }
 }
 
 /// Creates the durable sessions with a subscription each, or removes them; then disconnects.
 fn visit(args: &ReplayArgs, create: bool) -> anyhow::Result<()> {
     let clients = args.clients;
-    let controller = Controller::new(None)?;
+    let controller = Controller::new(&[])?;
     let mut crew = Crew::start(&args.common, move |worker, set| {
         for index in worker.share_of(clients) {
             set.spawn_local(visit_one(Rc::clone(worker), index, create));
@@ -112,7 +112,7 @@ async fn open_patiently(
 /// Publishes all messages and waits for every acknowledgement.
 fn fill(args: &ReplayArgs) -> anyhow::Result<(Span, Latencies)> {
     let common = &args.common;
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let messages = u64::from(args.messages);
     let supply = Arc::new(Supply { messages, receivers: args.clients, next: AtomicU64::new(0) });
     let tasks = args.clone();
@@ -137,6 +137,7 @@ fn spawn_publishers(worker: &Rc<Worker>, set: &mut Tasks, args: &ReplayArgs, sup
         let plan = Plan {
             identity: Identity {
                 index,
+                server: index + 1,
                 client_id: format!("{}-p{index}", common.prefix),
                 durable: false,
                 clean_start: true,
@@ -146,6 +147,7 @@ fn spawn_publishers(worker: &Rc<Worker>, set: &mut Tasks, args: &ReplayArgs, sup
             window: u16::try_from(each).unwrap_or(u16::MAX),
             credit: None,
             receivers_per_message: 1,
+            topics: 1,
             rate: None,
             offset: 0.0,
             supply: Some(Arc::clone(supply)),
@@ -185,7 +187,7 @@ impl Seen {
 
 fn drain(args: &ReplayArgs) -> anyhow::Result<Drained> {
     let common = &args.common;
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let messages = u64::from(args.messages);
     let words = usize::try_from(messages.div_ceil(64))?;
     let seen = Arc::new(Mutex::new(Seen(vec![0; words])));

@@ -29,7 +29,7 @@ impl Report {
     pub(super) fn new(key: &str, title: &str, common: &Common) -> Self {
         let mut json = Map::new();
         json.insert("scenario".to_owned(), key.into());
-        json.insert("server".to_owned(), format!("{}:{}", common.host, common.port).into());
+        json.insert("server".to_owned(), common.names().join(",").into());
         json.insert("generator".to_owned(), env!("CARGO_PKG_VERSION").into());
         let mut parameters = Map::new();
         parameters.insert("protocol".to_owned(), format!("{:?}", common.client()).into());
@@ -55,6 +55,12 @@ impl Report {
             self.row(what, grouped(count));
         }
         self.result(what, count);
+    }
+
+    /// A single time.
+    pub(super) fn millis(&mut self, what: &str, millis: f64) {
+        self.row(&what.replace('_', " "), format!("{millis:.1} ms"));
+        self.result(&format!("{what}_ms"), millis);
     }
 
     /// Something counted over a time.

@@ -5,6 +5,8 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use anyhow::ensure;
+
 use super::{
     args::{Common, FanoutArgs, Messages, P2pArgs, Time},
     connection::Identity,
@@ -24,7 +26,9 @@ struct Load {
     messages: Messages,
     publishers: u32,
     subscribers: u32,
-    /// Subscriber n listens to publisher n only.
+    /// Subscriber n listens to topic n modulo this.
+    topics: u32,
+    /// Publisher n publishes to topic n only, instead of to all in turn.
     pairs: bool,
     /// One for all, or one for each pair.
     credits: Vec<Option<Arc<Credit>>>,
@@ -32,12 +36,15 @@ struct Load {
 
 /// One topic, many subscribers.
 pub(super) fn run_fanout(args: &FanoutArgs) -> anyhow::Result<()> {
+    let each = args.subscribers / args.topics;
+    ensure!(each * args.topics == args.subscribers, "--subscribers is no multiple of --topics");
     let window = u64::from(args.traffic.messages.window);
-    let limit = window * u64::from(args.publishers) * u64::from(args.subscribers);
+    let limit = window * u64::from(args.publishers) * u64::from(each);
     let load = Load {
         messages: args.traffic.messages,
         publishers: args.publishers,
         subscribers: args.subscribers,
+        topics: args.topics,
         pairs: false,
         credits: vec![credit(args.traffic.messages, limit)],
     };
@@ -52,6 +59,7 @@ pub(super) fn run_p2p(args: &P2pArgs) -> anyhow::Result<()> {
         messages: args.traffic.messages,
         publishers: args.pairs,
         subscribers: args.pairs,
+        topics: args.pairs,
         pairs: true,
         credits: (0..args.pairs).map(|_| credit(args.traffic.messages, window)).collect(),
     };
@@ -65,7 +73,7 @@ fn credit(messages: Messages, limit: u64) -> Option<Arc<Credit>> {
 }
 
 fn run(key: &str, title: &str, common: &Common, time: Time, load: &Load) -> anyhow::Result<()> {
-    let controller = Controller::new(common.server_pid)?;
+    let controller = Controller::new(&common.server_pids)?;
     let connections = u64::from(load.publishers) + u64::from(load.subscribers);
     let tasks = load.clone();
     let mut crew = Crew::start(common, move |worker, set| spawn(worker, set, &tasks))?;
@@ -82,8 +90,8 @@ fn spawn(worker: &Rc<Worker>, set: &mut Tasks, load: &Load) {
         load.credits[index % load.credits.len()].clone()
     };
     for index in worker.share_of(load.subscribers) {
-        let identity = identity(common, "s", index, index);
-        let topic = topic_of(&common.prefix, if load.pairs { index } else { 0 });
+        let identity = identity(common, "s", index, index, index);
+        let topic = topic_of(&common.prefix, index % load.topics);
         let qos = load.messages.qos;
         set.spawn_local(receive(Rc::clone(worker), identity, topic, qos, credit_of(index)));
     }
@@ -93,12 +101,14 @@ fn spawn(worker: &Rc<Worker>, set: &mut Tasks, load: &Load) {
         let mut template = Template::new(common.client(), &common.prefix, qos, payload);
         template.set_receiver(if load.pairs { index } else { 0 });
         let plan = Plan {
-            identity: identity(common, "p", load.subscribers + index, index),
+            // With several servers not that of the subscriber of the same number.
+            identity: identity(common, "p", load.subscribers + index, index, index + 1),
             template,
             qos,
             window,
             credit: credit_of(index),
-            receivers_per_message: if load.pairs { 1 } else { u64::from(load.subscribers) },
+            receivers_per_message: u64::from(load.subscribers / load.topics),
+            topics: if load.pairs { 1 } else { load.topics },
             rate: rate.map(|rate| f64::from(rate) / publishers),
             offset: f64::from(index) / publishers,
             supply: None,
@@ -107,9 +117,10 @@ fn spawn(worker: &Rc<Worker>, set: &mut Tasks, load: &Load) {
     }
 }
 
-fn identity(common: &Common, role: &str, connection: u32, index: u32) -> Identity {
+fn identity(common: &Common, role: &str, connection: u32, index: u32, server: u32) -> Identity {
     Identity {
         index: connection,
+        server,
         client_id: format!("{}-{role}{index}", common.prefix),
         durable: false,
         clean_start: true,
@@ -130,6 +141,7 @@ fn report(
     report.parameter("payload_bytes", payload);
     report.parameter("publishers", load.publishers);
     report.parameter("subscribers", load.subscribers);
+    report.parameter("topics", load.topics);
     report.parameter("window", window);
     report.parameter("rate", rate.map_or("max".to_owned(), |rate| rate.to_string()));
     report.rate("published", span.counts.published, span.seconds);

@@ -30,6 +30,18 @@ impl Usage {
         parsed.with_context(|| format!("/proc/{pid} has a form that is not known"))
     }
 
+    /// Reads several processes; the sum of them, `None` of none.
+    pub(super) fn of_all(pids: &[u32]) -> anyhow::Result<Option<Self>> {
+        let mut sum = None;
+        for pid in pids {
+            let one = Self::of(*pid)?;
+            let sum: &mut Self = sum.get_or_insert_default();
+            sum.cpu_seconds += one.cpu_seconds;
+            sum.resident_bytes += one.resident_bytes;
+        }
+        Ok(sum)
+    }
+
     /// Reads ourselves.
     pub(super) fn of_self() -> anyhow::Result<Self> {
         Self::of(std::process::id())
@@ -57,6 +69,15 @@ mod tests {
         let stat = "7 (a) b) S 1 7 7 0 -1 4 1 0 0 0 150 50 0 0 20 0 1 0 1 1 1";
         let usage = Usage::parse(stat, "Name:\ta\nVmRSS:\t  12 kB\n").unwrap();
         assert_eq!(usage, Usage { cpu_seconds: 2.0, resident_bytes: 12_288 });
+    }
+
+    #[test]
+    fn processes_when_several_then_summed() {
+        assert_eq!(Usage::of_all(&[]).unwrap(), None);
+        let own = std::process::id();
+        let (one, two) = (Usage::of_all(&[own]).unwrap(), Usage::of_all(&[own, own]).unwrap());
+        assert!(two.unwrap().resident_bytes > one.unwrap().resident_bytes * 3 / 2);
+        assert!(Usage::of_all(&[own, u32::MAX]).is_err());
     }
 
     #[test]

@@ -106,12 +106,20 @@ pub(super) struct Shared {
     epoch: Instant,
 }
 
+impl Shared {
+    /// Nanoseconds since the run began.
+    pub(super) fn now_ns(&self) -> u64 {
+        u64::try_from((clock::now() - self.epoch).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 /// One thread's view; lives on it.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) index: u32,
     pub(super) common: Arc<Common>,
-    pub(super) server: SocketAddr,
+    /// Never empty.
+    servers: Arc<[SocketAddr]>,
     pub(super) shared: Arc<Shared>,
     pub(super) scratch: RefCell<Vec<u8>>,
     pub(super) read_bytes_min: usize,
@@ -144,11 +152,17 @@ impl Latencies {
 impl Worker {
     /// Nanoseconds since the run began.
     pub(super) fn now_ns(&self) -> u64 {
-        u64::try_from((clock::now() - self.shared.epoch).as_nanos()).unwrap_or(u64::MAX)
+        self.shared.now_ns()
     }
 
     pub(super) fn is_measuring(&self) -> bool {
         self.shared.measuring.load(Ordering::Relaxed)
+    }
+
+    /// The server of the `turn`th client.
+    pub(super) fn server(&self, turn: u32) -> SocketAddr {
+        let turn = usize::try_from(turn).unwrap_or(0);
+        self.servers[turn % self.servers.len()]
     }
 
     /// Waits until the run has come to `phase`.
@@ -182,7 +196,7 @@ impl Crew {
         common: &Common,
         job: impl Fn(&Rc<Worker>, &mut Tasks) + Clone + Send + 'static,
     ) -> anyhow::Result<Self> {
-        let server = common.server()?;
+        let servers: Arc<[SocketAddr]> = common.addresses()?.into();
         let shared = Arc::new(Shared {
             counters: Counters::default(),
             measuring: AtomicBool::new(false),
@@ -194,13 +208,13 @@ impl Crew {
         let mut threads = Vec::new();
         for index in 0..u32::from(common.threads) {
             let (common, shared, job) = (Arc::clone(&common), Arc::clone(&shared), job.clone());
-            let (failed, phase) = (failed.clone(), watch.clone());
+            let (failed, phase, servers) = (failed.clone(), watch.clone(), Arc::clone(&servers));
             let build = move || {
                 anyhow::Ok(Worker {
                     index,
                     opening: Semaphore::new(usize::from(common.concurrency)),
                     common,
-                    server,
+                    servers,
                     shared,
                     scratch: RefCell::new(vec![0; READ_BYTES_MIN]),
                     read_bytes_min: READ_BYTES_MIN,
