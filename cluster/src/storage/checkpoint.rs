@@ -300,10 +300,13 @@ impl Checkpointer {
         drop(pins);
         // Also those of earlier rounds: news that comes while a group names a snapshot is lost on it,
         // and its log would stay until its next checkpoint.
-        let unnamed = self.stores.iter().filter(|store| store.unnamed.load(Ordering::SeqCst));
-        let unnamed: Vec<u16> = unnamed.map(|store| store.shard).collect();
-        if !unnamed.is_empty() {
-            news(&unnamed);
+        // All of them where the log holds up everything: what fills it may lie behind checkpoints that were
+        // named long ago, by an earlier start or before memory was short, and nothing new will come then.
+        let full = self.fill.is_full();
+        let due = |store: &&Arc<ShardStore>| full || store.unnamed.load(Ordering::SeqCst);
+        let due: Vec<u16> = self.stores.iter().filter(due).map(|store| store.shard).collect();
+        if !due.is_empty() {
+            news(&due);
         }
     }
 
@@ -381,5 +384,45 @@ impl Checkpointer {
         self.health.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.health.checkpoint_us.fetch_add(us, Ordering::Relaxed);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        options::Durability,
+        storage::{
+            state::shard_state::ShardState,
+            twin::{DiskTwin, KvTwin},
+        },
+    };
+
+    /// A member that starts with a full log takes nothing that could make a checkpoint come.
+    #[test]
+    fn round_when_the_log_is_full_and_nothing_is_new_then_all_groups_are_to_purge() {
+        let options = Options { checkpoint_bytes: 1_000, ..Options::new("twin") };
+        let disk: Arc<dyn Disk> = Arc::new(DiskTwin::new());
+        let health = Arc::new(Health::default());
+        let (log, _) = Log::open(disk.clone(), 2, Durability::Disk, health.clone()).unwrap();
+        let base = Arc::new(Base { kv: Box::new(KvTwin::default()), health: health.clone() });
+        let fill = Arc::new(Fill::new(options.checkpoint_bytes, health.clone()));
+        let store = |group| {
+            let state = ShardState::open(group, base.clone()).unwrap();
+            ShardStore::new(state, group, base.clone(), fill.clone())
+        };
+        let stores = vec![store(0), store(1)];
+        let checkpointer =
+            Checkpointer::new(stores, base.clone(), fill.clone(), disk, log.clone(), &options);
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = told.clone();
+        let news: News = Box::new(move |groups| tell.lock().push(groups.to_vec()));
+        checkpointer.round(&news);
+        health.memory.changed(0, options.checkpoint_bytes * LOG_MAX);
+        checkpointer.round(&news);
+        health.memory.changed(1, 0);
+        checkpointer.round(&news);
+        assert_eq!(*told.lock(), [[0, 1]]);
+        log.stop();
     }
 }
