@@ -14,6 +14,8 @@ pub const APPEND_BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const APPEND_BATCH_COMMANDS_MAX: usize = 2_048;
 /// Proposals of one worker under way in one shard; the next batch gathers meanwhile.
 pub const APPEND_PROPOSALS_MAX: usize = 2;
+/// Half the time in which publishers on one thread hear that a batch has failed.
+pub const APPEND_FAILURE_TOLD: Duration = Duration::from_millis(1);
 /// Messages that may wait in an appender's mailbox before senders wait.
 pub const APPENDER_MAILBOX_MESSAGES: usize = 4_096;
 

@@ -81,8 +81,9 @@ impl Backend for Grant {
         Published { outcomes: Vec::new(), taken: None }
     }
 
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
-        messages.iter().map(|_| Outcome::Done(Ok(()))).collect()
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
+        let outcomes = messages.iter().map(|_| Outcome::Done(Ok(()))).collect();
+        Published { outcomes, taken: None }
     }
 
     fn subscribe(

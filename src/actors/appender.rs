@@ -7,7 +7,8 @@
 //!   What an app has left of its quota goes into a command when its batch leaves (`quota_ledger`).
 //! - Order: commands of one worker to one shard are applied in the order of submission. What follows a
 //!   batch that failed, and was submitted before its failure was told, fails with it: a publisher sends
-//!   what has failed again, and what it sent later must not be there before (ORDER).
+//!   what has failed again, and what it sent later must not be there before (ORDER). A publisher is told once
+//!   its task has run: until then its messages to that shard are refused.
 //!
 //! ```text
 //! Submit ─► waiting[shard] ─(end of this poll, or a proposal came back)─► one batch ─► cluster
@@ -106,6 +107,9 @@ struct Queue {
     /// Of the last one, while it has no outcome.
     order: Option<Order>,
     marked: bool,
+    /// Failures that not every publisher has heard of, and the last of them.
+    untold: u32,
+    failure: Option<SubmitError>,
 }
 
 /// See the file header.
@@ -136,12 +140,20 @@ impl Appender {
             let _ = answer.send(Err(SubmitError::Unavailable));
             return;
         };
+        if let Some(error) = queue.failure
+            && is_of_publisher(&submit.command)
+        {
+            self.facts.refuse(error.cause(), 1);
+            let _ = answer.send(Err(error));
+            return;
+        }
         let bytes = bytes_of(&submit.command);
         if queue.waiting_bytes + bytes > limits::APPEND_WAITING_BYTES_MAX
             && !queue.commands.is_empty()
         {
             self.facts.refuse(RefuseCause::Overloaded, 1);
             let _ = answer.send(Err(SubmitError::Overloaded));
+            self.tell_failure(at, SubmitError::Overloaded, ctx);
             return;
         }
         queue.waiting_bytes += bytes;
@@ -175,11 +187,17 @@ impl Appender {
         let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
         let granted = self.facts.ledger.grant(shard, &mut commands);
         let batch = command::encode_batch(&commands);
+        let published = commands.iter().any(is_of_publisher);
         let behind = self.queues[at].order;
         let (order, proposed) = (self.propose)(shard, batch, behind);
         ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
             actor.facts.ledger.settle(shard, granted);
             actor.settle(at, &replies);
+            if let Err(error) = replies
+                && published
+            {
+                actor.tell_failure(at, error, ctx);
+            }
             answer_all(replies, answers, &actor.facts);
             if !actor.queues[at].commands.is_empty() {
                 actor.mark(at, ctx);
@@ -205,6 +223,22 @@ impl Appender {
         if replies.is_err() {
             self.refuse_waiting(at);
         }
+    }
+
+    /// Refuses messages until all who wait for an answer have run. Tasks run in the order of their waking: by
+    /// the first timer each answer has been handed on, by the second each publisher has seen it.
+    fn tell_failure(&mut self, at: usize, error: SubmitError, ctx: &mut Context<Self>) {
+        // Of what is refused here nothing is written.
+        let error = if error == SubmitError::Unknown { SubmitError::Unavailable } else { error };
+        let queue = &mut self.queues[at];
+        (queue.untold, queue.failure) = (queue.untold + 1, Some(error));
+        ctx.run_later(limits::APPEND_FAILURE_TOLD, move |_, ctx| {
+            ctx.run_later(limits::APPEND_FAILURE_TOLD, move |actor, _| {
+                let queue = &mut actor.queues[at];
+                queue.untold -= 1;
+                queue.failure = queue.failure.filter(|_| queue.untold > 0);
+            });
+        });
     }
 
     /// Refuses what waits for one shard; nothing of it was proposed.
@@ -255,6 +289,11 @@ fn bytes_of(command: &Command) -> usize {
         }
         _ => FIXED,
     }
+}
+
+/// Tells whether a publisher sends it again if it fails, and other ones behind it.
+fn is_of_publisher(command: &Command) -> bool {
+    matches!(command, Command::Append { .. } | Command::Retain { .. } | Command::InBegin { .. })
 }
 
 /// Tells whether the shard stored nothing because the app is over its quota.
@@ -477,5 +516,27 @@ mod tests {
         let late = Submit { shard: ShardId(0), command: tick(9) };
         assert_eq!(appender.send(late).await.unwrap(), Err(SubmitError::Unknown));
         assert_eq!(*behinds.borrow(), [None, Some(Order::default()), None]);
+    }
+
+    #[actix::test]
+    async fn message_behind_a_failure_that_its_publisher_may_not_know_is_refused() {
+        let failures = Rc::new(RefCell::new(vec![Err(SubmitError::Unavailable)]));
+        let propose: Propose = Rc::new(move |_, _, _| {
+            let reply = failures.borrow_mut().pop();
+            let reply = reply.unwrap_or_else(|| Ok(command::encode_replies(&[Reply::Done])));
+            (Some(Order::default()), Box::pin(std::future::ready(reply)))
+        });
+        let appender = Appender::new(1, propose, Facts::new(1)).start();
+        let small = Arc::new(message("t", b"m".to_vec(), Qos::AtLeastOnce));
+        let append = || {
+            let command = Command::Append { message: Arc::clone(&small), quota: QUOTA };
+            appender.send(Submit { shard: ShardId(0), command })
+        };
+        assert_eq!(append().await.unwrap(), Err(SubmitError::Unavailable));
+        assert_eq!(append().await.unwrap(), Err(SubmitError::Unavailable));
+        let other = Submit { shard: ShardId(0), command: tick(1) };
+        assert_eq!(appender.send(other).await.unwrap(), Ok(Reply::Done));
+        tokio::time::sleep(limits::APPEND_FAILURE_TOLD * 20).await;
+        assert_eq!(append().await.unwrap(), Ok(Reply::Done));
     }
 }

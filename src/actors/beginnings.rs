@@ -126,17 +126,21 @@ impl Beginnings {
         self.beginning(number)?.take().map(|beginning| beginning.ticket)
     }
 
-    /// Takes the publishes at the front that may go out now.
-    pub(super) fn take_begun(&mut self) -> Vec<Beginning> {
-        let mut ready = Vec::new();
+    /// Takes the publishes at the front that may go out now, all of one kind: told first whether their packet
+    /// ids carried them before.
+    pub(super) fn take_begun(&mut self) -> (bool, Vec<Beginning>) {
+        let mut ready: Vec<Beginning> = Vec::new();
         while let Some(front) = self.queue.front() {
-            if front.as_ref().is_some_and(|beginning| !beginning.committed) {
+            let goes = |next: &Beginning| {
+                next.committed && ready.first().is_none_or(|first| first.again == next.again)
+            };
+            if !front.as_ref().is_none_or(goes) {
                 break;
             }
             self.first += 1;
             ready.extend(self.queue.pop_front().flatten());
         }
-        ready
+        (ready.first().is_some_and(|first| first.again), ready)
     }
 
     fn beginning(&mut self, number: u64) -> Option<&mut Option<Beginning>> {

@@ -22,7 +22,7 @@ use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc};
 
 use actix::{Addr, Handler};
 use ahash::AHashMap;
-use futures_util::future::{FutureExt as _, Shared, join_all};
+use futures_util::future::{FutureExt as _, Shared, try_join_all};
 use hongqiao_cluster::id::{Bucket, NodeId, ShardId};
 
 use super::{
@@ -214,9 +214,9 @@ impl Publisher {
     /// Stores messages whose first publication may have been cut short: each shard knows its doubles by
     /// their ids, a group's home asks the shards; live receivers get nothing twice (ONCE).
     #[must_use]
-    pub fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+    pub fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
         if self.may_publish(messages) {
-            self.publish_again_now(messages)
+            Published { outcomes: self.publish_again_now(messages), taken: None }
         } else {
             self.hold_again(messages)
         }
@@ -338,11 +338,12 @@ struct Retaining {
     part: Shared<Part>,
 }
 
-/// Joins what must happen for one message; the first refusal is the answer.
+/// Joins what must happen for one message; the first refusal is the answer, and is told at once: what its
+/// publisher sends before it knows would be stored in front of what it sends again (ORDER).
 fn join(mut parts: Parts) -> Option<Part> {
     match parts.len() {
         0 | 1 => parts.pop(),
-        _ => Some(Box::pin(async move { join_all(parts).await.into_iter().collect() })),
+        _ => Some(Box::pin(async move { try_join_all(parts).await.map(|_| ()) })),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     actors::{
         appender::SubmitError,
         home::{Claim, ClaimError, Release},
-        publish::{Outcome, Published},
+        publish::Published,
     },
     auth::{Admission, Credentials, Verdict},
     model::{
@@ -86,8 +86,8 @@ pub trait Backend: 'static {
     fn publish(&self, messages: &[Arc<Message>]) -> Published;
 
     /// Stores messages again that were published before, under the same ids: live receivers have
-    /// them, shards know their doubles.
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome>;
+    /// them, shards know their doubles. The next batch may come after `taken`, here too.
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Published;
 
     /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
     /// has its limit of filters; `shared` of them it has in groups.

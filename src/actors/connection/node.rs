@@ -16,7 +16,7 @@ use crate::{
         appender::{Appender, Submit, SubmitError},
         groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
         home::{Claim, ClaimError, Release, client::Homes},
-        publish::{Outcome, Published, Publisher},
+        publish::{Published, Publisher},
         suback_barrier::SubackBarrier,
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
         worker::Worker,
@@ -204,7 +204,7 @@ impl Backend for Rc<Node> {
         self.publisher.publish(messages)
     }
 
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+    fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
         self.publisher.publish_again(messages)
     }
 

@@ -265,6 +265,9 @@ impl Connection {
 
     /// Refuses a publish whose packet id was not written now; it may be known of an earlier connection.
     fn refuse_begun(&mut self, ticket: Ticket, reason: Reason, written: bool) {
+        if !self.is_v5() {
+            return self.refuse_v4(reason);
+        }
         let packet_id = self.intake().pubrec_of(ticket);
         let known = packet_id.zip(self.durable.as_mut()).is_some_and(|(packet_id, durable)| {
             let known = written || durable.beginnings().is_resumed(packet_id);
@@ -283,34 +286,32 @@ impl Connection {
 
     /// Publishes what has its packet id written, in the order of receipt.
     pub(super) fn publish_begun(&mut self) {
-        if self.taken.is_some() {
-            return;
-        }
-        let Some(durable) = &mut self.durable else { return };
-        let (again, new): (Vec<_>, Vec<_>) =
-            durable.beginnings().take_begun().into_iter().partition(|begun| begun.again);
-        let split = |begun: Vec<Beginning>| -> (Vec<_>, Vec<_>) {
-            begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip()
-        };
-        let (tickets, messages) = split(again);
-        let mut owed = Vec::new();
-        if !messages.is_empty() {
-            owed.extend(tickets.into_iter().zip(self.backend.publish_again(&messages)));
-        }
-        let (tickets, messages) = split(new);
-        if !messages.is_empty() {
-            owed.extend(tickets.into_iter().zip(self.publish(&messages)));
-        }
-        for (ticket, outcome) in owed {
-            self.await_outcome(ticket, outcome);
+        while self.taken.is_none()
+            && let Some(durable) = &mut self.durable
+        {
+            let (again, begun) = durable.beginnings().take_begun();
+            if begun.is_empty() {
+                break;
+            }
+            let (tickets, messages): (Vec<_>, Vec<_>) =
+                begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip();
+            let published = if again {
+                self.backend.publish_again(&messages)
+            } else {
+                self.backend.publish(&messages)
+            };
+            let outcomes = self.take_note(published);
+            for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
+                self.await_outcome(ticket, outcome);
+            }
         }
         self.send_ready();
         self.release_if_begun();
     }
 
-    /// Hands messages over; nothing more is decoded until the routers have them.
-    fn publish(&mut self, messages: &[Arc<Message>]) -> Vec<Outcome> {
-        let Published { outcomes, taken } = self.backend.publish(messages);
+    /// Notes that messages were handed over; nothing more is decoded until the routers have them.
+    fn take_note(&mut self, published: Published) -> Vec<Outcome> {
+        let Published { outcomes, taken } = published;
         debug_assert!(self.taken.is_none(), "the batch before is with the routers");
         if taken.is_some() {
             let was_blocked = self.is_blocked();
@@ -327,7 +328,7 @@ impl Connection {
         if batch.messages.is_empty() {
             return;
         }
-        let outcomes = self.publish(&batch.messages);
+        let outcomes = self.take_note(self.backend.publish(&batch.messages));
         let owed = batch.messages.drain(..).zip(batch.acks.drain(..));
         for ((message, ack), outcome) in owed.zip(outcomes) {
             let owes = self.intake.as_ref().is_some_and(|intake| intake.owes());
@@ -354,28 +355,39 @@ impl Connection {
 
     fn await_outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         match outcome {
-            Outcome::Done(outcome) if !self.ends_exchange(ticket, outcome) => {
-                self.intake().settle(ticket, reason_of(outcome));
-            }
-            Outcome::Done(_) => {}
+            Outcome::Done(outcome) => self.note_outcome(ticket, outcome),
             Outcome::Pending(part) => self.works.push_publish(ticket, part),
         }
     }
 
     /// A publish has come out.
     pub(super) fn settle(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
+        self.note_outcome(ticket, outcome);
+        self.send_ready();
+    }
+
+    fn note_outcome(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
+        if let Err(reason) = outcome
+            && !self.is_v5()
+        {
+            return self.refuse_v4(reason);
+        }
         if !self.ends_exchange(ticket, outcome) {
             self.intake().settle(ticket, reason_of(outcome));
-            self.send_ready();
         }
+    }
+
+    /// 3.1.1 has no way to say no but to close (3.1.1 section 3.3.5). At once, not when its ack would be due:
+    /// the client sends the message again, and what it has sent after it must not be stored before (ORDER).
+    fn refuse_v4(&mut self, reason: Reason) {
+        self.end(Some((reason, "publish refused")), Ending::default());
     }
 
     /// A PUBREC that refuses ends the exchange (MQTT 5.0 section 4.3.3): before the client may use the packet
     /// id for another message, the shard must not take that for this one. `true`: the PUBREC waits.
     fn ends_exchange(&mut self, ticket: Ticket, outcome: Result<(), Reason>) -> bool {
         let Err(reason) = outcome else { return false };
-        // 3.1.1 is closed instead, and its client sends the same message again.
-        if self.durable.is_none() || !self.is_v5() {
+        if self.durable.is_none() {
             return false;
         }
         let Some(packet_id) = self.intake().pubrec_of(ticket) else { return false };
@@ -414,10 +426,10 @@ impl Connection {
         }
     }
 
-    /// Sends one ack. 3.1.1 has no way to say no but to close (3.1.1 section 3.3.5).
+    /// Sends one ack.
     fn send_ack(&mut self, kind: AckKind, packet_id: NonZeroU16, reason: Reason) {
         if reason != Reason::Success && kind != AckKind::Pubcomp && !self.is_v5() {
-            return self.end(Some((reason, "publish refused")), Ending::default());
+            return self.refuse_v4(reason);
         }
         let ack = Ack { kind, packet_id, reason };
         self.link.send(&Outbound::Ack { ack, reason_string: None });

@@ -79,19 +79,23 @@ impl Publisher {
     }
 
     /// As [`hold`](Self::hold), for messages that are stored again.
-    pub(super) fn hold_again(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+    pub(super) fn hold_again(&self, messages: &[Arc<Message>]) -> Published {
         let (answers, outcomes): (Vec<_>, Vec<_>) = messages.iter().map(|_| answer()).unzip();
         let answers: Answers = answers.into_iter().map(Some).collect();
         let (this, messages) = (self.clone(), messages.to_vec());
-        actix_rt::spawn(async move {
+        let taken: Part = Box::pin(async move {
             let (messages, _, answers) = if this.lease().await {
                 (messages, Versions::default(), answers)
             } else {
                 without_reliable(messages, &Versions::default(), answers)
             };
             pass_on(this.publish_again_now(&messages), answers);
+            Ok(())
         });
-        outcomes.into_iter().map(Outcome::Pending).collect()
+        Published {
+            outcomes: outcomes.into_iter().map(Outcome::Pending).collect(),
+            taken: Some(taken),
+        }
     }
 
     /// Stores and routes a batch once its retained messages are committed (or refused: traffic goes on).

@@ -142,8 +142,8 @@ fn qos_1_without_the_lease_for_long_is_refused_and_qos_0_goes_on() {
         testing::settle().await;
         assert_eq!(got(&peer), ["2"]);
         let again = publisher.publish_again(&batch(&[("3", Qos::ExactlyOnce)]));
-        let again = outcomes(Published { outcomes: again, taken: None }).await;
-        assert_eq!(again, [refused]);
+        assert!(again.taken.is_some(), "what comes next would overtake it");
+        assert_eq!(outcomes(again).await, [refused]);
     });
 }
 
@@ -174,4 +174,14 @@ fn shard_that_has_not_told_its_routes_gets_what_matches_nothing_here() {
         let refused = Err(Reason::ImplementationSpecificError);
         assert_eq!(outcomes(published).await, [refused], "its shard does not answer");
     });
+}
+
+#[actix::test]
+async fn message_that_one_shard_refuses_is_refused_while_others_are_silent() {
+    let parts: Parts = vec![
+        Box::pin(std::future::pending()),
+        Box::pin(std::future::ready(Ok(()))),
+        Box::pin(std::future::ready(Err(Reason::QuotaExceeded))),
+    ];
+    assert_eq!(join(parts).unwrap().await, Err(Reason::QuotaExceeded));
 }
