@@ -95,7 +95,7 @@ fn tables(report: &Value) -> String {
 
 fn links(report: &Value) -> String {
     table(
-        ["link to", "class", "state", "for", "under way", "last error"],
+        ["link to", "class", "state", "for", "protocol", "under way", "last error"],
         rows(&report["links"]).map(|link| {
             let state = if link["connected"] == true { "connected" } else { "broken" };
             let secs = link["since_ms"].as_u64().unwrap_or(0) / 1_000;
@@ -106,6 +106,7 @@ fn links(report: &Value) -> String {
                 own("class"),
                 state.to_owned(),
                 format!("{secs} s"),
+                own("protocol"),
                 bytes,
                 own("last_error"),
             ]
@@ -167,7 +168,7 @@ mod tests {
                   "learners": [12], "applied": 9, "lag": [] },
             ],
             "links": [{ "node": 12, "class": "control", "connected": false, "since_ms": 2500,
-                        "in_flight_bytes": 0, "last_error": "refused" }],
+                        "protocol": 1, "in_flight_bytes": 0, "last_error": "refused" }],
         });
         let text = tables(&report);
         let lines: Vec<&str> = text.lines().collect();
@@ -178,7 +179,7 @@ mod tests {
             "12    down   1      n12:7001  n12:1883    0.1.0",
             "0      1       3     1 12              99       12:5",
             "meta   -       2     1       12        9",
-            "12       control  broken  2 s  0 B        refused",
+            "12       control  broken  2 s  1         0 B        refused",
         ] {
             assert!(lines.contains(&line), "{line}\n{text}");
         }

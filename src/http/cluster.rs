@@ -85,6 +85,8 @@ pub struct LinkReport {
     pub connected: bool,
     /// For so many milliseconds.
     pub since_ms: u64,
+    /// Version of the protocol that both ends speak; 0 until they have met.
+    pub protocol: u16,
     /// Bytes of requests without an answer yet.
     pub in_flight_bytes: u64,
     /// Why the last connection, or the last try of one, ended.

@@ -61,6 +61,7 @@ fn link(of: &LinkState) -> LinkReport {
         class: of.class.name().to_owned(),
         connected: of.connected,
         since_ms: u64::try_from(of.since.as_millis()).unwrap_or(u64::MAX),
+        protocol: of.version,
         in_flight_bytes: of.in_flight_bytes,
         last_error: of.last_error.clone(),
     }
