@@ -3,7 +3,9 @@
 //! Tests here start their own clusters, one at a time: a cluster is many processes and many timers.
 
 mod clients;
+mod load;
 mod crash;
+mod drain;
 mod members;
 mod live;
 mod log;

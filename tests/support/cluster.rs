@@ -38,6 +38,9 @@ impl Cluster {
         for node in 1..=count {
             let own = member_settings(&host, node, if node == 1 { &[] } else { &[1] });
             let own = own.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            // Clients find a node that is started again where it was.
+            let listen = format!("{host}:{}", 1_880 + node);
+            let own = own.chain([("listeners.mqtt.address", listen.as_str())]);
             let all: Vec<_> = own.chain(settings.iter().copied()).collect();
             cluster.nodes.push(Node::start_with(&all));
         }

@@ -27,6 +27,7 @@ pub(crate) struct Node {
     folder: Option<TempDir>,
     settings: Vec<(String, String)>,
     wrapper: Vec<String>,
+    program: PathBuf,
     running: Option<Running>,
 }
 
@@ -49,18 +50,25 @@ impl Node {
 
     /// Starts a node as the argument of another program (a tracer).
     pub(crate) fn start_under(wrapper: &[&str], settings: &[(&str, &str)]) -> Self {
+        Self::start_prepared(wrapper, |_| (), settings)
+    }
+
+    /// The same, on a data folder that `prepare` makes.
+    pub(crate) fn start_prepared(
+        wrapper: &[&str],
+        prepare: impl FnOnce(&Path),
+        settings: &[(&str, &str)],
+    ) -> Self {
         let mut node = Self::new(settings);
         node.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+        prepare(&node.data());
         node.launch();
         node
     }
 
     /// Starts a node on a data folder that `prepare` makes.
     pub(crate) fn start_on(prepare: impl FnOnce(&Path), settings: &[(&str, &str)]) -> Self {
-        let mut node = Self::new(settings);
-        prepare(&node.data());
-        node.launch();
-        node
+        Self::start_prepared(&[], prepare, settings)
     }
 
     /// The node that conformance tests share: it outlives any test, so its folder is the watchdog's.
@@ -92,7 +100,13 @@ impl Node {
             .unwrap();
         let settings =
             settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Self { folder: Some(folder), settings, wrapper: Vec::new(), running: None }
+        let program = own_program();
+        Self { folder: Some(folder), settings, wrapper: Vec::new(), program, running: None }
+    }
+
+    /// The next launch is of another release.
+    pub(crate) fn set_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -171,7 +185,7 @@ impl Node {
 
     fn own_command(&self) -> Command {
         let mut words = self.wrapper.clone();
-        words.push(env!("CARGO_BIN_EXE_hongqiao").to_owned());
+        words.push(self.program.display().to_string());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).arg("serve").arg("--data").arg(self.data());
         command.args(["--set", "listeners.mqtt.address=127.0.0.1:0"]);
@@ -222,10 +236,9 @@ impl Node {
     /// SIGTERM; returns the exit status, which must come in time.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
         let mut running = self.running.take().expect("the node runs");
-        if self.wrapper.is_empty() {
+        // A tracer has the node as its child; other wrappers become the node.
+        if self.wrapper.is_empty() || !signal_children(running.child.id(), "TERM") {
             signal(running.child.id(), "TERM");
-        } else {
-            signal_children(running.child.id(), "TERM");
         }
         let start = now();
         let status = loop {
@@ -277,6 +290,11 @@ impl Drop for Node {
     }
 }
 
+/// The program that these tests are of.
+pub(crate) fn own_program() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_hongqiao"))
+}
+
 /// Tells the watchdog that there is nothing left to watch.
 fn dismiss(mut watchdog: Child) {
     use std::io::Write as _;
@@ -291,11 +309,14 @@ pub(crate) fn signal(pid: u32, name: &str) {
     assert!(status.unwrap().success(), "kill -{name} {pid}");
 }
 
-fn signal_children(pid: u32, name: &str) {
+/// Tells whether there was one.
+fn signal_children(pid: u32, name: &str) -> bool {
     let path = format!("/proc/{pid}/task/{pid}/children");
-    for child in fs::read_to_string(path).unwrap_or_default().split_whitespace() {
+    let children = fs::read_to_string(path).unwrap_or_default();
+    for child in children.split_whitespace() {
         signal(child.parse().unwrap(), name);
     }
+    !children.trim().is_empty()
 }
 
 /// (MQTT, HTTP) once the node has written where it listens.

@@ -1,0 +1,159 @@
+//! How long a publish waits when a node goes, measured by clients of the others. NO-LOSS, section "Start and stop".
+//!
+//! Figures are printed; what is asserted is far above them, because the machine has other work, too.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::alone;
+use crate::support::{
+    cluster::Cluster,
+    mqtt_client::{Client, Received, message},
+    packet::{AckKind, Packet, Version},
+    property::SERVER_REFERENCE,
+    wait::{let_pass, now},
+};
+
+/// "Use another server".
+const USE_ANOTHER: u8 = 0x9C;
+/// Sessions, each in a shard of its own choice: all shards of the cluster have some.
+const TOPICS: usize = 16;
+const LOADED: Duration = Duration::from_secs(2);
+const AFTER: Duration = Duration::from_secs(8);
+/// No publish that is acknowledged waits longer when a node drains; the aim is 2 s.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Nor when it is killed: 3 s to another leader are the aim.
+const KILL_MAX: Duration = Duration::from_secs(10);
+/// `shutdown.drain_timeout`, and what a busy machine adds.
+const EXIT_MAX: Duration = Duration::from_secs(12);
+const VICTIM: usize = 1;
+
+/// One publish.
+struct Publish {
+    at: Instant,
+    took: Duration,
+    accepted: bool,
+}
+
+/// Publishes one after the other on one node, until told to stop.
+fn publish(mut client: Client, topic: usize, stop: Arc<AtomicBool>) -> JoinHandle<Vec<Publish>> {
+    std::thread::spawn(move || {
+        let mut all = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let id = client.next_id();
+            let mut publish = message(&format!("drain/{topic}"), "x", 1);
+            publish.id = id;
+            let at = now();
+            assert!(client.send_raw(&publish.encode(client.version)), "the connection is kept");
+            match client.receive(Duration::from_secs(20)) {
+                Received::Packet(Packet::Ack { kind: AckKind::Puback, id: of, code, .. }) => {
+                    assert_eq!(of, id);
+                    all.push(Publish { at, took: at.elapsed(), accepted: code < 0x80 });
+                }
+                other => panic!("wanted PUBACK, got {other:?} after {:?}", at.elapsed()),
+            }
+            let_pass(Duration::from_millis(10));
+        }
+        all
+    })
+}
+
+/// What the clients of the other nodes have seen while `end` ended the victim.
+struct Seen {
+    /// By topic: from the end of the victim to the first success of a publish that was sent after it.
+    first: Vec<Duration>,
+    /// Of those that were accepted.
+    longest: Duration,
+    accepted: usize,
+    refused: usize,
+}
+
+fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
+    for topic in 0..TOPICS {
+        let mut to = cluster.broker(2).v5(&format!("drains{topic}")).durable().connect();
+        to.subscribe(&format!("drain/{topic}"), 1);
+        to.disconnect();
+    }
+    let stop = Arc::<AtomicBool>::default();
+    let publishers: Vec<_> = (0..TOPICS)
+        .map(|topic| {
+            let client = cluster.broker(2 + topic % 2).v5(&format!("from{topic}")).connect();
+            publish(client, topic, Arc::clone(&stop))
+        })
+        .collect();
+    let_pass(LOADED);
+    let led = cluster.report(VICTIM);
+    let led = led["groups"].as_array().unwrap().iter().filter(|group| group["leader"] == VICTIM);
+    assert!(led.count() > 0, "the victim leads");
+    let ended = now();
+    end(cluster);
+    let_pass(AFTER.saturating_sub(ended.elapsed()));
+    stop.store(true, Ordering::Relaxed);
+    let all: Vec<_> = publishers.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let first = |publishes: &Vec<Publish>| {
+        let mut after = publishes.iter().filter(|publish| publish.at >= ended && publish.accepted);
+        let first = after.next().expect("each shard takes messages again");
+        (first.at + first.took).duration_since(ended)
+    };
+    let every = || all.iter().flatten().filter(|publish| publish.accepted);
+    Seen {
+        first: all.iter().map(first).collect(),
+        longest: every().map(|publish| publish.took).max().unwrap(),
+        accepted: every().count(),
+        refused: all.iter().flatten().filter(|publish| !publish.accepted).count(),
+    }
+}
+
+fn print(what: &str, seen: &Seen) {
+    let slowest = seen.first.iter().max().unwrap();
+    let Seen { longest, accepted, refused, .. } = seen;
+    eprintln!(
+        "{what}: the slowest shard acknowledged after {slowest:?}; the longest wait of an accepted publish \
+         was {longest:?}; {accepted} accepted, {refused} refused"
+    );
+}
+
+#[test]
+fn node_that_drains_under_load_delays_nothing_for_long() {
+    let _turn = alone();
+    let mut cluster =
+        Cluster::start_with(3, &[("cluster.client_address", "elsewhere.example:1883")]);
+    let mut guest = cluster.broker(VICTIM).v5("guest").durable().connect();
+    let mut old = cluster.broker(VICTIM).dial(Version::V4, "old").durable().connect();
+    old.subscribe("drain/#", 0);
+    let mut took = Duration::ZERO;
+    let seen = watch(&mut cluster, |cluster| {
+        let start = now();
+        // Also: the exit code is 0.
+        cluster.stop(VICTIM);
+        took = start.elapsed();
+    });
+    print(&format!("SIGTERM, {took:?} until the process was gone"), &seen);
+    assert!(took < EXIT_MAX, "{took:?}");
+    assert!(seen.longest < DRAIN_MAX, "{:?}", seen.longest);
+    assert_eq!(seen.refused, 0, "a drain refuses nobody");
+    let told = guest.wait_for("DISCONNECT", |packet| match packet {
+        Packet::Disconnect { code, props, .. } => Some((*code, props.clone())),
+        _ => None,
+    });
+    assert_eq!(told.0, USE_ANOTHER);
+    assert_eq!(told.1.get_text(SERVER_REFERENCE), Some("elsewhere.example:1883"));
+    // 3.1.1 has no word for it: whole packets, then the end.
+    old.expect_publish();
+    old.expect_closed();
+}
+
+#[test]
+fn node_that_is_killed_under_load_is_replaced_as_leader_in_time() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(3);
+    let seen = watch(&mut cluster, |cluster| cluster.kill(VICTIM));
+    print("kill -9", &seen);
+    assert!(*seen.first.iter().max().unwrap() < KILL_MAX, "{:?}", seen.first);
+}
