@@ -8,10 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 
 CARGO ?= cargo
 ARGS ?=
-# Kills in `make crash`, seconds of each target in `make fuzz`.
+# Kills in `make crash`, seconds of each target in `make fuzz`, seconds of faults in `make chaos`.
 ROUNDS ?= 50
 SECONDS_EACH ?= 60
-# Worlds of `make sim` and the first seed; the seed of `make sim-replay`.
+SECONDS ?= 240
+# Worlds of `make sim` and the first seed; the seed of `make sim-replay` and of `make chaos`.
 RUNS ?= 200
 FROM ?= 1
 SEED ?=
@@ -38,12 +39,19 @@ cluster: ## Builds and starts three nodes on this machine (config/cluster), data
 build: ## Builds the release binary, target/release/hongqiao
 	$(CARGO) build --release --locked --bin hongqiao
 
+.PHONY: upgrade-binary
+upgrade-binary: ## Builds target/upgrade/hongqiao, which speaks one protocol version more, for the upgrade test
+	$(CARGO) build --locked --features bumped-protocol --bin hongqiao
+	mkdir -p target/upgrade
+	cp target/debug/hongqiao target/upgrade/hongqiao
+	$(CARGO) build --locked --bin hongqiao
+
 .PHONY: tools
 tools: ## Installs what the tests need: brokers and clients from Debian, PyPI and npm
 	tests/install
 
 .PHONY: test
-test: tools ## Installs what tests need and runs them all, doc tests too
+test: tools upgrade-binary ## Installs what tests need and runs them all, doc tests too
 	if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		$(CARGO) nextest run --workspace --locked --lib --bins --examples; \
 	else \
@@ -83,6 +91,16 @@ doc: ## Builds the documentation of the code, target/doc
 crash: ## Kills a loaded node at random ROUNDS times and checks that nothing acknowledged is lost
 	$(CARGO) build --release --locked --bin hongqiao
 	HONGQIAO_CRASH_ROUNDS=$(ROUNDS) $(CARGO) test --release --locked --test main -- --nocapture crash
+
+.PHONY: chaos
+chaos: ## Three nodes in namespaces of their own under load and all faults for SECONDS (SEED=…); needs root
+	@$(call need,ip,apt-get install iproute2)
+	@$(call need,curl,apt-get install curl)
+	@ip netns add hq-try 2>/dev/null && ip netns del hq-try || { \
+		echo "network namespaces and small disks are made by root alone; run: sudo -E make chaos" >&2; exit 1; }
+	$(CARGO) build --release --locked --bin hongqiao
+	HONGQIAO_CHAOS_WHOLE=1 HONGQIAO_CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) \
+		$(CARGO) test --release --locked --test main -- --nocapture chaos_on_three_hosts
 
 .PHONY: fuzz
 fuzz: ## Fuzzes each decoder for SECONDS_EACH seconds

@@ -7,14 +7,15 @@
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
+use super::pulse::Pulse;
 use crate::support::{
-    packet::{Connect, Packet, Version, decode, packet_bytes},
+    packet::{Connect, Packet, Version, Will, decode, packet_bytes},
     property::{Props, SESSION_EXPIRY},
     wait::{let_pass, now},
 };
@@ -28,6 +29,7 @@ pub(super) struct World {
     addresses: Arc<Mutex<Vec<SocketAddr>>>,
     user: Option<(&'static str, &'static str)>,
     stop: Arc<AtomicBool>,
+    pulse: Arc<Mutex<Pulse>>,
 }
 
 impl World {
@@ -35,7 +37,13 @@ impl World {
         addresses: Vec<SocketAddr>,
         user: Option<(&'static str, &'static str)>,
     ) -> Self {
-        Self { addresses: Arc::new(Mutex::new(addresses)), user, stop: Arc::default() }
+        let pulse = Arc::new(Mutex::new(Pulse::new(now())));
+        Self { addresses: Arc::new(Mutex::new(addresses)), user, stop: Arc::default(), pulse }
+    }
+
+    /// When acknowledgements came.
+    pub(super) fn pulse(&self) -> MutexGuard<'_, Pulse> {
+        self.pulse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A node that was started again may listen elsewhere.
@@ -91,6 +99,12 @@ impl Client {
         Self { world, random, connect, stream: None, bytes, present: false, connections: 0 }
     }
 
+    #[must_use]
+    pub(super) fn with_will(mut self, will: Will) -> Self {
+        self.connect.will = Some(will);
+        self
+    }
+
     pub(super) fn version(&self) -> Version {
         self.connect.version
     }
@@ -107,15 +121,24 @@ impl Client {
     pub(super) fn connect(&mut self, patience: Duration) -> bool {
         let start = now();
         while start.elapsed() < patience {
-            if self.try_connect() {
-                self.connections += 1;
+            if self.connect_once() {
                 return true;
             }
-            self.stream = None;
             let pause = self.random.random_range(20..200);
             let_pass(Duration::from_millis(pause));
         }
         false
+    }
+
+    /// Dials one node.
+    pub(super) fn connect_once(&mut self) -> bool {
+        let accepted = self.try_connect();
+        if accepted {
+            self.connections += 1;
+        } else {
+            self.stream = None;
+        }
+        accepted
     }
 
     fn try_connect(&mut self) -> bool {

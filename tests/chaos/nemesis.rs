@@ -1,41 +1,29 @@
 //! What breaks the nodes, and mends them.
 //!
-//! - Owns: the nodes of a run. Takes: a time and a seed. Gives: faults, one after the other, all healed at
-//!   the end.
-//! - Bound: at most one node is broken at a time, so that a majority can go on.
+//! - Owns: nothing. Takes: the nodes of a run, a time and a seed. Gives: deeds, one after the other, all undone
+//!   at the end; how many of each kind.
+//! - Bound: one deed at a time. The next one may meet a node that has not recovered yet; then there is no healthy
+//!   majority, and the pulse is told so.
 
-use std::{
-    io::Write as _,
-    net::SocketAddr,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
-use super::{client::World, net::Net};
+use super::{client::World, proxy::Weather, victims::Victims};
 use crate::support::{
-    node::{Node, free_port, signal},
+    node::signal,
     wait::{let_pass, now},
 };
 
-const SECRET: &str = "known to all nodes of a test";
-/// Credentials of the clients where nodes listen on more than loopback.
-pub(super) const USER: (&str, &str) = ("demo#demo/chaos", "a password for one run");
-/// Every node leads or follows everything within this time.
-const FORM_PATIENCE: Duration = Duration::from_secs(60);
+/// A node that is mended serves within this time.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// The nodes of a run.
-pub(super) struct Victims {
-    nodes: Vec<Node>,
-    // After the nodes: their namespaces go last.
-    net: Option<Net>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deed {
     /// `kill -9`, and a start on the same data.
     Kill,
+    /// SIGTERM, the end with code 0, and a start on the same data.
+    Restart,
     /// SIGSTOP, then SIGCONT: a node that is slow, and does not know it.
     Pause,
     /// The node and the others do not reach each other; clients reach all.
@@ -44,157 +32,204 @@ enum Fault {
     CutOut,
     /// What the others send to the node is lost.
     CutIn,
+    /// The node and one other do not reach each other; the third one reaches both.
+    Apart,
+    /// All links of the node are slow, and lose some of what they carry.
+    Slow,
+    /// All connections of the node to the others end, again and again.
+    Reset,
+    /// The node has no space on its disk.
+    FillDisk,
 }
 
-impl Victims {
-    pub(super) fn alone() -> Self {
-        Self { nodes: vec![Node::start()], net: None }
-    }
+/// What was done.
+#[derive(Debug, Default)]
+pub(super) struct Deeds(BTreeMap<Deed, u32>);
 
-    /// Three nodes on loopback.
-    pub(super) fn three() -> Self {
-        let mut ports: Vec<String> = Vec::new();
-        let mut nodes = Vec::new();
-        for number in 0..3 {
-            ports.push(free_port().to_string());
-            let node = Node::start_with(&[
-                ("cluster.node", &(number + 1).to_string()),
-                ("cluster.listen", &ports[number]),
-                ("cluster.secret", SECRET),
-                ("cluster.join", &joining(&ports[..number])),
-                ("storage.durability", "os"),
-            ]);
-            nodes.push(node);
+impl std::fmt::Display for Deeds {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, (deed, count)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(formatter, "{comma}{deed:?} {count}")?;
         }
-        Self::formed(Self { nodes, net: None })
+        Ok(())
     }
+}
 
-    /// Three nodes, each in a network namespace of its own.
-    pub(super) fn three_hosts() -> Self {
-        let net = Net::new(3);
-        let mut members: Vec<String> = Vec::new();
-        let mut nodes = Vec::new();
-        for host in 0..3 {
-            members.push(format!("{}:7001", net.address(host)));
-            let wrapper = net.wrapper(host);
-            let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-            let settings = [
-                ("listeners.mqtt.address", format!("{}:1883", net.address(host))),
-                ("auth.mode", "password".to_owned()),
-                ("cluster.node", (host + 1).to_string()),
-                ("cluster.listen", members[host].clone()),
-                ("cluster.secret", SECRET.to_owned()),
-                ("cluster.join", joining(&members[..host])),
-            ];
-            let settings: Vec<_> =
-                settings.iter().map(|(key, value)| (*key, value.as_str())).collect();
-            nodes.push(Node::start_under(&wrapper, &settings));
-        }
-        put_user(&net, &nodes[0]);
-        Self::formed(Self { nodes, net: Some(net) })
-    }
+/// The one who does it.
+pub(super) struct Nemesis<'a> {
+    victims: &'a mut Victims,
+    world: &'a World,
+    random: StdRng,
+    /// Nodes under a deed, or not recovered from one.
+    broken: Vec<bool>,
+    deeds: Deeds,
+}
 
-    /// Waits until every node says that it can serve.
-    fn formed(mut self) -> Self {
-        let start = now();
-        while !self
-            .nodes
-            .iter_mut()
-            .enumerate()
-            .all(|(at, node)| is_ready(self.net.as_ref(), at, node))
-        {
-            assert!(start.elapsed() < FORM_PATIENCE, "no cluster:\n{}", self.nodes[0].log());
-            let_pass(Duration::from_millis(100));
-        }
-        eprintln!("three nodes are ready after {:?}", start.elapsed());
-        self
-    }
-
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.broker().mqtt()).collect()
-    }
-
-    pub(super) fn user(&self) -> Option<(&'static str, &'static str)> {
-        self.net.as_ref().map(|_| USER)
-    }
-
-    fn faults(&self) -> &'static [Fault] {
-        use Fault::{Cut, CutIn, CutOut, Kill, Pause};
-        if self.net.is_some() { &[Kill, Kill, Pause, Cut, CutOut, CutIn] } else { &[Kill, Pause] }
+impl<'a> Nemesis<'a> {
+    pub(super) fn new(victims: &'a mut Victims, world: &'a World, seed: u64) -> Self {
+        let broken = vec![false; victims.nodes.len()];
+        let random = StdRng::seed_from_u64(seed);
+        Self { victims, world, random, broken, deeds: Deeds::default() }
     }
 
     /// Breaks nodes for so long.
-    pub(super) fn torment(&mut self, world: &World, time: Duration, seed: u64) {
-        let mut random = StdRng::seed_from_u64(seed);
+    pub(super) fn torment(mut self, time: Duration) -> Deeds {
         let start = now();
         while start.elapsed() < time {
-            let_pass(Duration::from_millis(random.random_range(500..3_000)));
-            let victim = random.random_range(0..self.nodes.len());
-            let faults = self.faults();
-            let fault = faults[random.random_range(0..faults.len())];
-            let lasts = Duration::from_millis(random.random_range(100..9_000));
-            eprintln!("{:?}: {fault:?} of node {} for {lasts:?}", start.elapsed(), victim + 1);
-            self.strike(world, victim, fault, lasts);
+            let_pass(Duration::from_millis(self.random.random_range(500..3_000)));
+            self.look();
+            let victim = self.random.random_range(0..self.broken.len());
+            let possible = self.possible();
+            let deed = possible[self.random.random_range(0..possible.len())];
+            let lasts = Duration::from_millis(self.random.random_range(100..9_000));
+            eprintln!("{:?}: {deed:?} of node {} for {lasts:?}", start.elapsed(), victim + 1);
+            *self.deeds.0.entry(deed).or_default() += 1;
+            self.set_broken(victim, !matches!(deed, Deed::Slow | Deed::Reset));
+            self.strike(victim, deed, lasts);
+            if self.random.random_bool(0.7) {
+                self.wait_for(victim);
+            }
+        }
+        (0..self.broken.len()).for_each(|host| self.wait_for(host));
+        self.deeds
+    }
+
+    fn possible(&self) -> Vec<Deed> {
+        use Deed::{Apart, Cut, CutIn, CutOut, FillDisk, Kill, Pause, Reset, Restart, Slow};
+        let mut possible = vec![Kill, Kill, Pause, Restart];
+        if self.victims.proxy.is_some() {
+            possible.extend([Cut, CutOut, CutIn, Apart, Slow, Reset]);
+        }
+        if !self.victims.disks.is_empty() {
+            possible.push(FillDisk);
+        }
+        possible
+    }
+
+    fn set_broken(&mut self, host: usize, broken: bool) {
+        self.broken[host] |= broken;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let healthy = self.broken.iter().filter(|broken| !**broken).count();
+        self.world.pulse().majority(2 * healthy > self.broken.len(), now());
+    }
+
+    /// Looks which nodes have recovered.
+    fn look(&mut self) {
+        for host in 0..self.broken.len() {
+            self.broken[host] = self.broken[host] && !self.victims.is_ready(host);
+        }
+        self.tell();
+    }
+
+    fn wait_for(&mut self, host: usize) {
+        let start = now();
+        self.look();
+        while self.broken[host] {
+            let log = || self.victims.nodes[host].log();
+            let late = start.elapsed() > RECOVERY_PATIENCE;
+            assert!(!late, "node {} does not recover (HEAL):\n{}", host + 1, log());
+            let_pass(Duration::from_millis(200));
+            self.look();
         }
     }
 
-    fn strike(&mut self, world: &World, victim: usize, fault: Fault, lasts: Duration) {
-        let node = &mut self.nodes[victim];
-        match fault {
-            Fault::Kill => {
-                node.kill();
+    fn strike(&mut self, victim: usize, deed: Deed, lasts: Duration) {
+        match deed {
+            Deed::Kill => {
+                self.victims.nodes[victim].kill();
                 let_pass(lasts);
-                node.launch();
-                world.moved(victim, node.broker().mqtt());
+                self.start(victim);
             }
-            Fault::Pause => {
-                signal(node.pid(), "STOP");
+            Deed::Restart => {
+                let node = &mut self.victims.nodes[victim];
+                let status = node.terminate();
+                assert!(status.success(), "{status} after SIGTERM:\n{}", node.log());
                 let_pass(lasts);
-                signal(node.pid(), "CONT");
+                self.start(victim);
             }
-            Fault::Cut | Fault::CutOut | Fault::CutIn => {
-                let Some(net) = &self.net else { return };
-                let others = (0..self.nodes.len()).filter(|other| *other != victim);
-                let ways: Vec<_> = others
-                    .flat_map(|other| {
-                        let out = (fault != Fault::CutIn).then_some((victim, other));
-                        let back = (fault != Fault::CutOut).then_some((other, victim));
-                        out.into_iter().chain(back)
-                    })
-                    .collect();
-                ways.iter().for_each(|(from, to)| net.cut(*from, *to));
+            Deed::Pause => {
+                let pid = self.victims.nodes[victim].pid();
+                signal(pid, "STOP");
                 let_pass(lasts);
-                ways.iter().for_each(|(from, to)| net.mend(*from, *to));
+                signal(pid, "CONT");
+            }
+            Deed::Cut | Deed::CutOut | Deed::CutIn | Deed::Apart => self.cut(victim, deed, lasts),
+            Deed::Slow => self.slow(victim, lasts),
+            Deed::Reset => {
+                let start = now();
+                while start.elapsed() < lasts {
+                    self.others(victim).for_each(|other| self.proxy().reset(victim, other));
+                    let_pass(Duration::from_millis(self.random.random_range(100..2_000)));
+                }
+            }
+            Deed::FillDisk => {
+                self.victims.disks[victim].fill();
+                let_pass(lasts);
+                self.victims.disks[victim].free();
             }
         }
     }
-}
 
-fn joining(members: &[String]) -> String {
-    let quoted: Vec<String> = members.iter().map(|member| format!("{member:?}")).collect();
-    format!("[{}]", quoted.join(","))
-}
+    fn start(&mut self, victim: usize) {
+        let node = &mut self.victims.nodes[victim];
+        node.launch();
+        self.world.moved(victim, node.broker().mqtt());
+    }
 
-/// Runs a program on the host of a node.
-fn on_host(net: Option<&Net>, host: usize, program: &str) -> Command {
-    let wrapper = net.map(|net| net.wrapper(host)).unwrap_or_default();
-    let mut words = wrapper.iter().map(String::as_str).chain([program]);
-    let mut command = Command::new(words.next().unwrap_or(program));
-    command.args(words);
-    command
-}
+    fn proxy(&self) -> &super::proxy::Proxy {
+        self.victims.proxy.as_ref().expect("nodes with a proxy between them")
+    }
 
-fn is_ready(net: Option<&Net>, host: usize, node: &Node) -> bool {
-    let url = format!("http://{}/readyz", node.broker().http());
-    let asked =
-        on_host(net, host, "curl").args(["-sf", "-m", "2", "-o", "/dev/null", &url]).status();
-    asked.expect("curl").success()
-}
+    fn others(&self, victim: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.broken.len()).filter(move |other| *other != victim)
+    }
 
-fn put_user(net: &Net, node: &Node) {
-    let mut command = on_host(Some(net), 0, env!("CARGO_BIN_EXE_hongqiao"));
-    command.args(["user", "put", USER.0, "--password-stdin", "--data"]).arg(node.data());
-    let mut put = command.stdin(Stdio::piped()).spawn().unwrap();
-    writeln!(put.stdin.take().unwrap(), "{}", USER.1).unwrap();
-    assert!(put.wait().unwrap().success(), "{}", node.log());
+    fn cut(&mut self, victim: usize, deed: Deed, lasts: Duration) {
+        let many = if deed == Deed::Apart { 1 } else { self.broken.len() };
+        let ways: Vec<_> = self
+            .others(victim)
+            .take(many)
+            .flat_map(|other| {
+                let out = (deed != Deed::CutIn).then_some((victim, other));
+                let back = (deed != Deed::CutOut).then_some((other, victim));
+                out.into_iter().chain(back)
+            })
+            .collect();
+        self.sever(&ways, true);
+        let_pass(lasts);
+        self.sever(&ways, false);
+    }
+
+    /// With hosts of their own the packets are thrown away; on loopback the proxy holds them.
+    fn sever(&self, ways: &[(usize, usize)], severed: bool) {
+        for (from, to) in ways {
+            match &self.victims.net {
+                Some(net) if severed => net.cut(*from, *to),
+                Some(net) => net.mend(*from, *to),
+                None => self.proxy().stall(*from, *to, severed),
+            }
+        }
+    }
+
+    fn slow(&mut self, victim: usize, lasts: Duration) {
+        let ways = self.others(victim).flat_map(|other| [(victim, other), (other, victim)]);
+        let ways: Vec<_> = ways.collect();
+        for (from, to) in &ways {
+            let rates = [None, Some(64 * 1_024), Some(512 * 1_024)];
+            let weather = Weather {
+                delay: Duration::from_millis(self.random.random_range(0..100)),
+                jitter: Duration::from_millis(self.random.random_range(0..50)),
+                lost_percent: self.random.random_range(0..5),
+                bytes_per_second: rates[self.random.random_range(0..rates.len())],
+                stalled: false,
+            };
+            self.proxy().set(*from, *to, weather);
+        }
+        let_pass(lasts);
+        ways.iter().for_each(|(from, to)| self.proxy().set(*from, *to, Weather::default()));
+    }
 }

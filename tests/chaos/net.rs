@@ -1,17 +1,28 @@
 //! A network of the run's own: one namespace per node, on a bridge that this process reaches.
 //!
-//! - Owns: namespaces, pairs of interfaces and the bridge; all are removed at the end.
+//! ```text
+//! namespace of node 1 ── veth ──┐
+//! namespace of node 2 ── veth ──┼── bridge: this process, and an address that stands for each node:
+//! namespace of node 3 ── veth ──┘   behind it the proxy (`proxy.rs`)
+//! ```
+//!
+//! - Owns: namespaces, pairs of interfaces and the bridge; all are removed at the end, however that comes.
 //! - Takes: how many hosts. Gives: addresses, a wrapper that starts a program on a host, and partitions:
 //!   one way between two hosts, as a blackhole route.
 //! - Needs: root, and `ip` of iproute2; says so where one is missing.
 //! - Source: ip-netns(8), ip-route(8).
 
-use std::process::{Command, Output};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    process::{Command, Output},
+};
+
+use super::undo::Undo;
 
 /// Hosts of one run.
 pub(super) struct Net {
     name: String,
-    hosts: usize,
+    _undo: Undo,
 }
 
 fn ip(words: &str) -> Output {
@@ -24,92 +35,89 @@ fn must(words: &str) {
     assert!(output.status.success(), "ip {words}: {error}");
 }
 
-impl Net {
-    /// Tells why there can be no network of its own here.
-    pub(super) fn missing() -> Option<&'static str> {
-        let found = Command::new("ip").arg("netns").output();
-        if !found.is_ok_and(|output| output.status.success()) {
-            return Some("`ip netns` is missing (Debian: iproute2)");
-        }
-        let uid =
-            std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
-        (uid.ok() != Some(0)).then_some("namespaces are made by root alone")
+/// Tells why there can be no network of its own here, and what to do about it.
+pub(super) fn missing() -> Option<&'static str> {
+    let found = Command::new("ip").arg("netns").output();
+    if !found.is_ok_and(|output| output.status.success()) {
+        return Some("`ip netns` is missing; get it with: apt-get install iproute2");
     }
+    let owner =
+        std::fs::metadata("/proc/self").map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
+    (owner.ok() != Some(0)).then_some(
+        "network namespaces and small disks are made by root alone; run it as root (sudo -E make chaos)",
+    )
+}
 
+impl Net {
     /// Makes the network.
     pub(super) fn new(hosts: usize) -> Self {
-        let net = Self { name: format!("hq{}", std::process::id() % 100_000), hosts };
+        let name = format!("hq{}", std::process::id() % 100_000);
+        let gone = (0..hosts).flat_map(|host| {
+            // What is left of an earlier step goes with its namespace.
+            let (space, near) = (space(&name, host), near(&name, host));
+            [format!("ip netns del {space}"), format!("ip link del {near}")]
+        });
+        let gone: Vec<String> = gone.chain([format!("ip link del {name}")]).collect();
+        let net = Self { _undo: Undo::of(&gone), name };
         let bridge = &net.name;
         must(&format!("link add {bridge} type bridge"));
-        must(&format!("addr add {} dev {bridge}", net.subnet(254)));
+        must(&format!("addr add {}/24 dev {bridge}", address(254)));
         must(&format!("link set {bridge} up"));
         for host in 0..hosts {
-            let (space, near, far) = (net.space(host), net.near(host), net.far(host));
+            let (space, near) = (space(bridge, host), near(bridge, host));
+            let far = format!("{bridge}b{host}");
+            must(&format!("addr add {}/24 dev {bridge}", net.alias(host)));
             must(&format!("netns add {space}"));
             must(&format!("link add {near} type veth peer name {far}"));
             must(&format!("link set {far} netns {space}"));
             must(&format!("link set {near} master {bridge}"));
             must(&format!("link set {near} up"));
-            must(&format!("-n {space} addr add {} dev {far}", net.subnet(host + 1)));
+            must(&format!("-n {space} addr add {}/24 dev {far}", net.address(host)));
             must(&format!("-n {space} link set {far} up"));
             must(&format!("-n {space} link set lo up"));
         }
         net
     }
 
-    fn subnet(&self, last: usize) -> String {
-        format!("{}/24", self.ip(last))
+    /// The address of a host, for clients.
+    pub(super) fn address(&self, host: usize) -> IpAddr {
+        address(u8::try_from(host + 1).expect("few hosts"))
     }
 
-    fn ip(&self, last: usize) -> String {
-        // Of the range that RFC 2544 keeps for tests; one network per process.
-        format!("198.18.{}.{last}", std::process::id() % 256)
-    }
-
-    fn space(&self, host: usize) -> String {
-        format!("{}n{host}", self.name)
-    }
-
-    fn near(&self, host: usize) -> String {
-        format!("{}a{host}", self.name)
-    }
-
-    fn far(&self, host: usize) -> String {
-        format!("{}b{host}", self.name)
-    }
-
-    /// The address of a host.
-    pub(super) fn address(&self, host: usize) -> String {
-        self.ip(host + 1)
+    /// The address that stands for a host, for the other ones.
+    pub(super) fn alias(&self, host: usize) -> IpAddr {
+        address(u8::try_from(host + 101).expect("few hosts"))
     }
 
     /// What a program is started under to run on a host.
     pub(super) fn wrapper(&self, host: usize) -> Vec<String> {
-        ["ip", "netns", "exec"]
-            .iter()
-            .map(|word| (*word).to_owned())
-            .chain([self.space(host)])
-            .collect()
+        let words = ["ip", "netns", "exec", &space(&self.name, host)];
+        words.into_iter().map(str::to_owned).collect()
     }
 
     /// From now on nothing of `from` reaches `to`.
     pub(super) fn cut(&self, from: usize, to: usize) {
-        must(&format!("-n {} route add blackhole {}/32", self.space(from), self.address(to)));
+        let space = space(&self.name, from);
+        must(&format!("-n {space} route add blackhole {}/32", self.alias(to)));
     }
 
     /// Undoes `cut`.
     pub(super) fn mend(&self, from: usize, to: usize) {
-        must(&format!("-n {} route del blackhole {}/32", self.space(from), self.address(to)));
+        let space = space(&self.name, from);
+        must(&format!("-n {space} route del blackhole {}/32", self.alias(to)));
     }
 }
 
-impl Drop for Net {
-    fn drop(&mut self) {
-        // What is left of an earlier step goes with its namespace.
-        for host in 0..self.hosts {
-            ip(&format!("netns del {}", self.space(host)));
-            ip(&format!("link del {}", self.near(host)));
-        }
-        ip(&format!("link del {}", self.name));
-    }
+fn space(net: &str, host: usize) -> String {
+    format!("{net}n{host}")
+}
+
+fn near(net: &str, host: usize) -> String {
+    format!("{net}a{host}")
+}
+
+/// Of the range that RFC 2544 keeps for tests; one network per process.
+fn address(last: u8) -> IpAddr {
+    let [.., process] = std::process::id().to_be_bytes();
+    IpAddr::V4(Ipv4Addr::new(198, 18, process, last))
 }
