@@ -88,7 +88,11 @@ pub(super) async fn write_all(
         if frames.is_empty() {
             tokio::select! {
                 biased;
-                () = outbox.filled() => continue,
+                () = outbox.filled() => {
+                    // Whoever else is about to run may have frames too: one write for all of them.
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 () = &mut alive => frames.push(Frame::alive()),
             }
         }
