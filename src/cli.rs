@@ -7,6 +7,8 @@
 
 mod config_args;
 mod admin_client;
+mod table;
+mod missing;
 mod serve;
 pub mod bench;
 mod check_config;

@@ -16,6 +16,8 @@ mod listeners;
 mod api;
 mod peering;
 mod report;
+mod orders;
+pub mod recovery;
 mod standing;
 mod drain;
 

@@ -135,8 +135,12 @@ fn restore_refuses_what_is_no_backup_and_folders_in_use() {
     fs::write(backup.join("FORMAT"), "1").unwrap();
     fs::write(backup.join("state/db"), "bytes").unwrap();
     let output = restore();
-    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(fs::read_to_string(data.join("state/db")).unwrap(), "bytes");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("FORMAT is damaged"), "{}", stderr(&output));
+    // Whole or not there.
+    assert!(!data.exists() && fs::read_dir(folder.path()).unwrap().count() == 1);
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "mine").unwrap();
     let output = restore();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("is not empty"), "{}", stderr(&output));

@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     error::{BackupError, StartError},
-    id::NodeId,
+    id::{NodeId, ShardId},
     options::Durability,
     raft_group::{snapshot::pairs, types::Vote},
     raft_groups::Groups,
@@ -25,6 +25,7 @@ use crate::{
         log::Log,
         state::{
             kv::{Batch, Kv},
+            shard_state::Applied,
             sled_kv::SledKv,
         },
     },
@@ -53,7 +54,7 @@ pub(crate) fn write<M>(
     groups: &Groups<M>,
     origin: &Origin,
     target: &Path,
-) -> Result<(), BackupError> {
+) -> Result<Vec<Missing>, BackupError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(target);
     made.map_err(failed("make", target))?;
     if fs::read_dir(target).map_err(failed("read", target))?.next().is_some() {
@@ -63,6 +64,7 @@ pub(crate) fn write<M>(
     let count = u16::try_from(groups.groups.len()).unwrap_or(u16::MAX);
     let kv = SledKv::open(&state, count, CACHE_BYTES).map_err(failed("open", &state))?;
     let mut marks = Vec::new();
+    let mut missing = Vec::new();
     for group in &groups.groups {
         let store = &group.store;
         let _pin = store.pin.clone().blocking_lock_owned();
@@ -71,7 +73,9 @@ pub(crate) fn write<M>(
         }
         copy(store, &kv).map_err(failed("copy into", &state))?;
         let vote = groups.log.group(store.shard).and_then(|group| group.vote);
-        marks.push((store.shard, vote, store.state.lock().stored.last));
+        let stored = store.state.lock().stored.clone();
+        marks.push((store.shard, vote, stored.last));
+        missing.extend(missing_of(groups, origin.node, store.shard, &stored));
     }
     kv.flush().map_err(failed("flush", &state))?;
     drop(kv);
@@ -81,7 +85,32 @@ pub(crate) fn write<M>(
     format::replace(&node, &text).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
     format::write(&target.join("FORMAT"), &origin.format)
-        .map_err(|error| start_failed(error, target))
+        .map_err(|error| start_failed(error, target))?;
+    Ok(missing)
+}
+
+/// A group that is not in the backup as a whole, and the nodes that have it.
+pub(crate) type Missing = (ShardId, Vec<NodeId>);
+
+/// Says who has a group, if it is not this node.
+fn missing_of<M>(
+    groups: &Groups<M>,
+    node: NodeId,
+    group: u16,
+    stored: &Applied,
+) -> Option<Missing> {
+    let members = stored.membership.membership();
+    let is_meta = usize::from(group) + 1 == groups.groups.len();
+    // Of the meta group some nodes are learners for good.
+    let is_here = members.voter_ids().any(|id| id == node.0)
+        || is_meta && members.get_node(&node.0).is_some();
+    if is_here {
+        return None;
+    }
+    let directory = groups.published.directory();
+    let placed = directory.shards.get(usize::from(group)).cloned().unwrap_or_default();
+    let others = placed.into_iter().filter(|at| *at != node);
+    Some((ShardId(group), others.collect()))
 }
 
 fn copy(store: &crate::storage::checkpoint::ShardStore, target: &SledKv) -> io::Result<()> {

@@ -6,6 +6,12 @@
 
 use std::{io, path::PathBuf};
 
+use crate::id::{NodeId, ShardId};
+
+/// What to do with a damaged folder; never done without an operator's word.
+const TWO_WAYS: &str = "restore the folder from a backup, or, in a cluster, give it up with `hongqiao cluster \
+                        leave NODE --lost` on another node and join with an empty folder";
+
 /// Why a proposal has no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -79,7 +85,7 @@ pub enum StartError {
     /// The log is damaged before its end; nothing was changed.
     #[error(
         "{} is damaged at byte {offset}: a later record proves that this one was once complete; \
-         restore the folder from a backup",
+         {TWO_WAYS}",
         path.display()
     )]
     LogDamaged {
@@ -87,6 +93,31 @@ pub enum StartError {
         path: PathBuf,
         /// Where the damaged batch begins.
         offset: u64,
+    },
+    /// A recovery was cut off.
+    #[error(
+        "{} says that a recovery of this folder was cut off; end it with `hongqiao cluster recover --yes`",
+        path.display()
+    )]
+    Recovering {
+        /// The mark.
+        path: PathBuf,
+    },
+    /// The state is older than what its log has left behind.
+    #[error(
+        "the state of group {group} in {} ends at entry {stored}, its log begins behind entry {purged}: \
+         the state file has lost what was written; {TWO_WAYS}",
+        path.display()
+    )]
+    StateBehind {
+        /// Which group.
+        group: u16,
+        /// Folder of the state.
+        path: PathBuf,
+        /// Last entry in the state.
+        stored: u64,
+        /// Last entry that is gone from the log.
+        purged: u64,
     },
     /// An option has no sensible meaning.
     #[error("option {name} must be {must}")]
@@ -127,7 +158,7 @@ pub enum StartError {
     /// A snapshot was taking the place of a state when the node ended, and cannot do so now.
     #[error(
         "the state of shard {shard} is half replaced and the snapshot in {} is damaged or gone; \
-         restore the folder from a backup, or empty it and join the cluster again",
+         {TWO_WAYS}",
         path.display()
     )]
     StateHalf {
@@ -167,4 +198,35 @@ pub enum BackupError {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+}
+
+/// Why a folder was not made a cluster of one.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The folder cannot be opened or written.
+    #[error(transparent)]
+    Folder(#[from] StartError),
+    /// Of these groups no member's copy is here; nothing was changed.
+    #[error("no whole copy is here of {}", names(groups))]
+    Missing {
+        /// Which ones.
+        groups: Vec<ShardId>,
+    },
+    /// The cluster had removed this node: its folder survives nothing; nothing was changed.
+    #[error("node {} was removed from its cluster, so what is here is old", node.0)]
+    Removed {
+        /// This node.
+        node: NodeId,
+    },
+    /// The directory would keep other members; nothing was changed.
+    #[error("the directory would keep {} other members", members.len())]
+    Refused {
+        /// Which ones.
+        members: Vec<NodeId>,
+    },
+}
+
+fn names(groups: &[ShardId]) -> String {
+    let names: Vec<_> = groups.iter().map(|group| format!("group {}", group.0)).collect();
+    names.join(", ")
 }

@@ -387,10 +387,11 @@ impl<M: Machine> ClusterHandle<M> {
     ///
     /// - Each shard is copied as of one moment; its checkpoints wait meanwhile, its proposals only
     ///   once the memory tables are full.
+    /// - Gives the groups that this node has no whole copy of, and who has.
     ///
     /// # Errors
     /// The copy is useless then; what is there may be removed.
-    pub async fn backup(&self, target: &Path) -> Result<(), BackupError> {
+    pub async fn backup(&self, target: &Path) -> Result<Vec<(ShardId, Vec<NodeId>)>, BackupError> {
         let (shared, target) = (self.shared.clone(), target.to_path_buf());
         let write = move || backup::write(&shared.groups, &shared.origin, &target);
         let written = self.shared.runtimes.work.spawn_blocking(write);

@@ -37,6 +37,7 @@ mod storage;
 #[allow(dead_code, reason = "groups of several nodes begin to use it")]
 mod stream;
 mod backup;
+pub mod recover;
 mod limits;
 mod clock;
 mod runtime;
@@ -47,7 +48,7 @@ mod sim;
 pub use directory::{
     Directory, Leaving, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms,
 };
-pub use error::{BackupError, ProposeError, ReadError, StartError};
+pub use error::{BackupError, ProposeError, ReadError, RecoverError, StartError};
 pub use handle::ClusterHandle;
 pub use machine::{Machine, Store, StoreMut};
 pub use membership::{

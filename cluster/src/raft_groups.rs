@@ -96,6 +96,7 @@ fn open_stores(
     options: &Options,
     base: &Arc<Base>,
     fill: &Arc<Fill>,
+    log: &Log,
 ) -> Result<Vec<Arc<ShardStore>>, StartError> {
     let open = |group| {
         let state = ShardState::open(group, base.clone()).map_err(|source| StartError::Io {
@@ -103,6 +104,7 @@ fn open_stores(
             path: options.data_dir.join("state"),
             source,
         })?;
+        log.check_behind(group, state.stored.last, &options.data_dir)?;
         Ok(ShardStore::new(state, group, base.clone(), fill.clone()))
     };
     (0..options.groups()).map(open).collect()
@@ -123,7 +125,7 @@ impl<M: Machine> Groups<M> {
         let snapshots = Snapshots::new(shelf, log.clone());
         let base = Arc::new(Base { kv, health: health.clone() });
         let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));
-        let mut stores = open_stores(options, &base, &fill)?;
+        let mut stores = open_stores(options, &base, &fill, &log)?;
         let checkpointer = Checkpointer::new(
             stores.clone(),
             base.clone(),

@@ -67,7 +67,7 @@ impl AdminClient {
         Err(anyhow!("the node refused: {detail}"))
     }
 
-    /// Sends one command and waits for its end.
+    /// Sends one command and waits for its end; gives what the node says of it.
     ///
     /// # Errors
     /// What the node says, or why it cannot be asked.
@@ -76,10 +76,10 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: &serde_json::Value,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<serde_json::Value> {
         let request = ureq::http::Request::builder()
             .method(method)
-            .uri(format!("http://{}/api/v1/admin/{path}", self.address))
+            .uri(format!("http://{}/api/v1/{path}", self.address))
             .header("authorization", format!("Bearer {}", self.token))
             .header("content-type", "application/json")
             .body(body.to_string())?;
@@ -88,7 +88,7 @@ impl AdminClient {
         let body = answer.body_mut().read_to_string().context("the node broke off")?;
         let said: serde_json::Value = serde_json::from_str(body.trim()).unwrap_or_default();
         match said["detail"].as_str() {
-            None if answer.status().is_success() => Ok(()),
+            None if answer.status().is_success() => Ok(said),
             detail => Err(anyhow!("the node refused: {}", detail.unwrap_or("it did not say why"))),
         }
     }

@@ -13,8 +13,13 @@ use std::{
 use anyhow::{Context as _, bail};
 use ureq::http::Method;
 
-use super::{admin_client::AdminClient, config_args::ConfigArguments};
-use crate::data_folder::DataFolder;
+use super::{
+    admin_client::AdminClient,
+    config_args::ConfigArguments,
+    missing::{AcceptMissing, complaint},
+    table::{rows, text_of},
+};
+use crate::{data_folder::DataFolder, server::recovery::Folder};
 
 /// What every data folder and every backup holds; written by the cluster crate.
 const FORMAT: &str = "FORMAT";
@@ -40,20 +45,30 @@ pub(super) fn backup(arguments: BackupArguments) -> anyhow::Result<()> {
     let target = absolute(&arguments.target)?;
     let node = AdminClient::find(&config.storage.data_dir)?;
     let body = serde_json::json!({ "folder": target });
-    node.send(Method::POST, "backup", &body)?;
+    let said = node.send(Method::POST, "admin/backup", &body)?;
     println!("backup written to {}", target.display());
+    for missing in rows(&said["missing"]) {
+        let (group, nodes) = (&missing["group"], text_of(&missing["nodes"]));
+        println!(
+            "not in it: group {group}, which this node has no whole copy of; nodes that have: {nodes}"
+        );
+    }
     Ok(())
 }
 
 /// Makes a data folder of a backup.
 ///
 /// The data folder must not exist yet, or be empty. Start the node on it with
-/// `hongqiao serve --data FOLDER`.
+/// `hongqiao serve --data FOLDER`: it is the only member of a new cluster, whatever it was before, and
+/// nodes of the old one are not let in. Others join it with empty folders and ids that were not used before.
 #[derive(clap::Args, Debug)]
 pub(super) struct RestoreArguments {
     /// Folder that `hongqiao backup` wrote.
     #[arg(value_name = "FOLDER")]
     backup: PathBuf,
+
+    #[command(flatten)]
+    accept: AcceptMissing,
 
     #[command(flatten)]
     config: ConfigArguments,
@@ -83,10 +98,28 @@ pub(super) fn restore(arguments: RestoreArguments) -> anyhow::Result<()> {
     DataFolder::new(&unfinished).create()?;
     copy_tree(&arguments.backup, &unfinished)
         .with_context(|| format!("cannot copy into {}", unfinished.display()))?;
+    let cluster = found(&unfinished, &arguments.accept).inspect_err(|_| {
+        // Of no use, and as large as the backup; if it stays, the next restore removes it.
+        let _ = fs::remove_dir_all(&unfinished);
+    })?;
     fs::rename(&unfinished, &target)?;
     File::open(parent)?.sync_all()?;
-    println!("restored; start with: hongqiao serve --data {}", target.display());
+    println!(
+        "restored as cluster {cluster}; start with: hongqiao serve --data {}",
+        target.display()
+    );
     Ok(())
+}
+
+/// Makes the node of a copied backup the only member of a new cluster; returns the cluster's id.
+fn found(folder: &Path, accept: &AcceptMissing) -> anyhow::Result<String> {
+    let folder = Folder::open(folder).context("the backup cannot be used")?;
+    let report = folder.report();
+    let accepted = accept.groups(&report)?;
+    if let Some(complaint) = complaint(&report, &accepted) {
+        bail!(complaint);
+    }
+    folder.found(&accepted)
 }
 
 fn is_absent_or_empty(folder: &Path) -> io::Result<bool> {

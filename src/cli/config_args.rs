@@ -2,7 +2,10 @@
 //!
 //! - Takes: `--config`, `--data`, `--listen`, `--http`, `--set`. Gives: a validated [`Config`].
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -36,6 +39,19 @@ pub(super) struct ConfigArguments {
 }
 
 impl ConfigArguments {
+    /// The same, of a node that joins the cluster of these members.
+    pub(super) fn joining(mut self, members: &[String], secret_file: Option<&Path>) -> Self {
+        let quoted: Vec<String> = members.iter().map(|member| format!("{member:?}")).collect();
+        let mut assignments = vec![format!("cluster.join=[{}]", quoted.join(","))];
+        if let Some(path) = secret_file {
+            assignments.push(format!("cluster.secret_file={}", path.display()));
+        }
+        // Before what was set one by one, which has the last word.
+        assignments.append(&mut self.set);
+        self.set = assignments;
+        self
+    }
+
     /// Reads all layers.
     ///
     /// # Errors

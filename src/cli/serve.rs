@@ -20,7 +20,13 @@ pub(super) struct Arguments {
 /// # Errors
 /// What kept the node from starting, or ended it.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let config = arguments.config.load()?;
+    run_with(arguments.config)
+}
+
+/// # Errors
+/// What kept the node from starting, or ended it.
+pub(super) fn run_with(config: ConfigArguments) -> anyhow::Result<()> {
+    let config = config.load()?;
     logging::start(&config.log)?;
     server::run(&config)
 }

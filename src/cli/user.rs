@@ -58,7 +58,7 @@ fn run_put(put: Put) -> anyhow::Result<()> {
     };
     let node = AdminClient::find(&config.storage.data_dir)?;
     let body = serde_json::json!({ "name": name.to_string(), "password": password });
-    node.send(Method::PUT, "users", &body)?;
+    node.send(Method::PUT, "admin/users", &body)?;
     if made {
         println!("user {name}, password {password}");
     } else {

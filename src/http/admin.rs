@@ -19,7 +19,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{task::JoinError, time::timeout};
 
-use super::{AdminError, HttpState, Problem, cluster};
+use super::{AdminError, HttpState, Missing, Problem, cluster, orders};
 use crate::{
     auth::{UserName, hash_password},
     limits,
@@ -27,7 +27,13 @@ use crate::{
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config.service(
-        web::resource("/cluster").wrap(from_fn(guard)).route(web::get().to(cluster::report)),
+        web::scope("/cluster")
+            .wrap(from_fn(guard))
+            .service(web::resource("").route(web::get().to(cluster::report)))
+            .service(web::resource("/leave").route(web::post().to(orders::leave)))
+            .service(web::resource("/move-shard").route(web::post().to(orders::move_shard)))
+            .service(web::resource("/transfer").route(web::post().to(orders::transfer)))
+            .service(web::resource("/snapshot").route(web::post().to(orders::snapshot))),
     );
     config.service(
         web::scope("/admin")
@@ -93,7 +99,7 @@ struct Backup {
 
 /// A backup that fails early is answered with its own status. One that takes longer is answered with
 /// a line feed now and then, so that nobody takes the connection for dead, and with a last line:
-/// `{"status":"done"}`, or a problem.
+/// `{"status":"done"}` with the groups that the node has no whole copy of, or a problem.
 async fn backup(
     state: web::Data<HttpState>,
     body: web::Json<Backup>,
@@ -105,25 +111,26 @@ async fn backup(
     // A task of its own: a caller that goes away does not leave half a backup.
     let mut work = actix_rt::spawn(state.node.backup(folder));
     if let Ok(result) = timeout(limits::BACKUP_PULSE, &mut work).await {
-        outcome(result)?;
-        return Ok(HttpResponse::Ok().json(done()));
+        return Ok(HttpResponse::Ok().json(done(&outcome(result)?)));
     }
     let pulses = stream::unfold(Some(work), async |work| {
         let mut work = work?;
         let line = match timeout(limits::BACKUP_PULSE, &mut work).await {
             Err(_) => return Some((Ok::<_, Error>(Bytes::from_static(b"\n")), Some(work))),
-            Ok(result) => outcome(result).map_or_else(|problem| problem.to_json(), |()| done()),
+            Ok(result) => outcome(result).map_or_else(|problem| problem.to_json(), |of| done(&of)),
         };
         Some((Ok(Bytes::from(format!("{line}\n"))), None))
     });
     Ok(HttpResponse::Ok().content_type("application/json").streaming(Box::pin(pulses)))
 }
 
-fn done() -> serde_json::Value {
-    serde_json::json!({ "status": "done" })
+fn done(missing: &[Missing]) -> serde_json::Value {
+    serde_json::json!({ "status": "done", "missing": missing })
 }
 
-fn outcome(result: Result<Result<(), AdminError>, JoinError>) -> Result<(), Problem> {
+type BackedUp = Vec<Missing>;
+
+fn outcome(result: Result<Result<BackedUp, AdminError>, JoinError>) -> Result<BackedUp, Problem> {
     let result = result.unwrap_or(Err(AdminError::Unknown));
     result.map_err(|error| {
         tracing::warn!(%error, "backup failed");
@@ -135,9 +142,11 @@ fn bad_request(error: &dyn std::error::Error) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, error.to_string())
 }
 
-fn refused(error: &AdminError) -> Problem {
+/// Says what an error of the node is over HTTP.
+pub(super) fn refused(error: &AdminError) -> Problem {
     let status = match error {
         AdminError::Unavailable(_) | AdminError::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+        AdminError::NotFound(_) => StatusCode::NOT_FOUND,
         AdminError::Refused(_) | AdminError::Busy => StatusCode::CONFLICT,
     };
     Problem::new(status, error.to_string())

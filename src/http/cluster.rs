@@ -25,6 +25,38 @@ pub struct ClusterReport {
     pub links: Vec<LinkReport>,
     /// Filters for which messages cross nodes.
     pub routes: usize,
+    /// Members that come, leave, or whose share of the shards changes.
+    pub members_moving: Vec<MemberMove>,
+    /// Groups on their way to other members.
+    pub groups_moving: Vec<ShardMove>,
+}
+
+/// What a member still has to get and to give.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemberMove {
+    /// The member.
+    pub node: u64,
+    /// Replicas that it gets.
+    pub to_get: usize,
+    /// Replicas that it gives away.
+    pub to_give: usize,
+}
+
+/// A group on its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ShardMove {
+    /// Its number.
+    pub group: u16,
+    /// Who votes now; empty while no leader can be asked.
+    pub now: Vec<u64>,
+    /// Who shall.
+    pub to: Vec<u64>,
+    /// What new members still lack.
+    pub behind: Vec<LagReport>,
+    /// Bytes of a snapshot that were sent, and bytes in all; only its leader knows.
+    pub snapshot_bytes: Option<(u64, u64)>,
+    /// It has made no step for a while.
+    pub stuck: bool,
 }
 
 /// One member.
@@ -34,6 +66,8 @@ pub struct NodeReport {
     pub node: u64,
     /// Not declared down.
     pub up: bool,
+    /// How it leaves: `moving`, `lost`, or `released` once it may stop.
+    pub leaving: Option<&'static str>,
     /// Number of its start.
     pub incarnation: u64,
     /// Where peers find it.
@@ -59,6 +93,8 @@ pub struct GroupReport {
     pub voters: Vec<u64>,
     /// Members that follow without counting.
     pub learners: Vec<u64>,
+    /// Where its replicas shall be, the preferred leader first; empty for the metadata.
+    pub replicas: Vec<u64>,
     /// Index of the last entry that this node has applied.
     pub applied: u64,
     /// Entries that others are behind; only its leader knows.

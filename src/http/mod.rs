@@ -12,6 +12,7 @@ mod admin;
 mod cluster;
 mod health;
 mod node_api;
+mod orders;
 mod problem;
 mod token;
 #[cfg(test)]
@@ -28,8 +29,11 @@ use actix_web::{
 };
 
 pub use self::{
-    cluster::{ClusterReport, GroupReport, LagReport, LinkReport, NodeReport},
-    node_api::{AdminError, NodeApi},
+    cluster::{
+        ClusterReport, GroupReport, LagReport, LinkReport, MemberMove, NodeReport, ShardMove,
+    },
+    node_api::{AdminError, Missing, NodeApi},
+    orders::{ClusterOrder, Covered, Leave, MoveShard, Ordered, Snapshot, Transfer},
     problem::Problem,
     token::AdminToken,
 };

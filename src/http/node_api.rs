@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
-use super::ClusterReport;
+use super::{ClusterOrder, ClusterReport, Ordered};
 use crate::{auth::UserName, metrics::Snapshot};
 
 /// Why the node did not do what was asked.
@@ -16,6 +16,9 @@ pub enum AdminError {
     /// Nothing was changed; retry later.
     #[error("the node cannot do this now: {0}")]
     Unavailable(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
     /// What was asked cannot be done as it was asked; nothing was changed.
     #[error("{0}")]
     Refused(String),
@@ -25,6 +28,15 @@ pub enum AdminError {
     /// One is running already.
     #[error("another backup is running")]
     Busy,
+}
+
+/// A group of which a node has no whole copy.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Missing {
+    /// Its number.
+    pub group: u16,
+    /// Who has one.
+    pub nodes: Vec<u64>,
 }
 
 /// The node as the control plane sees it.
@@ -41,6 +53,9 @@ pub trait NodeApi: Send + Sync + 'static {
     /// Tells how the cluster does; waits for nobody.
     fn cluster(&self) -> ClusterReport;
 
+    /// Decides about members, shards and leads; ends when that is decided, not when it is done.
+    fn order(&self, order: ClusterOrder) -> BoxFuture<'static, Result<Ordered, AdminError>>;
+
     /// Creates a user, or changes its password; creates the app if it does not exist. The hash is that
     /// of `auth::hash_password`.
     fn put_user(
@@ -50,6 +65,6 @@ pub trait NodeApi: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Writes a backup of the running node into `folder`, which is absent or empty; ends when it is
-    /// whole and flushed.
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<(), AdminError>>;
+    /// whole and flushed. Gives the groups that are not in it.
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>>;
 }

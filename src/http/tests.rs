@@ -8,8 +8,10 @@ use actix_web::{
 };
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use serde_json::json;
 
 use super::*;
+
 use crate::{auth::UserName, limits, metrics::Snapshot};
 
 const LOOPBACK: &str = "127.0.0.1:40000";
@@ -20,6 +22,8 @@ struct FakeNode {
     users: Mutex<Vec<(String, String)>>,
     backup: Option<AdminError>,
     backup_takes: Duration,
+    order: Option<AdminError>,
+    orders: Mutex<Vec<ClusterOrder>>,
     folders: Mutex<Vec<PathBuf>>,
 }
 
@@ -42,9 +46,18 @@ impl NodeApi for FakeNode {
         Box::pin(async { Ok(()) })
     }
 
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<(), AdminError>> {
+    fn order(&self, order: ClusterOrder) -> BoxFuture<'static, Result<Ordered, AdminError>> {
+        let done = Ordered { status: "done", groups: Vec::new() };
+        let outcome = self.order.clone().map_or(Ok(done), Err);
+        if outcome.is_ok() {
+            self.orders.lock().push(order);
+        }
+        Box::pin(std::future::ready(outcome))
+    }
+
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>> {
         self.folders.lock().push(folder);
-        let (takes, outcome) = (self.backup_takes, self.backup.clone().map_or(Ok(()), Err));
+        let (takes, outcome) = (self.backup_takes, self.backup.clone().map_or(Ok(Vec::new()), Err));
         Box::pin(async move {
             tokio::time::sleep(takes).await;
             outcome
@@ -234,9 +247,10 @@ async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
 
 #[actix_web::test]
 async fn backup_that_takes_long_sends_pulses_and_then_its_outcome() {
-    for (outcome, last) in
-        [(None, r#"{"status":"done"}"#), (Some(AdminError::Unknown), r#""status":503"#)]
-    {
+    for (outcome, last) in [
+        (None, r#"{"missing":[],"status":"done"}"#),
+        (Some(AdminError::Unknown), r#""status":503"#),
+    ] {
         let takes = limits::BACKUP_PULSE * 3;
         let (state, _) =
             state(FakeNode { backup: outcome, backup_takes: takes, ..FakeNode::default() });
@@ -247,5 +261,68 @@ async fn backup_that_takes_long_sends_pulses_and_then_its_outcome() {
         let body = answer.body.unwrap();
         assert!(body.starts_with('\n'), "{body:?}");
         assert!(body.trim().contains(last) && body.trim().lines().count() == 1, "{body:?}");
+    }
+}
+
+#[actix_web::test]
+async fn orders_reach_the_node_or_say_why_not() {
+    let (state, node) = state(FakeNode::default());
+    let post = |path: &str| admin(&state, Method::POST, &format!("/api/v1/cluster/{path}"));
+    for (path, body, order) in [
+        ("leave", json!({ "node": 3 }), ClusterOrder::Leave(Leave { node: 3, lost: false })),
+        (
+            "leave",
+            json!({ "node": 3, "lost": true }),
+            ClusterOrder::Leave(Leave { node: 3, lost: true }),
+        ),
+        (
+            "move-shard",
+            json!({ "shard": 1, "from": 2, "to": 4 }),
+            ClusterOrder::MoveShard(MoveShard { shard: 1, from: 2, to: 4 }),
+        ),
+        (
+            "transfer",
+            json!({ "group": 16, "to": 2 }),
+            ClusterOrder::Transfer(Transfer { group: 16, to: 2 }),
+        ),
+        ("snapshot", json!({}), ClusterOrder::Snapshot(orders::Snapshot { groups: None })),
+        (
+            "snapshot",
+            json!({ "groups": [0] }),
+            ClusterOrder::Snapshot(orders::Snapshot { groups: Some(vec![0]) }),
+        ),
+    ] {
+        let answer = ask(&state, post(path).set_json(body)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+        assert_eq!(node.orders.lock().pop(), Some(order));
+    }
+    for (path, body) in [
+        ("leave", json!({ "node": "3" })),
+        ("leave", json!({})),
+        ("leave", json!({ "node": 3, "force": true })),
+        ("move-shard", json!({ "shard": 1, "from": 2 })),
+        ("transfer", json!({ "group": 70_000, "to": 2 })),
+    ] {
+        let answer = ask(&state, post(path).set_json(body)).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}");
+        assert_eq!(answer.content_type, "application/problem+json");
+    }
+    let stranger = test::TestRequest::post().uri("/api/v1/cluster/leave");
+    let stranger = stranger.peer_addr(LOOPBACK.parse().unwrap()).set_json(json!({ "node": 3 }));
+    assert_eq!(ask(&state, stranger).await.status, StatusCode::UNAUTHORIZED);
+    assert!(node.orders.lock().is_empty());
+    for (error, status) in [
+        (AdminError::NotFound("no such node".into()), StatusCode::NOT_FOUND),
+        (AdminError::Refused("it is up".into()), StatusCode::CONFLICT),
+        (AdminError::Unavailable("no leader".into()), StatusCode::SERVICE_UNAVAILABLE),
+        (AdminError::Unknown, StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let (state, _) =
+            self::state(FakeNode { order: Some(error.clone()), ..FakeNode::default() });
+        let request = admin(&state, Method::POST, "/api/v1/cluster/leave");
+        let answer = ask(&state, request.set_json(json!({ "node": 3 }))).await;
+        assert_eq!(answer.status, status);
+        let problem: serde_json::Value = serde_json::from_str(&answer.body.unwrap()).unwrap();
+        assert_eq!(problem["detail"], error.to_string());
     }
 }

@@ -16,7 +16,7 @@ use hongqiao_cluster::{DiskState, ProposeError, Stats, stats::FLUSH_BUCKETS_US};
 
 use parking_lot::Mutex;
 
-use super::{apps::Apps, report, standing::Standing};
+use super::{apps::Apps, orders, report, standing::Standing};
 use crate::{
     actors::{
         appender::SubmitError,
@@ -25,7 +25,7 @@ use crate::{
         publish::Beyond,
     },
     auth::UserName,
-    http::{AdminError, ClusterReport, NodeApi},
+    http::{AdminError, ClusterOrder, ClusterReport, Missing, NodeApi, Ordered},
     limits,
     metrics::{Latencies, ProcessUsage, Snapshot},
     shard::{
@@ -94,6 +94,10 @@ impl NodeApi for Api {
         report::of(self.shards.cluster())
     }
 
+    fn order(&self, order: ClusterOrder) -> BoxFuture<'static, Result<Ordered, AdminError>> {
+        Box::pin(orders::give(self.shards.cluster().clone(), order))
+    }
+
     fn put_user(
         &self,
         name: UserName,
@@ -111,7 +115,7 @@ impl NodeApi for Api {
         })
     }
 
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<(), AdminError>> {
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>> {
         let (cluster, busy) = (self.shards.cluster().clone(), Arc::clone(&self.backing_up));
         Box::pin(async move {
             if busy.swap(true, Ordering::AcqRel) {
@@ -119,7 +123,12 @@ impl NodeApi for Api {
             }
             let written = cluster.backup(&folder).await;
             busy.store(false, Ordering::Release);
-            written.map_err(|error| AdminError::Refused(error.to_string()))
+            let missing = written.map_err(|error| AdminError::Refused(error.to_string()))?;
+            let missing = missing.into_iter().map(|(group, nodes)| Missing {
+                group: group.0,
+                nodes: nodes.into_iter().map(|node| node.0).collect(),
+            });
+            Ok(missing.collect())
         })
     }
 }

@@ -10,5 +10,6 @@ mod members;
 mod live;
 mod log;
 mod failover;
+mod recover;
 
 use crate::delivery::alone;

@@ -22,6 +22,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(60);
 const SECRET: &str = "a secret of these tests";
 
 pub(crate) struct Cluster {
+    host: String,
     nodes: Vec<Node>,
 }
 
@@ -34,18 +35,27 @@ impl Cluster {
     /// The same, with these settings (`section.key`, value) on every node.
     pub(crate) fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
         let host = own_host();
-        let mut cluster = Self { nodes: Vec::new() };
+        let mut cluster = Self { host, nodes: Vec::new() };
         for node in 1..=count {
-            let own = member_settings(&host, node, if node == 1 { &[] } else { &[1] });
+            let own = member_settings(&cluster.host, node, if node == 1 { &[] } else { &[1] });
             let own = own.iter().map(|(key, value)| (key.as_str(), value.as_str()));
             // Clients find a node that is started again where it was.
-            let listen = format!("{host}:{}", 1_880 + node);
+            let listen = format!("{}:{}", cluster.host, 1_880 + node);
             let own = own.chain([("listeners.mqtt.address", listen.as_str())]);
             let all: Vec<_> = own.chain(settings.iter().copied()).collect();
             cluster.nodes.push(Node::start_with(&all));
         }
         cluster.wait_ready();
         cluster
+    }
+
+    /// Starts one more node, which joins the cluster of another; returns its number.
+    pub(crate) fn join(&mut self, member: usize) -> usize {
+        let number = self.nodes.len() + 1;
+        let own = member_settings(&self.host, number, &[member]);
+        let own: Vec<_> = own.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        self.nodes.push(Node::start_with(&own));
+        number
     }
 
     /// Returns a node; the first is 1.

@@ -82,11 +82,18 @@ impl Node {
     pub(crate) fn never_starts(settings: &[(String, String)], why: &str) {
         let settings: Vec<_> =
             settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        let node = Self::new(&settings);
-        let (mut child, watchdog) = node.spawn(node.own_command());
+        Self::new(&settings).never_serves(why);
+    }
+
+    /// The same, on the data that is there.
+    pub(crate) fn never_serves(&self, why: &str) {
+        let ready = self.data().join("listeners.json");
+        let _ = fs::remove_file(&ready);
+        let said_before = self.log().len();
+        let (mut child, watchdog) = self.spawn(self.own_command());
         wait_until_within(START_PATIENCE, &format!("the node says {why:?}"), || {
-            assert!(read_listeners(&node.data().join("listeners.json")).is_none(), "it serves");
-            node.log().contains(why)
+            assert!(read_listeners(&ready).is_none(), "it serves");
+            self.log()[said_before..].contains(why)
         });
         let _ = child.kill();
         let _ = child.wait();

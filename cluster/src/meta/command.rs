@@ -126,6 +126,11 @@ pub enum MetaCommand {
     },
     /// A node that has no id yet asks for one.
     PromiseId,
+    /// A member does not leave after all; a recovered one is the last that there is.
+    Stay {
+        /// The node.
+        node: NodeId,
+    },
 }
 
 /// A change of a room or group.

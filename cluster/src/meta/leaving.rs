@@ -65,13 +65,30 @@ impl MetaMachine {
             judged?;
         }
         self.put_leaving(turn, node, how);
+        self.forget_wishes(turn, node);
+        Ok(())
+    }
+
+    /// A member stays after all.
+    pub(super) fn stay(&mut self, turn: &mut Turn<'_>, node: NodeId) -> Result<(), No> {
+        if !self.now.nodes.contains_key(&node) {
+            return Err(Refusal::NoNode.into());
+        }
+        if self.now.leaving.remove(&node).is_some() {
+            turn.store.delete(&record::leaving(node));
+            self.changes.nodes.insert(node);
+        }
+        Ok(())
+    }
+
+    /// No shard is wished to be at this node any more.
+    fn forget_wishes(&mut self, turn: &mut Turn<'_>, node: NodeId) {
         let gone = self.now.wishes.iter().filter(|(_, at)| at.contains(&node));
         let gone: Vec<ShardId> = gone.map(|(shard, _)| *shard).collect();
         for shard in gone {
             self.now.wishes.remove(&shard);
             turn.store.delete(&record::wish(shard));
         }
-        Ok(())
     }
 
     /// Refuses what would leave nobody, or a group that cannot get to its new members or go on with them.
@@ -122,6 +139,8 @@ impl MetaMachine {
         if self.now.leaving.remove(&node).is_some() {
             turn.store.delete(&record::leaving(node));
         }
+        // One that was lost with the majority never left.
+        self.forget_wishes(turn, node);
     }
 
     fn put_leaving(&mut self, turn: &mut Turn<'_>, node: NodeId, how: Leaving) {

@@ -177,6 +177,11 @@ impl MetaMachine {
         &self.published
     }
 
+    /// Returns the directory as of the last command.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.now
+    }
+
     /// Returns how many shards the cluster has.
     pub(super) fn shards(&self) -> u16 {
         self.shards
@@ -203,6 +208,7 @@ impl MetaMachine {
             MetaCommand::Released { node } => self.release(turn, node),
             MetaCommand::MoveShard { shard, from, to } => self.move_shard(turn, shard, from, to),
             MetaCommand::PromiseId => return self.promise_id(turn),
+            MetaCommand::Stay { node } => self.stay(turn, node),
         };
         match done {
             Ok(()) => MetaReply::Done,

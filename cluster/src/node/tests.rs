@@ -5,6 +5,7 @@
 
 mod directory;
 mod catch_up;
+mod recover;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

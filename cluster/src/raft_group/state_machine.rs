@@ -53,7 +53,8 @@ impl<M: Machine> Shard<M> {
         Arc::new(Self { machine: Mutex::new(machine), store, kept: Mutex::default() })
     }
 
-    fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<()> {
+    /// Applies entries in log order, and answers who asked.
+    pub(crate) fn apply(&self, entries: impl Iterator<Item = Entry>) -> Vec<()> {
         let mut machine = self.machine.lock();
         let mut state = self.store.state.lock();
         let mut kept = self.kept.lock();

@@ -1,6 +1,6 @@
 //! The marks of a data folder: which format, which cluster, which node, how often started.
 //!
-//! - Owns: `FORMAT` (written once), `node` (at each start), `lock`.
+//! - Owns: `FORMAT` (written once), `node` (at each start), `lock`; `recovering` is `recover`'s.
 //! - Takes: options. Gives: identity and incarnation, or why the folder cannot be opened.
 //! - Bound: small text files, replaced atomically.
 //! - Source: own design. Format 1 is the first; format 2 has one Raft group more, the meta group.
@@ -22,6 +22,9 @@ use crate::{error::StartError, id::NodeId, options::Options};
 
 /// The newest format, written by this release.
 pub(crate) const FORMAT: u32 = 2;
+
+/// A recovery has begun and not ended; says which cluster it makes.
+pub(crate) const RECOVERING: &str = "recovering";
 
 /// Brings a folder of format `from` to `from + 1`; called before anything in it is opened, and again
 /// if it was interrupted.
@@ -111,6 +114,10 @@ impl Folder {
         fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(io("protect", &path))?;
         let lock = lock(&path)?;
         let file = path.join("FORMAT");
+        let mark = path.join(RECOVERING);
+        if mark.try_exists().map_err(io("look for", &mark))? {
+            return Err(StartError::Recovering { path: mark });
+        }
         let format = match read(&file)? {
             Some(format) => Some(migrate(&path, format, MIGRATIONS)?),
             None if path.join("state").exists() || path.join("log").exists() => {
@@ -172,6 +179,35 @@ impl Entered {
     }
 }
 
+/// A folder that is locked and looked at, and not started.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) format: Format,
+    pub(crate) node: NodeId,
+    /// Of its last start.
+    pub(crate) incarnation: u64,
+    _lock: File,
+}
+
+/// Locks the folder of a node that does not run, and reads whose it is.
+pub(crate) fn look(path: &Path) -> Result<Found, StartError> {
+    let file = path.join("FORMAT");
+    let missing = |path: &Path| StartError::FormatDamaged {
+        path: path.into(),
+        reason: "it is missing: this is no data folder",
+    };
+    let format = read(&file)?.ok_or_else(|| missing(&file))?;
+    let lock = lock(path)?;
+    let format = migrate(path, format, MIGRATIONS)?;
+    let file = path.join("node");
+    let text = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&file)),
+        text => text.map_err(io("read", &file))?,
+    };
+    let (node, incarnation) = parse_node(&file, &text)?;
+    Ok(Found { format, node: NodeId(node), incarnation, _lock: lock })
+}
+
 fn lock(folder: &Path) -> Result<File, StartError> {
     let path = folder.join("lock");
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -214,6 +250,23 @@ fn secrets() -> io::Result<[[u8; 16]; 2]> {
         random.read_exact(secret)?;
     }
     Ok(secrets)
+}
+
+/// Returns a new cluster's id.
+pub(crate) fn random_id() -> Result<[u8; 16], StartError> {
+    let secret = io("read random bytes from", Path::new("/dev/urandom"));
+    secrets().map_err(secret).map(|[id, _]| id)
+}
+
+/// Returns the text of `recovering`.
+pub(crate) fn cluster_text(cluster: &[u8; 16]) -> String {
+    format!("cluster = {}\n", hex(cluster))
+}
+
+/// Reads the text of `recovering`; `path` is for errors.
+pub(crate) fn cluster_of(path: &Path, text: &str) -> Result<[u8; 16], StartError> {
+    let damaged = || StartError::FormatDamaged { path: path.into(), reason: "no cluster id" };
+    field(text, "cluster").and_then(unhex).ok_or_else(damaged)
 }
 
 fn hex(bytes: &[u8; 16]) -> String {

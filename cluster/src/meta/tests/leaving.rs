@@ -177,3 +177,17 @@ fn id_when_promised_then_never_again() {
     assert_eq!(world.apply(MetaCommand::RemoveNode { node: NodeId(9) }), ALL);
     assert_eq!(promised(&mut world), MetaReply::Promised(NodeId(10)));
 }
+
+#[test]
+fn member_when_it_stays_after_all_or_was_never_asked_then_nothing_is_left_of_its_mark_and_wishes() {
+    let mut world = World::new(4, &[1, 2, 3]);
+    assert_eq!(world.leave(3, false), ALL);
+    assert_eq!(world.apply(MetaCommand::Stay { node: NodeId(3) }), ALL);
+    assert_eq!(world.leaving(3), None);
+    assert_eq!(world.apply(MetaCommand::Stay { node: NodeId(9) }), refused(Refusal::NoNode));
+    let (shard, from, to) = (ShardId(0), NodeId(1), NodeId(4));
+    assert_eq!(world.apply(MetaCommand::MoveShard { shard, from, to }), ALL);
+    world.down(4);
+    assert_eq!(world.apply(MetaCommand::RemoveNode { node: NodeId(4) }), ALL);
+    assert!(world.directory().wishes.is_empty());
+}

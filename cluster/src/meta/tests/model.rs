@@ -131,7 +131,8 @@ impl Model {
             MetaCommand::Leave { .. }
             | MetaCommand::Released { .. }
             | MetaCommand::MoveShard { .. }
-            | MetaCommand::PromiseId => panic!("these are tested in `leaving.rs`"),
+            | MetaCommand::PromiseId
+            | MetaCommand::Stay { .. } => panic!("these are tested in `leaving.rs`"),
         }
     }
 

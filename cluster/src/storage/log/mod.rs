@@ -19,7 +19,7 @@ mod recover;
 #[cfg(test)]
 mod tests;
 
-use std::{io, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, path::Path, sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -162,6 +162,22 @@ impl Log {
     /// Returns the group's part; an unknown group is a programming error and gets group 0's.
     pub(crate) fn group(&self, group: u16) -> Option<MutexGuard<'_, GroupLog>> {
         self.groups.get(usize::from(group)).map(Mutex::lock)
+    }
+
+    /// Checks that a state needs nothing of its log that is gone.
+    pub(crate) fn check_behind(
+        &self,
+        group: u16,
+        stored: Option<LogId>,
+        folder: &Path,
+    ) -> Result<(), StartError> {
+        let purged = self.group(group).and_then(|log| log.purged);
+        if stored >= purged {
+            return Ok(());
+        }
+        let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+        let (stored, purged, path) = (index(stored), index(purged), folder.join("state"));
+        Err(StartError::StateBehind { group, path, stored, purged })
     }
 
     /// Appends entries; they can be read at once, and `done` is called when they are durable.
