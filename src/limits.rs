@@ -76,6 +76,8 @@ pub const ROUTE_STEP_BYTES_MAX: usize = 128 * 1024;
 pub const ROUTE_LINGER: Duration = Duration::from_secs(60);
 /// How long a proposal of routes rests that was refused or not answered.
 pub const ROUTE_RETRY: Duration = Duration::from_millis(200);
+/// How long a node that starts waits for the routes of the others before it lets clients in.
+pub const ROUTES_TOLD_WAIT: Duration = Duration::from_secs(10);
 /// How long a SUBSCRIBE waits until every node knows its routes; then it is refused.
 pub const ROUTE_WAIT: Duration = Duration::from_secs(5);
 /// How often who waits for the node's directory lease looks again.
@@ -114,6 +116,20 @@ const _: () = assert!(RELAY_BATCHES_MAX <= RELAY_ARRIVALS_MAX);
 
 /// Messages that may wait in the mailbox of a worker's shared groups before senders wait.
 pub const GROUPS_MAILBOX_MESSAGES: usize = 4_096;
+
+/// Groups over several nodes of which a worker knows whose turn it is; with more it begins anew.
+pub const GROUPS_TURNS_MAX: usize = 16_384;
+/// Members without room that a share passes before it waits at the next one.
+pub const GROUPS_PASSES_MAX: u32 = 8;
+/// Offers for other nodes of which a worker knows how much was taken.
+pub const GROUPS_OFFERS_MAX: usize = 1_024;
+/// How long a node waits for what another does with one share: its shard may need a new leader.
+pub const GROUPS_ASK: Duration = Duration::from_secs(6);
+/// How long a share rests before nodes are asked again.
+pub const GROUPS_RETRY: Duration = Duration::from_millis(100);
+
+/// Durable members of a group that a shard names at a time.
+pub const GROUP_MEMBERS_PAGE: usize = 1_024;
 
 /// Exchanges of QoS 2 whose message a live member got, times groups: a home remembers so many, and at most
 /// as many before them (32 B each, twice that while a table grows), to deal none of them again.
@@ -305,6 +321,9 @@ pub const REPORT_DELAY: Duration = Duration::from_millis(50);
 pub const READER_RETRY: Duration = Duration::from_millis(200);
 
 // ---- shard ----
+
+/// Shares of QoS 2 messages in groups over several nodes whose owners a shard remembers.
+pub const ASSIGNED_MAX: usize = 65_536;
 
 /// Slots of message ids (exchanges of QoS 2 under way, by shared group, too; wills) that a shard remembers to recognise a double.
 pub const DEDUP_IDS_MAX: usize = 65_536;

@@ -83,16 +83,7 @@ async fn serve(
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
     let prepared = listeners::bind(config, &apps, worker_threads(config))?;
-    let shared = Shared {
-        shards: shards.clone(),
-        peers: peering::peers(shards.cluster()),
-        view: peering::view(shards.cluster()),
-        facts: Arc::clone(&facts),
-        beyond: beyond(&shards, tables),
-        quotas: Arc::new(quotas(config, &apps)),
-        authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
-        limits: listeners::link_limits(config),
-    };
+    let shared = shared(config, &shards, &apps, &facts, tables)?;
     let workers = Workers::start(worker_threads(config), &shared).await?;
     let cluster = shards.cluster().clone();
     actix_rt::spawn(drain::end_released_clients(shared.view.clone(), workers.hubs.clone()));
@@ -113,6 +104,7 @@ async fn serve(
         admin_token: admin_token.clone(),
         body_bytes_max: config.http.body_bytes_max,
     };
+    peering::wait_for_routes(&shared.beyond.tables).await;
     let listening = listeners::listening(&prepared);
     let folder = DataFolder::new(&config.storage.data_dir);
     let (stop, stopped) = watch::channel(false);
@@ -129,6 +121,28 @@ async fn serve(
     folder.withdraw();
     workers.stop();
     Ok(())
+}
+
+/// What all workers share.
+fn shared(
+    config: &Config,
+    shards: &ShardClient,
+    apps: &Apps,
+    facts: &Arc<Facts>,
+    tables: Arc<RouteTables>,
+) -> anyhow::Result<Shared> {
+    let (beyond, view) = (beyond(shards, tables), peering::view(shards.cluster()));
+    Ok(Shared {
+        shards: shards.clone(),
+        peers: peering::peers(shards.cluster()),
+        far: workers::far(shards, &beyond, &view),
+        view,
+        facts: Arc::clone(facts),
+        beyond,
+        quotas: Arc::new(quotas(config, apps)),
+        authenticator: Arc::new(PasswordUsers::new(Arc::new(apps.clone()), Verifier::start()?)),
+        limits: listeners::link_limits(config),
+    })
 }
 
 /// What publishing needs to know of other nodes.

@@ -139,7 +139,7 @@ impl Shards for ClusterPort {
         let cluster = self.0.clone();
         Box::pin(async move {
             let ask = move |machine: &ShardMachine, _: &dyn Store| {
-                query::visit_filters(machine, from, limits::ROUTE_WALK_FILTERS, &mut *visit)
+                query::visit_routes(machine, from, limits::ROUTE_WALK_FILTERS, &mut *visit)
             };
             cluster.read(shard, ask).await.map_err(|_| NotLed)
         })

@@ -35,13 +35,10 @@ use super::{
     meta::{Meta, MetaError, RouteChange},
     route_book::{BookTerms, RouteBook, Step, Ticket},
 };
-use crate::{
-    clock, limits,
-    model::{id::AppId, route_key},
-};
+use crate::{clock, limits, model::route_key};
 
-/// Is called with every filter of a page, between two entries of the shard's log.
-pub type Visit = Box<dyn FnMut(AppId, &[u8]) + Send>;
+/// Is called with every key of a page, between two entries of the shard's log.
+pub type Visit = Box<dyn FnMut(Bytes) + Send>;
 
 /// What the shards of this node tell of themselves.
 pub trait Shards: Send + Sync + 'static {
@@ -51,7 +48,7 @@ pub trait Shards: Send + Sync + 'static {
     /// Waits until `term` says something else than `old`.
     fn term_changed(&self, shard: ShardId, old: Option<u64>) -> BoxFuture<'static, ()>;
 
-    /// Visits filters with durable subscribers from number `from` on; answers where to go on. An error:
+    /// Visits the keys of filters and groups with durable subscribers from number `from` on; answers where to go on. An error:
     /// the shard is not led here any more.
     fn filters(
         &self,
@@ -114,21 +111,21 @@ impl DurableRoutes {
         self.shards.get(usize::from(shard.0))
     }
 
-    /// Notes the first durable subscriber of a filter.
-    pub fn added(&self, shard: ShardId, app: AppId, filter: &[u8]) {
+    /// Notes the first durable subscriber of a filter, or member of a group.
+    pub fn added(&self, shard: ShardId, key: &Bytes) {
         let Some(desk) = self.desk(shard) else { return };
         if let Some(led) = &mut *desk.inner.lock() {
-            led.book.hold(&route_key::of_filter(app, filter), SHARD);
+            led.book.hold(key, SHARD);
             desk.work.notify_one();
         }
     }
 
     /// Notes that the last one is gone.
-    pub fn removed(&self, shard: ShardId, app: AppId, filter: &[u8]) {
+    pub fn removed(&self, shard: ShardId, key: &Bytes) {
         let Some(desk) = self.desk(shard) else { return };
         let now_ms = desk.now_ms();
         if let Some(led) = &mut *desk.inner.lock() {
-            led.book.release(&route_key::of_filter(app, filter), SHARD, now_ms);
+            led.book.release(key, SHARD, now_ms);
             desk.work.notify_one();
         }
     }
@@ -271,8 +268,7 @@ impl Desk {
     /// entries of the shard, as facts do: so what a fact says later is later.
     fn visit(&self, there: &Arc<Mutex<AHashSet<Bytes>>>) -> Visit {
         let (there, inner) = (Arc::clone(there), Arc::clone(&self.inner));
-        Box::new(move |app, filter| {
-            let key = route_key::of_filter(app, filter);
+        Box::new(move |key| {
             let is_there = there.lock().remove(&key);
             if let Some(led) = &mut *inner.lock()
                 && (!is_there || led.book.knows(&key))

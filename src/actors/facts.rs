@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use super::{durable_routes::DurableRoutes, quota_ledger::QuotaLedger};
 use crate::{
     clock, limits,
-    model::{id::SessionKey, route::RouteTable},
+    model::{id::SessionKey, route::RouteTable, route_key},
     shard::command::{Fact, Holder},
 };
 
@@ -203,12 +203,15 @@ impl Facts {
         match fact {
             Fact::FilterAdded { app, filter } => {
                 self.routes.change(|table| table.add(app, &filter, shard));
-                self.durable_routes.added(shard, app, filter.as_bytes());
+                self.durable_routes.added(shard, &route_key::of_filter(app, filter.as_bytes()));
             }
             Fact::FilterRemoved { app, filter } => {
-                self.durable_routes.removed(shard, app, filter.as_bytes());
+                let key = route_key::of_filter(app, filter.as_bytes());
+                self.durable_routes.removed(shard, &key);
                 self.routes.change(|table| table.remove(app, &filter, shard));
             }
+            Fact::GroupAdded { key } => self.durable_routes.added(shard, &key),
+            Fact::GroupRemoved { key } => self.durable_routes.removed(shard, &key),
             Fact::LogGrew { sessions } => {
                 if let Some(news) = self.news.get(usize::from(shard.0)) {
                     news.add(sessions);

@@ -11,107 +11,52 @@
 //!
 //! ```text
 //! publish ─(GroupTable snapshot)─► Dispatch ─► home of the group ─┬► DeliverTo ─► router ─► link
-//!                                                                └► Share ─► shard (durable)  
+//!                                                                ├► Share ─► shard (durable)
+//!                                                                └► another node (`far`)
 //! ```
 
+mod table;
 mod again;
 mod hand_over;
 mod members;
+mod far;
+mod away;
+mod deal;
+mod seats;
+mod give;
+mod here;
+mod desk;
 
 use std::sync::Arc;
 
 use actix::{Actor, AsyncContext as _, Context, Handler, Message, Recipient, ResponseFuture};
 use ahash::AHashMap;
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub use again::DispatchAgain;
 use again::{DealtLive, UnderWay};
+pub use desk::{GroupsDesk, OfferReply, ShareReply, ShareRequest, VERSION as SHARES_VERSION};
+use far::FarState;
+pub use far::{Far, ReadMembers, stored_member};
 use hand_over::Turn;
+pub use here::{ChooseHere, DealHere, OfferHere};
 use members::Members;
+pub use table::{GroupKey, GroupSet, GroupTable};
 
 use super::{appender::Submit, publish::AppQuotas};
 use crate::{
     limits,
     model::{
         connection_id::ConnectionId,
-        id::{AppId, HashKey, MessageId, SessionKey},
+        id::{AppId, MessageId, SessionKey},
         message::{Message as Published, Qos},
         reason::Reason,
-        route::{FilterTable, Places},
         topic::TopicFilter,
         wire::SubscriptionOptions,
     },
 };
-
-/// Which group: a keyed hash of (app, share name, filter).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupKey(pub u128);
-
-impl GroupKey {
-    /// Names the group of `share` and `filter` in `app`.
-    #[must_use]
-    pub fn new(hash_key: &HashKey, app: AppId, share: &[u8], filter: &TopicFilter) -> Self {
-        // A share name has no slash, so the two parts cannot run into each other.
-        let mut name = Vec::with_capacity(share.len() + filter.as_bytes().len() + 1);
-        name.extend_from_slice(share);
-        name.push(b'/');
-        name.extend_from_slice(filter.as_bytes());
-        Self(hash_key.group(app, &name))
-    }
-
-    /// Returns which of `workers` is the home of the group.
-    #[must_use]
-    pub fn home(self, workers: usize) -> usize {
-        usize::try_from(self.0 % workers.max(1) as u128).unwrap_or(0)
-    }
-}
-
-/// Groups that match a topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupSet(SmallVec<[GroupKey; 1]>);
-
-impl GroupSet {
-    /// Walks the groups.
-    pub fn iter(&self) -> impl Iterator<Item = GroupKey> {
-        self.0.iter().copied()
-    }
-}
-
-impl Places for GroupSet {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn extend(&mut self, other: &Self) {
-        self.0.extend_from_slice(&other.0);
-    }
-}
-
-/// Which groups have members: read by every publisher, changed by the groups' homes.
-#[derive(Default)]
-pub struct GroupTable {
-    writing: Mutex<()>,
-    snapshot: ArcSwap<FilterTable<GroupSet>>,
-}
-
-impl GroupTable {
-    /// Returns the present table.
-    #[must_use]
-    pub fn load(&self) -> arc_swap::Guard<Arc<FilterTable<GroupSet>>> {
-        self.snapshot.load()
-    }
-
-    fn change(&self, app: AppId, filter: &TopicFilter, apply: impl Fn(&mut GroupSet)) {
-        let _writing = self.writing.lock();
-        let mut table = FilterTable::clone(&self.snapshot.load());
-        table.change(app, filter, apply);
-        self.snapshot.store(Arc::new(table));
-    }
-}
 
 /// Sent by a connection that subscribes. Replies whether it is a new member; an old one gets the new
 /// options.
@@ -154,14 +99,26 @@ pub struct SessionsGone(pub Vec<SessionKey>);
 pub struct Dispatch {
     /// Which group.
     pub group: GroupKey,
+    /// The key of its route, if the directory has one.
+    pub key: Option<Bytes>,
+    /// In order of publication.
+    pub messages: Vec<Arc<Published>>,
+}
+
+/// Sent by the link or the router of a live member that left without what it was given: another gets it.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<(), Reason>")]
+pub struct GivenBack {
+    /// Which group.
+    pub group: GroupKey,
     /// In order of publication.
     pub messages: Vec<Arc<Published>>,
 }
 
 /// Sent by a home to the router of the member's worker. If the member is gone the router sends the
-/// messages back as a `Dispatch`.
+/// messages back; if it has no room, those from the first on that found none are the reply.
 #[derive(Clone, Debug, Message)]
-#[rtype(result = "()")]
+#[rtype(result = "Vec<Arc<Published>>")]
 pub struct DeliverTo {
     /// Whose message it is.
     pub group: GroupKey,
@@ -171,6 +128,8 @@ pub struct DeliverTo {
     pub connection: ConnectionId,
     /// What.
     pub messages: Vec<Arc<Published>>,
+    /// They wait there, if need be: nobody else has room.
+    pub forced: bool,
 }
 
 /// Sent by the mover of orphans: who should get the next of what a member left?
@@ -270,12 +229,18 @@ struct Group {
 pub struct Neighbours {
     /// By worker.
     pub routers: Vec<Recipient<DeliverTo>>,
+    /// By worker.
+    pub offers: Vec<Recipient<Offer>>,
     /// Of this worker.
     pub submit: Recipient<Submit>,
     /// How many shards there are.
     pub shards: u16,
     /// For `Share`.
     pub quotas: Arc<AppQuotas>,
+    /// Of which worker these groups are.
+    pub worker: u8,
+    /// The members on other nodes.
+    pub far: Arc<Far>,
 }
 
 /// See the file header.
@@ -288,9 +253,23 @@ pub struct Groups {
     dealt_live: DealtLive,
     /// Messages that are dealt again, by the id of the share.
     under_way: AHashMap<MessageId, UnderWay>,
+    far: FarState,
+    /// How much of the offers for other nodes was taken, by slot.
+    offered: AHashMap<u64, (MessageId, usize)>,
 }
 
 type Share = (Member, Vec<Arc<Published>>);
+
+/// Sent by a home to itself: this member has no room for these now.
+#[derive(Message)]
+#[rtype(result = "Result<(), Reason>")]
+struct NoRoom {
+    group: GroupKey,
+    who: MemberKey,
+    messages: Vec<Arc<Published>>,
+    /// So many members had none.
+    passes: u32,
+}
 
 impl Groups {
     /// Creates the groups of one worker.
@@ -303,12 +282,18 @@ impl Groups {
             neighbours,
             dealt_live: DealtLive::default(),
             under_way: AHashMap::new(),
+            far: FarState::default(),
+            offered: AHashMap::new(),
         }
     }
 
     fn remove(&mut self, key: GroupKey, who: MemberKey) -> bool {
         let Some(group) = self.groups.get_mut(&key) else { return false };
+        let was_here = group.members.connected() > 0;
         let left = group.members.remove(who);
+        if was_here && group.members.connected() == 0 {
+            self.far.lost(&self.neighbours, group);
+        }
         if group.members.is_empty() {
             self.table.change(group.app, &group.filter, |set| set.0.retain(|each| *each != key));
             self.groups.remove(&key);
@@ -331,7 +316,7 @@ impl Group {
         let mut dealt: Vec<Share> = Vec::new();
         let mut at = 0;
         for message in messages {
-            let Some(member) = self.members.turn(|_| true) else { break };
+            let Some(member) = self.members.turn_with_room() else { break };
             // Rounds go over the same members in the same order.
             let begins = dealt.first().is_none_or(|(first, _)| first.key == member.key);
             at = if begins { 0 } else { at + 1 };
@@ -368,7 +353,11 @@ impl Handler<Join> for Groups {
             let (app, share, filter) = (join.app, join.share.clone(), join.filter.clone());
             Group { app, share, filter, members: Members::default() }
         });
+        let was_here = group.members.connected() > 0;
         let new = group.members.put(join.member);
+        if !was_here && group.members.connected() > 0 {
+            self.far.gained(&self.neighbours, group);
+        }
         if let (true, MemberKey::Session(session)) = (new, join.member.key) {
             self.of_session.entry(session).or_default().push(join.group);
         }
@@ -380,7 +369,8 @@ impl Handler<Leave> for Groups {
     type Result = bool;
 
     fn handle(&mut self, leave: Leave, _ctx: &mut Self::Context) -> Self::Result {
-        if !leave.stays {
+        // Durable members that are away are found in their shards once there are other nodes.
+        if !leave.stays || self.neighbours.far.is_on() {
             return self.remove(leave.group, leave.who);
         }
         let Some(group) = self.groups.get_mut(&leave.group) else { return false };
@@ -427,8 +417,10 @@ impl Handler<Gone> for Groups {
             return;
         }
         match gone.who {
-            MemberKey::Connection(_) => drop(self.remove(gone.group, gone.who)),
-            MemberKey::Session(_) => drop(group.members.disconnect(gone.who)),
+            MemberKey::Session(_) if !self.neighbours.far.is_on() => {
+                group.members.disconnect(gone.who);
+            }
+            who => drop(self.remove(gone.group, who)),
         }
     }
 }
@@ -445,6 +437,9 @@ impl Handler<Dispatch> for Groups {
     type Result = ResponseFuture<Result<(), Reason>>;
 
     fn handle(&mut self, dispatch: Dispatch, ctx: &mut Self::Context) -> Self::Result {
+        if self.neighbours.far.is_on() {
+            return self.dispatch_far(dispatch, &ctx.address());
+        }
         let Some(group) = self.groups.get_mut(&dispatch.group) else {
             tracing::debug!(messages = dispatch.messages.len(), "shared group has no member");
             return Box::pin(async { Ok(()) });
@@ -456,9 +451,46 @@ impl Handler<Dispatch> for Groups {
         }
         let own = ctx.address();
         for share in group.deal(messages) {
-            handed.extend(self.hand_over(dispatch.group, share, Turn::Any, &own));
+            handed.extend(self.hand_over(dispatch.group, share, Turn::Any { passes: 0 }, &own));
         }
         Box::pin(async move { join_all(handed).await.into_iter().collect() })
+    }
+}
+
+impl Handler<NoRoom> for Groups {
+    type Result = ResponseFuture<Result<(), Reason>>;
+
+    fn handle(&mut self, no_room: NoRoom, ctx: &mut Self::Context) -> Self::Result {
+        let NoRoom { group: key, who, messages, passes } = no_room;
+        let Some(group) = self.groups.get_mut(&key) else { return Box::pin(async { Ok(()) }) };
+        group.members.rest(who);
+        let passes = if group.members.any_with_room() { passes } else { u32::MAX };
+        let (own, mut handed) = (ctx.address(), Vec::new());
+        for share in group.deal(messages) {
+            handed.extend(self.hand_over(key, share, Turn::Any { passes }, &own));
+        }
+        Box::pin(async move { join_all(handed).await.into_iter().collect() })
+    }
+}
+
+impl Handler<GivenBack> for Groups {
+    type Result = ResponseFuture<Result<(), Reason>>;
+
+    fn handle(&mut self, back: GivenBack, ctx: &mut Self::Context) -> Self::Result {
+        let GivenBack { group, mut messages } = back;
+        if self.neighbours.far.is_on() {
+            // It is written down who had them under their ids; whoever gets them now is not that one.
+            messages.iter_mut().for_each(|message| *message = anew(message));
+        }
+        self.handle(Dispatch { group, key: None, messages }, ctx)
+    }
+}
+
+/// Returns a message without an id: no shard may take it for what it stored before.
+pub(in crate::actors) fn anew(message: &Arc<Published>) -> Arc<Published> {
+    match message.id {
+        None => Arc::clone(message),
+        Some(_) => Arc::new(Published { id: None, ..Published::clone(message) }),
     }
 }
 

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     clock, limits,
-    model::{id::AppId, route_key, topic::TopicFilter},
+    model::{id::AppId, route_key},
 };
 
 /// Sent to a router when the node is not alone any more: from now on it tells of first and last
@@ -43,6 +43,20 @@ use crate::{
 pub struct TellFilters {
     /// Number of the first filter.
     pub from: u32,
+}
+
+/// Sent to the shared groups of a worker when the node is not alone any more: from now on they tell of
+/// first and last connected members.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct TellGroups;
+
+/// Who knows live subscribers; each list by worker.
+pub struct Tellers {
+    /// Of filters.
+    pub routers: Vec<Recipient<TellFilters>>,
+    /// Of shared groups.
+    pub groups: Vec<Recipient<TellGroups>>,
 }
 
 /// See the head of the file. Shared by the workers.
@@ -90,9 +104,15 @@ pub(super) fn millis(duration: Duration) -> u64 {
 impl LiveRoutes {
     /// Notes that `worker` has its first subscriber of these filters.
     pub fn hold<'a>(&self, worker: u8, filters: impl IntoIterator<Item = (AppId, &'a [u8])>) {
+        let key = |(app, filter)| route_key::of_filter(app, filter);
+        self.hold_keys(worker, filters.into_iter().map(key));
+    }
+
+    /// Notes that `worker` has the first subscriber of these routes.
+    pub fn hold_keys(&self, worker: u8, keys: impl IntoIterator<Item = Bytes>) {
         let mut inner = self.inner.lock();
-        for (app, filter) in filters {
-            inner.book.hold(&route_key::of_filter(app, filter), worker);
+        for key in keys {
+            inner.book.hold(&key, worker);
         }
         drop(inner);
         self.work.notify_one();
@@ -100,22 +120,23 @@ impl LiveRoutes {
 
     /// Notes that `worker` lost its last subscriber of a filter.
     pub fn release(&self, worker: u8, app: AppId, filter: &[u8]) {
-        let key = route_key::of_filter(app, filter);
+        self.release_key(worker, &route_key::of_filter(app, filter));
+    }
+
+    /// Notes that `worker` lost the last subscriber of a route.
+    pub fn release_key(&self, worker: u8, key: &Bytes) {
         let now_ms = self.now_ms();
-        self.inner.lock().book.release(&key, worker, now_ms);
+        self.inner.lock().book.release(key, worker, now_ms);
         self.work.notify_one();
     }
 
-    /// Waits until all nodes send here what matches `filters`, which have subscribers; `None` if they do.
+    /// Waits until all nodes send here what these keys of routes match, which have subscribers; `None` if they do.
     /// The answer says per filter whether they do: after `limits::ROUTE_WAIT` it may be no.
     pub fn routed(
         self: &Arc<Self>,
-        app: AppId,
-        filters: &[TopicFilter],
+        keys: Vec<Bytes>,
     ) -> Option<impl Future<Output = Vec<bool>> + Send + use<>> {
         let meta = Arc::clone(self.meta.get()?);
-        let keys: Vec<Bytes> =
-            filters.iter().map(|filter| route_key::of_filter(app, filter.as_bytes())).collect();
         if keys.is_empty() || (self.counts(&*meta) && self.inner.lock().unsettled(&keys).is_none())
         {
             return None;
@@ -170,7 +191,7 @@ impl LiveRoutes {
     }
 
     /// Proposes what the routers tell, for as long as the node runs.
-    pub async fn run(self: Arc<Self>, meta: Arc<dyn Meta>, routers: Vec<Recipient<TellFilters>>) {
+    pub async fn run(self: Arc<Self>, meta: Arc<dyn Meta>, tellers: Tellers) {
         let mut changed = meta.changed();
         while meta.standing().alone {
             if changed.changed().await.is_err() {
@@ -178,7 +199,7 @@ impl LiveRoutes {
             }
         }
         let _ = self.meta.set(Arc::clone(&meta));
-        if walk(&routers).await.is_none() {
+        if walk(&tellers).await.is_none() {
             return;
         }
         let settling = tokio::spawn(Arc::clone(&self).settle(Arc::clone(&meta)));
@@ -337,9 +358,12 @@ impl Inner {
     }
 }
 
-/// Has every router tell of its filters; `None` if one has ended.
-async fn walk(routers: &[Recipient<TellFilters>]) -> Option<()> {
-    for router in routers {
+/// Has everybody tell of what he has; `None` if one has ended.
+async fn walk(tellers: &Tellers) -> Option<()> {
+    for groups in &tellers.groups {
+        groups.send(TellGroups).await.ok()?;
+    }
+    for router in &tellers.routers {
         let mut next = Some(0);
         while let Some(from) = next {
             next = router.send(TellFilters { from }).await.ok()?;

@@ -211,7 +211,8 @@ impl Wire for NoWire {
     }
 }
 
-fn codec() -> impl bincode::Options {
+/// Fixed-width integers, within the bound.
+pub(in crate::actors) fn codec() -> impl bincode::Options {
     bincode::DefaultOptions::new().with_fixint_encoding().with_limit(limits::PEER_MESSAGE_BYTES_MAX)
 }
 

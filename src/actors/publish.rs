@@ -22,8 +22,10 @@ use std::{cell::Cell, pin::Pin, rc::Rc, sync::Arc};
 
 use actix::{Addr, Handler};
 use ahash::AHashMap;
+use bytes::Bytes;
 use futures_util::future::{FutureExt as _, Shared, try_join_all};
 use hongqiao_cluster::id::{Bucket, NodeId, ShardId};
+use smallvec::SmallVec;
 
 use super::{
     appender::{Appender, Submit, SubmitError},
@@ -224,7 +226,11 @@ impl Publisher {
 
     fn publish_again_now(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
-        self.deal_by(messages, &mut parts, |group, message| DispatchAgain { group, message });
+        self.deal_by(messages, &mut parts, |group, key, message| DispatchAgain {
+            group,
+            key,
+            message,
+        });
         self.store(messages, &mut parts);
         self.retain(messages, &mut parts);
         let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
@@ -302,7 +308,11 @@ impl Publisher {
 
     /// Gives each message to one member of each shared group that it matches.
     fn deal(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
-        self.deal_by(messages, parts, |group, message| Dispatch { group, messages: vec![message] });
+        self.deal_by(messages, parts, |group, key, message| Dispatch {
+            group,
+            key,
+            messages: vec![message],
+        });
     }
 
     /// Sends the home of each shared group that a message matches what `dispatch` makes of it.
@@ -310,20 +320,33 @@ impl Publisher {
         &self,
         messages: &[Arc<Message>],
         parts: &mut [Parts],
-        dispatch: impl Fn(GroupKey, Arc<Message>) -> D,
+        dispatch: impl Fn(GroupKey, Option<Bytes>, Arc<Message>) -> D,
     ) where
         D: actix::Message<Result = Accepted> + Send + 'static,
         Groups: Handler<D>,
     {
         let homes = &self.targets.groups;
         let table = self.targets.group_table.load();
+        let routes = self.targets.beyond.tables.load();
         for (message, parts) in messages.iter().zip(parts) {
-            for group in table.places(message.app, &message.topic).iter() {
-                let Some(home) = homes.get(group.home(homes.len())) else { continue };
-                let sent = home.send(dispatch(group, Arc::clone(message)));
+            let mut send = |group: GroupKey, key| {
+                let Some(home) = homes.get(group.home(homes.len())) else { return };
+                let sent = home.send(dispatch(group, key, Arc::clone(message)));
                 parts.push(Box::pin(async move {
                     sent.await.unwrap_or(Err(Reason::ServerShuttingDown))
                 }));
+            };
+            let mut routed = SmallVec::<[GroupKey; 2]>::new();
+            for route in routes.groups(message.app, &message.topic).iter() {
+                let hash_key = &self.targets.hash_key;
+                let group = GroupKey::new(hash_key, route.app, &route.share, &route.filter);
+                routed.push(group);
+                send(group, Some(route.key.clone()));
+            }
+            for group in table.places(message.app, &message.topic).iter() {
+                if !routed.contains(&group) {
+                    send(group, None);
+                }
             }
         }
     }

@@ -10,21 +10,23 @@
 //! - Choice: a group without any member has nobody to keep its shares for; they are dropped.
 //! - Source: MQTT 5.0 section 4.8.2.
 
+mod far;
+
 use std::{pin::Pin, rc::Rc, sync::Arc};
 
 use actix::Recipient;
-use hongqiao_cluster::id::ShardId;
+use hongqiao_cluster::id::{NodeId, ShardId};
+
+pub use far::FarMover;
+use far::To;
 
 use super::{
     appender::{Submit, SubmitError},
-    groups::{Choice, Choose, GroupKey, Member, NotAMember, Offer},
+    groups::{Choice, Choose, GroupKey, Member, NotAMember, Offer, anew},
     publish::AppQuotas,
 };
 use crate::{
-    model::{
-        id::{HashKey, SessionKey},
-        message::Message,
-    },
+    model::id::{HashKey, SessionKey},
     shard::{
         command::{Command, Reply},
         query::{OrphanChunk, OrphanKey},
@@ -58,6 +60,8 @@ pub struct Mover {
     pub offer: Vec<Recipient<Offer>>,
     /// For `Share`.
     pub quotas: Arc<AppQuotas>,
+    /// Knows members on other nodes.
+    pub far: FarMover,
 }
 
 /// How a round came out.
@@ -99,8 +103,16 @@ impl Mover {
             return self.store(&chunk, group, owner, None).await;
         }
         let home = group.home(self.choose.len());
-        let choose = self.choose.get(home).ok_or(Stuck)?;
-        match choose.send(Choose(group)).await.map_err(|_| Stuck)? {
+        let choice = if self.far.is_on() {
+            match self.far.choose(&chunk, group).await? {
+                To::Here(choice) => choice,
+                To::Node(node) => return self.offer_far(chunk, group, node).await,
+            }
+        } else {
+            let choose = self.choose.get(home).ok_or(Stuck)?;
+            choose.send(Choose(group)).await.map_err(|_| Stuck)?
+        };
+        match choice {
             Choice::Nobody => self.drop_all(&chunk).await,
             Choice::Stored(member, key) => {
                 self.note(&chunk, false, Some(key)).await?;
@@ -145,7 +157,7 @@ impl Mover {
     /// Hands a live member as much as it has room for.
     async fn offer(
         &self,
-        mut chunk: OrphanChunk,
+        chunk: OrphanChunk,
         group: GroupKey,
         member: Member,
     ) -> Result<(), Stuck> {
@@ -154,6 +166,22 @@ impl Mover {
         let messages = chunk.messages.iter().map(|(_, message)| anew(message)).collect();
         let taken = router.send(Offer { group, member, connection, messages });
         let taken = taken.await.map_err(|_| Stuck)?;
+        self.note_taken(chunk, taken).await
+    }
+
+    /// Hands a live member of another node as much as it has room for.
+    async fn offer_far(
+        &self,
+        chunk: OrphanChunk,
+        group: GroupKey,
+        node: NodeId,
+    ) -> Result<(), Stuck> {
+        let messages = chunk.messages.iter().map(|(_, message)| anew(message)).collect();
+        let taken = self.far.offer(node, group, chunk.id(self.shard.0), messages).await?;
+        self.note_taken(chunk, taken).await
+    }
+
+    async fn note_taken(&self, mut chunk: OrphanChunk, taken: usize) -> Result<(), Stuck> {
         let Some(last) = taken.checked_sub(1) else { return Err(Stuck) };
         if taken < chunk.messages.len() {
             chunk.to = chunk.messages.get(last).ok_or(Stuck)?.0;
@@ -184,13 +212,5 @@ impl Mover {
     async fn submit(&self, shard: ShardId, command: Command) -> Result<Reply, Stuck> {
         let reply = self.submit.send(Submit { shard, command }).await;
         reply.unwrap_or(Err(SubmitError::Unavailable)).map_err(|_| Stuck)
-    }
-}
-
-/// A live member may give it back; no shard may then take it for what it stored before.
-fn anew(message: &Arc<Message>) -> Arc<Message> {
-    match message.id {
-        None => Arc::clone(message),
-        Some(_) => Arc::new(Message { id: None, ..Message::clone(message) }),
     }
 }

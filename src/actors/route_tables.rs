@@ -9,6 +9,8 @@
 //!   has not compared it with the directory. What is too much is ignored on arrival.
 //! - Source: EDGE-ROUTE, NO-LOSS in ARCHITECTURE.md.
 
+mod groups;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -20,6 +22,9 @@ use hongqiao_cluster::{
 };
 use imbl::OrdMap;
 use parking_lot::Mutex;
+
+use groups::GroupRouteTable;
+pub use groups::{GroupRoute, GroupRoutes};
 
 use crate::model::{
     id::AppId,
@@ -42,6 +47,7 @@ pub struct Snapshot {
     own_incarnation: u64,
     live: NodeTable,
     durable: RouteTable,
+    groups: GroupRouteTable,
     /// Nodes that have not told all their routes.
     untold_nodes: NodeSet,
     /// Shards all of whose filters have routes.
@@ -87,6 +93,25 @@ impl Snapshot {
             self.untold_nodes.iter().for_each(|node| nodes.insert(node));
         }
         nodes
+    }
+
+    /// Returns the shared groups that get a message on `topic`.
+    #[must_use]
+    pub fn groups(&self, app: AppId, topic: &TopicName) -> GroupRoutes {
+        self.groups.matching(app, topic)
+    }
+
+    /// Returns where the members of a shared group are; by the key of its route.
+    #[must_use]
+    pub fn group(&self, key: &Bytes) -> Option<Arc<GroupRoute>> {
+        self.groups.get(key)
+    }
+
+    /// Tells whether every other node that is up, and every shard, has told all of its routes.
+    #[must_use]
+    pub fn knows_all(&self) -> bool {
+        let told = self.all_shards.without(self.told_shards).is_empty();
+        self.is_alone() || (self.untold_nodes.is_empty() && told)
     }
 
     /// Returns the shards to which a durable message on `topic` must go; `local` are the filters of the
@@ -168,6 +193,12 @@ impl Snapshot {
                 self.live.change(app, &filter, |set| set.clone_from(&nodes));
                 let shards = ShardSet::from_bits(routed.shards);
                 self.durable.change(app, &filter, |set| *set = shards);
+            }
+            Ok(RouteKey::Group(app, share, filter)) => {
+                let others = routed.nodes.iter().copied().filter(|node| *node != me);
+                let (nodes, shards) = (others.collect(), ShardSet::from_bits(routed.shards));
+                let key = key.clone();
+                self.groups.set(GroupRoute { key, app, share, filter, nodes, shards });
             }
             Ok(RouteKey::AllRouted) => self.told_shards = ShardSet::from_bits(routed.shards),
             Err(error) => tracing::error!(%error, bytes = key.len(), "route is ignored"),

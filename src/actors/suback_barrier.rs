@@ -58,25 +58,26 @@ impl SubackBarrier {
         if self.is_alone() {
             return None;
         }
-        let plain: Vec<usize> =
-            (0..items.len()).filter(|place| items[*place].share.is_none()).collect();
-        let filters: Vec<_> = plain.iter().map(|place| items[*place].filter.clone()).collect();
-        let live = self.live.routed(app, &filters);
+        let key = |item: &StoredSubscription| match &item.share {
+            None => route_key::of_filter(app, item.filter.as_bytes()),
+            Some(share) => route_key::of_group(app, share, item.filter.as_bytes()),
+        };
+        let all: Vec<Bytes> = items.iter().map(key).collect();
+        let live = self.live.routed(all.clone());
         // QoS 0 comes to a durable session as live messages come.
         let is_stored = |place: &usize| items[*place].options.qos > Qos::AtMostOnce;
-        let stored: Vec<usize> = plain.iter().copied().filter(is_stored).collect();
-        let key = |place: &usize| route_key::of_filter(app, items[*place].filter.as_bytes());
-        let keys: Vec<Bytes> = stored.iter().map(key).collect();
+        let stored: Vec<usize> = (0..items.len()).filter(is_stored).collect();
+        let keys: Vec<Bytes> = stored.iter().map(|place| all[*place].clone()).collect();
         let shard = shard.filter(|_| !keys.is_empty());
         if live.is_none() && shard.is_none() {
             return None;
         }
-        let (this, all) = (Arc::clone(self), items.len());
+        let (this, all) = (Arc::clone(self), all.len());
         Some(async move {
             let live = async {
                 match live {
                     Some(live) => live.await,
-                    None => vec![true; plain.len()],
+                    None => vec![true; all],
                 }
             };
             let durable = async {
@@ -85,9 +86,7 @@ impl SubackBarrier {
                     None => true,
                 }
             };
-            let (live, durable) = tokio::join!(live, durable);
-            let mut passed = vec![true; all];
-            plain.into_iter().zip(live).for_each(|(place, routed)| passed[place] = routed);
+            let (mut passed, durable) = tokio::join!(live, durable);
             stored.into_iter().for_each(|place| passed[place] &= durable);
             passed
         })

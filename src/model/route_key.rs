@@ -1,4 +1,4 @@
-//! The name of a route in the directory of the cluster: (app, filter) as bytes.
+//! The name of a route in the directory of the cluster: (app, filter), or a shared group, as bytes.
 //!
 //! - Owns: the encoding; to the directory a key is opaque.
 //! - Takes: app and filter. Gives: bytes, and app and filter back.
@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! filter: 1 | app u32, big endian | text of the filter
+//! group:  2 | app u32, big endian | share name | '/' | text of the filter
 //! all:    0                         a shard all of whose filters have routes stands at this key
 //! ```
 
@@ -18,6 +19,7 @@ use super::{
 };
 
 const FILTER: u8 = 1;
+const GROUP: u8 = 2;
 const HEAD_BYTES: usize = 5;
 
 /// Longest key in bytes.
@@ -31,7 +33,9 @@ pub const ALL_ROUTED: Bytes = Bytes::from_static(&[0]);
 pub enum RouteKey {
     /// A filter of an app.
     Filter(AppId, TopicFilter),
-    /// Shards all of whose filters have routes.
+    /// A shared group of an app: share name and filter.
+    Group(AppId, Bytes, TopicFilter),
+    /// Shards all of whose filters and groups have routes.
     AllRouted,
 }
 
@@ -69,7 +73,29 @@ pub fn of_filter(app: AppId, filter: &[u8]) -> Bytes {
     key.freeze()
 }
 
-/// Decodes a key; the filter is a slice of it.
+/// Encodes the key of a shared group. A share name has no slash.
+///
+/// ```
+/// # use hongqiao::model::{id::AppId, route_key::{self, RouteKey}, topic::TopicFilter};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let filter = TopicFilter::parse("room/+")?;
+/// let key = route_key::of_group(AppId(7), b"g", filter.as_bytes());
+/// assert_eq!(route_key::parse(&key)?, RouteKey::Group(AppId(7), "g".into(), filter));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn of_group(app: AppId, share: &[u8], filter: &[u8]) -> Bytes {
+    let mut key = BytesMut::with_capacity(HEAD_BYTES + share.len() + 1 + filter.len());
+    key.put_u8(GROUP);
+    key.put_u32(app.0);
+    key.put_slice(share);
+    key.put_u8(b'/');
+    key.put_slice(filter);
+    key.freeze()
+}
+
+/// Decodes a key; names are slices of it.
 ///
 /// # Errors
 /// [`RouteKeyError`]; a route that cannot be understood is none.
@@ -77,13 +103,18 @@ pub fn parse(key: &Bytes) -> Result<RouteKey, RouteKeyError> {
     let (kind, rest) = key.split_first().ok_or(RouteKeyError::Malformed)?;
     match *kind {
         0 if rest.is_empty() => Ok(RouteKey::AllRouted),
-        FILTER => {
+        FILTER | GROUP => {
             let app = *rest.first_chunk().ok_or(RouteKeyError::Malformed)?;
-            let text = key.slice(HEAD_BYTES..);
+            let (app, text) = (AppId(u32::from_be_bytes(app)), key.slice(HEAD_BYTES..));
             std::str::from_utf8(&text).map_err(|_| RouteKeyError::Malformed)?;
-            let filter = TopicFilter::from_utf8_bytes(text);
-            let filter = filter.map_err(|_| RouteKeyError::Malformed)?;
-            Ok(RouteKey::Filter(AppId(u32::from_be_bytes(app)), filter))
+            let filter =
+                |text| TopicFilter::from_utf8_bytes(text).map_err(|_| RouteKeyError::Malformed);
+            if *kind == FILTER {
+                return Ok(RouteKey::Filter(app, filter(text)?));
+            }
+            let slash = text.iter().position(|byte| *byte == b'/');
+            let slash = slash.filter(|at| *at > 0).ok_or(RouteKeyError::Malformed)?;
+            Ok(RouteKey::Group(app, text.slice(..slash), filter(text.slice(slash + 1..))?))
         }
         0 => Err(RouteKeyError::Malformed),
         kind => Err(RouteKeyError::Kind { kind }),
@@ -96,7 +127,7 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_errors_and_nothing_panics() {
-        let malformed: [&[u8]; 7] = [
+        let malformed: [&[u8]; 11] = [
             b"",
             b"\0\0",
             b"\x01",
@@ -104,12 +135,16 @@ mod tests {
             b"\x01\0\0\0\x01",
             b"\x01\0\0\0\x01a#",
             b"\x01\0\0\0\x01\xff",
+            b"\x02\0\0\0\x01g",
+            b"\x02\0\0\0\x01/a",
+            b"\x02\0\0\0\x01g/",
+            b"\x02\0\0\0\x01g/a#",
         ];
         for key in malformed {
             assert_eq!(parse(&Bytes::from_static(key)), Err(RouteKeyError::Malformed), "{key:?}");
         }
-        let newer = parse(&Bytes::from_static(b"\x02abc"));
-        assert_eq!(newer, Err(RouteKeyError::Kind { kind: 2 }));
+        let newer = parse(&Bytes::from_static(b"\x03abc"));
+        assert_eq!(newer, Err(RouteKeyError::Kind { kind: 3 }));
         assert_eq!(parse(&ALL_ROUTED), Ok(RouteKey::AllRouted));
     }
 
@@ -118,5 +153,7 @@ mod tests {
         let keys =
             [of_filter(AppId(1), b"a"), of_filter(AppId(2), b"a"), of_filter(AppId(1), b"b")];
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
+        let groups = [of_group(AppId(1), b"a", b"b/c"), of_filter(AppId(1), b"a/b/c")];
+        assert_ne!(groups[0], groups[1]);
     }
 }

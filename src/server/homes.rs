@@ -12,6 +12,7 @@ use super::workers::{First, LOAD_PAGE, Shared, on};
 use crate::{
     actors::{
         appender::Appender,
+        groups::{Groups, GroupsDesk},
         home::{
             self, CallAgain, ClaimBy, Home, ReleaseBy,
             client::{Duty, Homes},
@@ -19,7 +20,7 @@ use crate::{
         hub::{GoneAmong, Kick, SessionsGrew, TakeRoll},
         peer::Desks,
         publish::{Publisher, Targets},
-        redispatch::{Moved, Mover, ReadOrphan},
+        redispatch::{FarMover, Moved, Mover, ReadOrphan},
         relay::Arrivals,
         upkeep::{self, Local, Meet, Upkeep},
     },
@@ -73,7 +74,7 @@ pub(super) fn serve_peers(
     hubs: Hubs,
     homes: &HomeDesks,
     duty: &Arc<Duty>,
-    arrivals: Arc<Arrivals>,
+    (arrivals, groups): (Arc<Arrivals>, &[Addr<Groups>]),
     shared: &Shared,
 ) {
     let HomeDesks { claim, release, again } = homes.clone();
@@ -90,6 +91,12 @@ pub(super) fn serve_peers(
         view: shared.view.clone(),
         durable_routes: Arc::clone(&shared.facts.durable_routes),
         arrivals,
+        groups: GroupsDesk {
+            deal: groups.iter().map(|each| each.clone().recipient()).collect(),
+            choose: groups.iter().map(|each| each.clone().recipient()).collect(),
+            offer: groups.iter().map(|each| each.clone().recipient()).collect(),
+            view: shared.view.clone(),
+        },
     };
     shared.shards.cluster().set_service(Arc::new(desks));
 }
@@ -210,6 +217,11 @@ fn mover(
         not_a_member: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
         offer: targets.routers.iter().map(|each| each.clone().recipient()).collect(),
         quotas: Arc::clone(&targets.quotas),
+        far: FarMover {
+            far: Arc::clone(&shared.far),
+            choose: targets.groups.iter().map(|each| each.clone().recipient()).collect(),
+            turn: Rc::default(),
+        },
     };
     Rc::new(move || {
         let mover = mover.clone();

@@ -12,6 +12,7 @@ use crate::{
     actors::{
         cluster_port::ClusterPort,
         peer::Peers,
+        route_tables::RouteTables,
         view::{Member, Members, Start, View},
     },
     clock, limits,
@@ -65,6 +66,21 @@ pub(super) async fn wait_for_membership(cluster: &Handle) {
             said = due;
             tracing::warn!("waiting for the cluster: this node is no member yet");
         }
+    }
+}
+
+/// Waits until the others have told all their routes: of a shared group they do not tell only its members know,
+/// and what is published here meanwhile would not reach it. A node that does not tell is not waited for for ever.
+pub(super) async fn wait_for_routes(tables: &RouteTables) {
+    let told = async {
+        while !tables.load().knows_all() {
+            tokio::time::sleep(limits::LEASE_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(limits::ROUTES_TOLD_WAIT, told).await.is_err() {
+        tracing::warn!(
+            "other nodes or shards have not told all their routes: shared groups may miss messages"
+        );
     }
 }
 

@@ -28,10 +28,11 @@ use crate::{
         },
         counters::Counters,
         facts::Facts,
-        groups::{self, GroupKey, GroupTable, Groups, Join, Member, MemberKey},
+        groups::{self, Far, GroupKey, GroupTable, Groups, Join, Member, MemberKey, ReadMembers},
         home::client::{Duty, Homes},
         hub::Hub,
         interest::Interests,
+        live_routes::Tellers,
         peer::Peers,
         publish::{AppQuotas, Beyond, Publisher, Targets},
         relay::Arrivals,
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) view: View,
     pub(super) facts: Arc<Facts>,
     pub(super) beyond: Beyond,
+    /// Members of shared groups on other nodes.
+    pub(super) far: Arc<Far>,
     pub(super) quotas: Arc<AppQuotas>,
     pub(super) authenticator: Arc<dyn Authenticator>,
     /// By listener.
@@ -129,7 +132,7 @@ impl Workers {
         let hubs = Hubs::of(&first);
         let homes = start_homes(&arbiters, &first, &hubs, &targets, shared).await?;
         let duty = Duty::new(shared.view.shards());
-        serve_peers(hubs, &homes, &duty, arrivals, shared);
+        serve_peers(hubs, &homes, &duty, (arrivals, &groups), shared);
         for (arbiter, first) in arbiters.iter().zip(&first) {
             let (targets, shared) = (targets.clone(), shared.clone());
             let (router, appender) = (first.router.clone(), first.appender.clone());
@@ -188,8 +191,11 @@ fn start_routes(
 ) -> (Arc<SubackBarrier>, Arc<Arrivals>) {
     let port = ClusterPort(shared.shards.cluster().clone());
     let meta = Arc::clone(&shared.beyond.meta);
-    let routers = first.iter().map(|first| first.router.clone().recipient()).collect();
-    actix_rt::spawn(Arc::clone(&shared.beyond.live).run(Arc::clone(&meta), routers));
+    let tellers = Tellers {
+        routers: first.iter().map(|first| first.router.clone().recipient()).collect(),
+        groups: targets.groups.iter().map(|groups| groups.clone().recipient()).collect(),
+    };
+    actix_rt::spawn(Arc::clone(&shared.beyond.live).run(Arc::clone(&meta), tellers));
     let durable = Arc::clone(&shared.facts.durable_routes);
     for shard in shared.shards.shards() {
         let leads = Arc::new(port.clone());
@@ -226,12 +232,15 @@ async fn start_groups(
     shared: &Shared,
 ) -> anyhow::Result<Vec<Addr<Groups>>> {
     let mut groups = Vec::new();
-    for (arbiter, own) in arbiters.iter().zip(first) {
+    for (worker, (arbiter, own)) in arbiters.iter().zip(first).enumerate() {
         let neighbours = groups::Neighbours {
             routers: first.iter().map(|first| first.router.clone().recipient()).collect(),
             submit: own.appender.clone().recipient(),
             shards: shared.shards.cluster().shards(),
             quotas: Arc::clone(&shared.quotas),
+            offers: first.iter().map(|first| first.router.clone().recipient()).collect(),
+            worker: u8::try_from(worker).context("workers.threads")?,
+            far: Arc::clone(&shared.far),
         };
         let table = Arc::clone(table);
         groups.push(on(arbiter, move || Groups::new(table, neighbours).start()).await?);
@@ -239,9 +248,21 @@ async fn start_groups(
     Ok(groups)
 }
 
-/// Durable sessions stay members of their shared groups while the node is down.
+/// What the groups need to know of those on other nodes.
+pub(super) fn far(shards: &ShardClient, beyond: &Beyond, view: &View) -> Arc<Far> {
+    let (wire, hash_key) = (Arc::new(ClusterPort(shards.cluster().clone())), shards.hash_key());
+    let shards = shards.clone();
+    let read_members: ReadMembers = Box::new(move |shard, key| {
+        let shards = shards.clone();
+        let limit = u32::try_from(limits::GROUP_MEMBERS_PAGE).unwrap_or(u32::MAX);
+        Box::pin(async move { shards.group_members(shard, key, None, limit).await.ok() })
+    });
+    Far::new(beyond.clone(), wire, view.clone(), hash_key, read_members)
+}
+
+/// Durable sessions stay members of their shared groups while a node that is alone is down. If there are others,
+/// they are found in their shards.
 async fn join_durable_members(groups: &[Addr<Groups>], shared: &Shared) -> anyhow::Result<()> {
-    // A cluster of several nodes has no shared subscriptions yet.
     if !shared.view.is_alone() {
         return Ok(());
     }

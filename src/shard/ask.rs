@@ -56,6 +56,8 @@ pub enum Question {
     User { app: AppId, name: String },
     /// The number of an app. → [`Answer::App`]
     App { name: String },
+    /// Durable members of a shared group. → [`Answer::Members`]
+    Members { key: Bytes, after: Option<SessionKey>, limit: u32 },
 }
 
 /// What a shard answers.
@@ -66,6 +68,7 @@ pub enum Answer {
     Retained(RetainedPage),
     User(Option<String>),
     App(Option<AppId>),
+    Members(Vec<SessionKey>),
 }
 
 /// Bytes that are no question or answer of this version.
@@ -90,6 +93,7 @@ enum Head {
     },
     User(Option<String>),
     App(Option<AppId>),
+    Members(Vec<SessionKey>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,6 +120,10 @@ impl Question {
             }
             Self::User { app, name } => Answer::User(query::user(store, app, &name)),
             Self::App { name } => Answer::App(query::app(store, &name)),
+            Self::Members { key, after, limit } => {
+                let limit = (limit as usize).min(limits::GROUP_MEMBERS_PAGE);
+                Answer::Members(query::group_members(machine, &key, after, limit))
+            }
         }
     }
 
@@ -166,6 +174,7 @@ impl Answer {
             }
             Self::User(hash) => encode(&Head::User(hash), &[]),
             Self::App(app) => encode(&Head::App(app), &[]),
+            Self::Members(members) => encode(&Head::Members(members), &[]),
         }
     }
 
@@ -197,6 +206,7 @@ impl Answer {
             }
             Head::User(hash) => Self::User(hash),
             Head::App(app) => Self::App(app),
+            Head::Members(members) => Self::Members(members),
         };
         (messages.at == bytes.len()).then_some(answer)
     }
@@ -294,6 +304,7 @@ mod tests {
             Answer::User(Some("$argon2id$".to_owned())),
             Answer::User(None),
             Answer::App(Some(AppId(9))),
+            Answer::Members(vec![SessionKey(1), SessionKey(u128::MAX)]),
         ]
     }
 

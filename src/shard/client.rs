@@ -131,6 +131,23 @@ impl ShardClient {
         }
     }
 
+    /// Lists durable members of a shared group, named by its route key, in one shard.
+    ///
+    /// # Errors
+    /// The shard cannot be read now.
+    pub async fn group_members(
+        &self,
+        shard: ShardId,
+        key: Bytes,
+        after: Option<SessionKey>,
+        limit: u32,
+    ) -> Result<Vec<SessionKey>, ReadError> {
+        match self.ask(shard, Question::Members { key, after, limit }).await? {
+            Answer::Members(members) => Ok(members),
+            _ => Err(ReadError::Unavailable),
+        }
+    }
+
     /// Asks a shard; without encoding where this node leads it.
     async fn ask(&self, shard: ShardId, question: Question) -> Result<Answer, ReadError> {
         if self.leads(shard) {

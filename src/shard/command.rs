@@ -89,6 +89,20 @@ pub struct StoredSubscription {
     pub subscription_id: u32,
 }
 
+/// Who gets the share of a message in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ShareOwner {
+    /// The log of this durable session.
+    Session(SessionKey),
+    /// A member without storage on this start of this node.
+    Live {
+        /// Node id.
+        node: u64,
+        /// The node's start number.
+        incarnation: u64,
+    },
+}
+
 /// How far a QoS 1 or 2 delivery has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OutState {
@@ -230,6 +244,9 @@ pub enum Command {
     /// Was something stored here under this id? Changes nothing; asked in the order of all commands.
     /// → [`Reply::Known`]
     IsKnown { id: MessageId },
+    /// Writes down who gets the share `id` of a group's message, in the shard of the group: `owner`, unless
+    /// somebody else than `instead` is to have it already. → [`Reply::Assigned`]
+    Assign { id: MessageId, owner: ShareOwner, instead: Option<ShareOwner> },
 }
 
 /// What a shard answers to one command.
@@ -272,6 +289,8 @@ pub enum Reply {
     Fenced,
     /// Whether the id is known.
     Known(bool),
+    /// Who gets the share.
+    Assigned(ShareOwner),
 }
 
 /// Says that a session has its limit of filters.
@@ -319,6 +338,11 @@ pub enum Fact {
     FilterAdded { app: AppId, filter: TopicFilter },
     /// The last one is gone.
     FilterRemoved { app: AppId, filter: TopicFilter },
+    /// The first durable member of a shared group in this shard that stores messages; the key is that of its
+    /// route. Told before the reply to `Subscribe`.
+    GroupAdded { key: Bytes },
+    /// The last one is gone.
+    GroupRemoved { key: Bytes },
     /// New messages wait for these sessions, and who holds them; of those without a holder nobody is told.
     LogGrew { sessions: Vec<(SessionKey, Holder)> },
     /// A durable session exists that did not before.

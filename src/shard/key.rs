@@ -31,6 +31,7 @@
 //! | FFFF, `o`, log, first position | `OrphanRecord`: shares that a member left |
 //! | FFFF, `d`, milliseconds, kind, what | deadline |
 //! | FFFF, `m`, number | chunk of recent message ids |
+//! | FFFF, `M`, number | `AssignedRecord`: who gets the share of a QoS 2 message |
 //! | FFFF, `r`, app, topic | retained message |
 //! | FFFF, `N` | `NumbersRecord`: next free numbers |
 
@@ -191,6 +192,10 @@ pub(super) fn body(entry: u64, first: u32) -> Vec<u8> {
 
 pub(super) fn entry(entry: u64) -> Vec<u8> {
     shard_wide(b'e', &[&entry.to_be_bytes()])
+}
+
+pub(super) fn assigned(number: u64) -> Vec<u8> {
+    shard_wide(b'M', &[&number.to_be_bytes()])
 }
 
 pub(super) fn log(log: u64) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! - Takes: the machine and its store, as they are between two entries. Gives: plain values.
 //! - Bound: every answer has a limit, and so has the work for it; who wants more asks again.
 
+use bytes::Bytes;
 use hongqiao_cluster::machine::Store;
 
 use super::{
@@ -106,15 +107,26 @@ pub fn held(machine: &ShardMachine, after: Option<SessionKey>, limit: usize) -> 
     HeldPage { sessions, next }
 }
 
-/// Visits filters with a reader that takes new messages or waits for some, `limit` numbers from `from` on;
-/// returns where to go on.
-pub fn visit_filters(
+/// Visits the route keys of filters with a reader that takes new messages or waits for some, and of shared
+/// groups with a member, `limit` numbers from `from` on; returns where to go on.
+pub fn visit_routes(
     machine: &ShardMachine,
     from: u32,
     limit: u32,
-    visit: &mut dyn FnMut(AppId, &[u8]),
+    visit: &mut dyn FnMut(Bytes),
 ) -> Option<u32> {
     machine.state.visit_filters(from, limit, visit)
+}
+
+/// Lists `limit` durable members of a shared group, named by its route key, after `after`.
+#[must_use]
+pub fn group_members(
+    machine: &ShardMachine,
+    key: &Bytes,
+    after: Option<SessionKey>,
+    limit: usize,
+) -> Vec<SessionKey> {
+    machine.state.groups.members(key, after, limit)
 }
 
 /// Members of shared groups, as the groups' homes need them at start.

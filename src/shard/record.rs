@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::error;
 
-use super::command::{AppUsage, Holder, InflightOut, OutState, StoredWill};
+use super::command::{AppUsage, Holder, InflightOut, OutState, ShareOwner, StoredWill};
 use crate::model::{
     id::{AppId, Epoch, MessageId, Position, SessionKey},
     topic::TopicFilter,
@@ -276,6 +276,13 @@ pub(super) struct RecentItem {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct RecentRecord(pub(super) Vec<RecentItem>);
 
+/// Who gets the share of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AssignedRecord {
+    pub(super) id: MessageId,
+    pub(super) owner: ShareOwner,
+}
+
 impl Record for SessionRecord {}
 impl Record for ProgressRecord {}
 impl Record for SubscriptionRecord {
@@ -316,3 +323,4 @@ impl Record for LogRecord {
 impl Record for LogStateRecord {}
 impl Record for NumbersRecord {}
 impl Record for RecentRecord {}
+impl Record for AssignedRecord {}

@@ -29,8 +29,10 @@ use crate::model::{
 mod accounts;
 mod ack;
 mod append;
+mod assigned;
 mod claim;
 mod flush;
+mod groups;
 mod inflight;
 mod load;
 mod membership;
@@ -44,6 +46,8 @@ mod tick;
 mod trim;
 
 use append::Pending;
+use assigned::Assigned;
+use groups::ShareGroups;
 use recent::Recent;
 pub(super) use {quota::is_skipped, retain::read_retained};
 
@@ -136,6 +140,9 @@ pub(super) struct State {
     pub(super) trims: BTreeMap<u64, usize>,
     pub(super) usage: BTreeMap<AppId, UsageRecord>,
     recent: Recent,
+    /// Members of shared groups.
+    pub(super) groups: ShareGroups,
+    assigned: Assigned,
     numbers: NumbersRecord,
     pending: Pending,
     flushes: u64,
@@ -210,6 +217,7 @@ impl State {
             command @ Command::Claim { .. } => self.claim(entry, command),
             command @ Command::Share { .. } => self.share(entry, command),
             command @ Command::Redispatch { .. } => self.redispatch(entry, &command),
+            Command::Assign { id, owner, instead } => self.assign(entry, id, owner, instead),
             Command::IsKnown { id } => Reply::Known(self.recent.get(id).is_some()),
             command => self.apply_fenced(entry, command),
         }

@@ -6,4 +6,5 @@ mod queues;
 mod quotas;
 mod retained;
 mod shares;
+mod groups;
 mod against_model;

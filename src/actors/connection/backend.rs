@@ -105,11 +105,6 @@ pub trait Backend: 'static {
         None
     }
 
-    /// Tells whether clients may subscribe in shared groups now.
-    fn shares(&self) -> bool {
-        true
-    }
-
     /// Removes live subscriptions. Per item: whether there was one.
     fn unsubscribe(
         &self,

@@ -160,10 +160,7 @@ impl Connection {
     pub(super) fn accept(&mut self) {
         let Some(connecting) = self.rare().connecting.take() else { return };
         let Connecting { connect, terms, session_present, .. } = *connecting;
-        let mut connack = terms.connack(&connect, &self.listener.offer, session_present);
-        if !self.backend.shares() {
-            connack.shared_available = Some(false);
-        }
+        let connack = terms.connack(&connect, &self.listener.offer, session_present);
         if !self.link.send(&Outbound::Connack(Box::new(connack))) {
             // It takes no packet of that size (MQTT-3.1.2-24), so it cannot be told anything.
             return self.end(None, Ending::default());

@@ -247,10 +247,6 @@ impl Backend for Rc<Node> {
         Some(Box::pin(passed))
     }
 
-    fn shares(&self) -> bool {
-        self.barrier.as_ref().is_none_or(|barrier| barrier.is_alone())
-    }
-
     fn unsubscribe(
         &self,
         who: Subscriber,

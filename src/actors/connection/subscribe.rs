@@ -68,15 +68,11 @@ impl Connection {
             return Err((Reason::ProtocolError, "no-local on a shared subscription"));
         }
         let maximum_qos = self.listener.offer.maximum_qos;
-        let shares = self.backend.shares();
         let mut asked = Vec::with_capacity(subscribe.items.len());
         let mut codes = Vec::with_capacity(subscribe.items.len());
         for item in subscribe.items {
             match item.filter {
                 Err(reason) => codes.push(SubackCode::Refused(reason)),
-                Ok(_) if item.share.is_some() && !shares => {
-                    codes.push(SubackCode::Refused(Reason::SharedSubscriptionsNotSupported));
-                }
                 Ok(filter) => {
                     let mut options = item.options;
                     options.qos = options.qos.min(maximum_qos);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::sync::watch;
 
 use super::*;
-use crate::actors::meta::fake::FakeMeta;
+use crate::{actors::meta::fake::FakeMeta, model::id::AppId};
 
 const APP: AppId = AppId(1);
 const HERE: ShardId = ShardId(3);
@@ -51,7 +51,7 @@ impl Shards for FakeShards {
         let filters = self.filters.lock();
         // Two filters a page.
         let page = filters.iter().skip(from as usize).take(2);
-        page.for_each(|filter| visit(APP, filter.as_bytes()));
+        page.for_each(|filter| visit(key(filter)));
         let next = (filters.len() > from as usize + 2).then_some(from + 2);
         Box::pin(async move { Ok(next) })
     }
@@ -77,7 +77,7 @@ async fn until(mut done: impl FnMut() -> bool) {
 async fn shard_of_a_node_alone_proposes_nothing() {
     let (meta, shards) = (FakeMeta::alone(), FakeShards::new(&["a"]));
     let routes = start(&meta, &shards);
-    routes.added(HERE, APP, b"b");
+    routes.added(HERE, &key("b"));
     tokio::time::sleep(Duration::from_secs(100)).await;
     assert_eq!(meta.changes(), 0);
     assert!(routes.is_empty());
@@ -101,7 +101,7 @@ async fn subscribe_waits_for_commit_and_barrier() {
     let routes = start(&meta, &shards);
     until(|| meta.durable(HERE) == keys(&[])).await;
     meta.set_behind(true);
-    routes.added(HERE, APP, b"a");
+    routes.added(HERE, &key("a"));
     let (waiting, wanted) = (Arc::clone(&routes), [key("a")]);
     let ensured = tokio::spawn(async move { waiting.ensure(HERE, &wanted).await });
     until(|| meta.durable(HERE) == keys(&["a"])).await;
@@ -117,9 +117,9 @@ async fn filter_that_goes_and_comes_back_is_routed_before_the_suback() {
     let (meta, shards) = (FakeMeta::in_company(), FakeShards::new(&["a"]));
     let routes = start(&meta, &shards);
     until(|| meta.durable(HERE) == keys(&["a"])).await;
-    routes.removed(HERE, APP, b"a");
+    routes.removed(HERE, &key("a"));
     until(|| meta.durable(HERE) == keys(&[])).await;
-    routes.added(HERE, APP, b"a");
+    routes.added(HERE, &key("a"));
     assert_eq!(routes.ensure(HERE, &[key("a")]).await, Ok(()));
     assert!(meta.durable(HERE).contains(&key("a")));
 }
@@ -130,7 +130,7 @@ async fn leader_that_is_deposed_sends_who_waits_elsewhere() {
     let routes = start(&meta, &shards);
     until(|| meta.durable(HERE) == keys(&[])).await;
     meta.led_elsewhere(HERE, 6);
-    routes.added(HERE, APP, b"a");
+    routes.added(HERE, &key("a"));
     let (waiting, wanted) = (Arc::clone(&routes), [key("a")]);
     let ensured = tokio::spawn(async move { waiting.ensure(HERE, &wanted).await });
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -152,8 +152,8 @@ async fn facts_that_come_while_the_shard_is_compared_are_not_lost() {
     let routes = start(&meta, &shards);
     // The leader waits for its first barrier: facts come before the comparison.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    routes.added(HERE, APP, b"new");
-    routes.removed(HERE, APP, b"a");
+    routes.added(HERE, &key("new"));
+    routes.removed(HERE, &key("a"));
     shards.filters.lock().retain(|filter| *filter != "a");
     meta.set_behind(false);
     until(|| meta.durable(HERE) == keys(&["b", "new"])).await;

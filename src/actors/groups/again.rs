@@ -17,6 +17,7 @@ use actix::{
     WrapFuture as _,
 };
 use ahash::AHashMap;
+use bytes::Bytes;
 use futures_util::future::{FutureExt as _, Shared, join_all};
 use hongqiao_cluster::id::ShardId;
 
@@ -45,6 +46,8 @@ use crate::{
 pub struct DispatchAgain {
     /// Which group.
     pub group: GroupKey,
+    /// The key of its route, if the directory has one.
+    pub key: Option<Bytes>,
     /// What.
     pub message: Arc<Published>,
 }
@@ -75,7 +78,7 @@ impl DealtLive {
         }
     }
 
-    fn contains(&self, share: MessageId) -> bool {
+    pub(super) fn contains(&self, share: MessageId) -> bool {
         let newest = self.newer.get(&share.slot()).or_else(|| self.older.get(&share.slot()));
         newest == Some(&share)
     }
@@ -128,6 +131,9 @@ impl Handler<DispatchAgain> for Groups {
     type Result = ResponseFuture<Result<(), Reason>>;
 
     fn handle(&mut self, again: DispatchAgain, ctx: &mut Self::Context) -> Self::Result {
+        if self.neighbours.far.is_on() {
+            return self.again_far(again, &ctx.address());
+        }
         let nothing_to_do = Box::pin(async { Ok(()) });
         let Some(id) = again.message.id.map(|id| id.in_group(again.group.0)) else {
             return nothing_to_do;

@@ -8,12 +8,15 @@ use std::{pin::Pin, sync::Arc};
 
 use actix::Addr;
 
-use super::{DeliverTo, Dispatch, GroupKey, Groups, Member, NotAMember, Share, again::Unknown};
+use super::{
+    DeliverTo, Dispatch, GroupKey, Groups, Member, NoRoom, NotAMember, Share, again::Unknown,
+};
 use crate::{
     actors::{
         appender::{Submit, SubmitError},
         publish,
     },
+    limits,
     model::{
         id::SessionKey,
         message::{Message as Published, Qos},
@@ -32,7 +35,10 @@ pub(super) fn boxed(future: impl Future<Output = Result<(), Reason>> + 'static) 
 /// Who is next if a member turns out to be none.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Turn {
-    Any,
+    /// So many members had no room; after `limits::GROUPS_PASSES_MAX` it waits at the next.
+    Any {
+        passes: u32,
+    },
     Durable,
 }
 
@@ -55,8 +61,21 @@ impl Groups {
             for id in live.iter().filter_map(|message| message.id) {
                 self.dealt_live.insert(id.in_group(key.0));
             }
-            let sent = router.send(DeliverTo { group: key, member, connection, messages: live });
-            handed.push(boxed(async move { sent.await.map_err(|_| Reason::ServerShuttingDown) }));
+            // Live members get nothing for a second time.
+            let Turn::Any { passes } = turn else { return handed };
+            let forced = passes >= limits::GROUPS_PASSES_MAX;
+            let deliver = DeliverTo { group: key, member, connection, messages: live, forced };
+            let (sent, own) = (router.send(deliver), own.clone());
+            handed.push(boxed(async move {
+                let messages = sent.await.map_err(|_| Reason::ServerShuttingDown)?;
+                if messages.is_empty() {
+                    return Ok(());
+                }
+                let passes = passes.saturating_add(1);
+                let no_room = NoRoom { group: key, who: member.key, messages, passes };
+                let dealt = own.send(no_room).await;
+                dealt.unwrap_or(Err(Reason::ServerShuttingDown))
+            }));
         }
         let Some(session) = member.log().filter(|_| !stored.is_empty()) else { return handed };
         let mut store = |messages| {
@@ -102,7 +121,7 @@ impl Groups {
                 (Turn::Durable, Some(message)) => {
                     own.send(Unknown { group: key, message: Arc::clone(message) }).await
                 }
-                _ => own.send(Dispatch { group: key, messages }).await,
+                _ => own.send(Dispatch { group: key, key: None, messages }).await,
             };
             dealt.unwrap_or(Err(Reason::ServerShuttingDown))
         }))

@@ -6,9 +6,16 @@
 //!   members that are away.
 //! - Source: own design.
 
+use std::{mem, time::Duration};
+
 use ahash::AHashMap;
+use tokio::time::Instant;
 
 use super::{Member, MemberKey};
+use crate::clock;
+
+/// How long a member without room is passed over.
+const REST: Duration = Duration::from_millis(50);
 
 /// Fewer members are looked through one by one.
 const INDEXED_MIN: usize = 16;
@@ -21,11 +28,18 @@ pub(super) struct Members {
     places: AHashMap<MemberKey, usize>,
     connected: usize,
     next: usize,
+    /// Who had no room, until when they are passed over.
+    resting: Vec<(MemberKey, Instant)>,
 }
 
 impl Members {
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    /// Returns how many are connected.
+    pub(super) fn connected(&self) -> usize {
+        self.connected
     }
 
     pub(super) fn get(&self, key: MemberKey) -> Option<&Member> {
@@ -76,6 +90,46 @@ impl Members {
         let was = member.is_some_and(|member| member.connection.take().is_some());
         self.connected -= usize::from(was);
         was
+    }
+
+    /// Passes a member over for a moment: it has no room.
+    pub(super) fn rest(&mut self, key: MemberKey) {
+        self.wake();
+        if !self.is_resting(key) {
+            self.resting.push((key, clock::timer_now() + REST));
+        }
+    }
+
+    fn is_resting(&self, key: MemberKey) -> bool {
+        self.resting.iter().any(|(resting, _)| *resting == key)
+    }
+
+    fn wake(&mut self) {
+        if !self.resting.is_empty() {
+            let now = clock::timer_now();
+            self.resting.retain(|(_, until)| *until > now);
+        }
+    }
+
+    /// Tells whether a connected member is not known to lack room.
+    pub(super) fn any_with_room(&mut self) -> bool {
+        self.wake();
+        let has_room =
+            |member: &Member| member.connection.is_some() && !self.is_resting(member.key);
+        self.resting.len() < self.connected || self.list.iter().any(has_room)
+    }
+
+    /// Gives the next member, of the connected ones if there are any, of those with room if there are any.
+    pub(super) fn turn_with_room(&mut self) -> Option<Member> {
+        self.wake();
+        if self.resting.is_empty() {
+            return self.turn(|_| true);
+        }
+        let resting = mem::take(&mut self.resting);
+        let has_room = |member: &Member| !resting.iter().any(|(key, _)| *key == member.key);
+        let next = if self.connected > 0 { self.turn(has_room) } else { None };
+        self.resting = resting;
+        next.or_else(|| self.turn(|_| true))
     }
 
     /// Gives the next member that fits, of the connected ones if there are any.

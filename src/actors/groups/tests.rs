@@ -7,10 +7,12 @@ use ahash::AHashSet;
 use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
+mod far;
+
 use super::*;
 use crate::{
     actors::{appender::SubmitError, publish::AppQuota, testing},
-    model::topic::TopicName,
+    model::{route::Places as _, topic::TopicName},
     shard::command::{Command, Quota, Reply},
 };
 
@@ -24,12 +26,13 @@ impl Actor for Router {
 }
 
 impl Handler<DeliverTo> for Router {
-    type Result = ();
+    type Result = actix::MessageResult<DeliverTo>;
 
-    fn handle(&mut self, deliver: DeliverTo, _: &mut Self::Context) {
+    fn handle(&mut self, deliver: DeliverTo, _: &mut Self::Context) -> Self::Result {
         let slot = deliver.connection.slot();
         let bodies = deliver.messages.iter().map(|message| (slot, message.payload[0]));
         self.0.borrow_mut().extend(bodies);
+        actix::MessageResult(Vec::new())
     }
 }
 
@@ -90,6 +93,10 @@ fn join(slot: u32) -> Join {
 }
 
 fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
+    start_with(Far::nothing())
+}
+
+fn start_with(far: Arc<Far>) -> (Addr<Groups>, Arc<GroupTable>, Log) {
     let log = Log::default();
     let router = Router(Rc::clone(&log), AHashSet::new()).start();
     let table = Arc::<GroupTable>::default();
@@ -102,7 +109,15 @@ fn start() -> (Addr<Groups>, Arc<GroupTable>, Log) {
     let routers = vec![router.clone().recipient()];
     let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
     let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
-    let neighbours = Neighbours { routers, submit: router.recipient(), shards: 4, quotas };
+    let neighbours = Neighbours {
+        routers,
+        offers: Vec::new(),
+        submit: router.recipient(),
+        shards: 4,
+        quotas,
+        worker: 0,
+        far,
+    };
     (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
 }
 
@@ -115,7 +130,7 @@ async fn messages_when_dispatched_go_to_members_in_turn_and_once_each() {
     assert!(!groups.send(join(2)).await.unwrap());
     for batch in [vec![0, 1, 2, 3], vec![4], vec![5, 6]] {
         let messages = batch.into_iter().map(message).collect();
-        groups.send(Dispatch { group: KEY, messages }).await.unwrap().unwrap();
+        groups.send(Dispatch { group: KEY, key: None, messages }).await.unwrap().unwrap();
     }
     tokio::task::yield_now().await;
     let mut got = log.borrow().clone();
@@ -150,7 +165,7 @@ async fn durable_member_when_away_gets_messages_only_while_nobody_is_connected()
     let away = Member { key, connection: None, options, subscription_id: 0 };
     groups.send(Join { member: away, ..join(0) }).await.unwrap();
     groups.send(join(1)).await.unwrap();
-    let send = |body| Dispatch { group: KEY, messages: vec![message(body)] };
+    let send = |body| Dispatch { group: KEY, key: None, messages: vec![message(body)] };
     groups.send(send(1)).await.unwrap().unwrap();
     groups.send(send(2)).await.unwrap().unwrap();
     let who = MemberKey::Connection(ConnectionId::new(0, 1, 1));
@@ -172,7 +187,7 @@ async fn share_when_the_members_session_has_ended_goes_to_another_member() {
     let connection = Some(ConnectionId::new(0, 1, 4));
     groups.send(Join { member: member(ENDED, connection), ..join(0) }).await.unwrap();
     groups.send(Join { member: member(SessionKey(5), None), ..join(0) }).await.unwrap();
-    let send = |body| Dispatch { group: KEY, messages: vec![message(body)] };
+    let send = |body| Dispatch { group: KEY, key: None, messages: vec![message(body)] };
     groups.send(send(1)).await.unwrap().unwrap();
     groups.send(send(2)).await.unwrap().unwrap();
     assert_eq!(*log.borrow(), [(1_005, 1), (1_005, 2)]);
@@ -201,11 +216,11 @@ fn exactly(body: u8, exchange: u16) -> Arc<Published> {
 
 async fn first(groups: &Addr<Groups>, message: &Arc<Published>) -> Result<(), Reason> {
     let messages = vec![Arc::clone(message)];
-    groups.send(Dispatch { group: KEY, messages }).await.unwrap()
+    groups.send(Dispatch { group: KEY, key: None, messages }).await.unwrap()
 }
 
 fn again(message: &Arc<Published>) -> DispatchAgain {
-    DispatchAgain { group: KEY, message: Arc::clone(message) }
+    DispatchAgain { group: KEY, key: None, message: Arc::clone(message) }
 }
 
 #[actix::test]

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     actors::{
         counters::DropCause,
-        groups::{Dispatch, GroupKey},
+        groups::{GivenBack, GroupKey},
         socket::Socket,
         worker::Worker,
     },
@@ -115,6 +115,17 @@ impl Link<dyn Socket> {
         })
     }
 
+    /// Tells whether a share of this QoS would go out at once: its window is not full, and nothing waits.
+    pub(in crate::actors) fn has_room_for_share(&self, qos: Qos) -> bool {
+        if qos == Qos::AtMostOnce {
+            return self.outbox_bytes() < crate::limits::RETAINED_OUTBOX_BYTES;
+        }
+        self.with_extra(|extra| {
+            let live = extra.live.as_ref();
+            live.is_none_or(|live| !live.window.is_full() && live.pending.is_empty())
+        })
+    }
+
     /// Forgets deliveries that were not acknowledged. Those of shared groups go back to their groups;
     /// QoS 2 that was sent stays with this client (MQTT 5.0 section 4.8.2).
     pub(super) fn drop_deliveries(&self) {
@@ -129,7 +140,7 @@ impl Link<dyn Socket> {
             let homes = worker.groups();
             for (_, Share { group, message }) in shares {
                 let Some(home) = homes.get(group.home(homes.len())) else { continue };
-                actix_rt::spawn(home.send(Dispatch { group, messages: vec![message] }));
+                actix_rt::spawn(home.send(GivenBack { group, messages: vec![message] }));
             }
         });
     }

@@ -1,12 +1,16 @@
 //! One node's live routes against a meta group whose answers the test decides.
 
 use super::*;
-use crate::actors::meta::fake::FakeMeta;
+use crate::{actors::meta::fake::FakeMeta, model::topic::TopicFilter};
 
 const APP: AppId = AppId(1);
 
-fn filter(text: &str) -> TopicFilter {
-    TopicFilter::parse(text).unwrap()
+fn keys(filters: &[&str]) -> Vec<Bytes> {
+    filters.iter().map(|text| route_key::of_filter(APP, text.as_bytes())).collect()
+}
+
+fn nobody() -> Tellers {
+    Tellers { routers: Vec::new(), groups: Vec::new() }
 }
 
 fn key(text: &str) -> Bytes {
@@ -19,12 +23,12 @@ fn hold(routes: &LiveRoutes, text: &str) {
 
 fn start(meta: &Arc<FakeMeta>) -> Arc<LiveRoutes> {
     let routes = Arc::<LiveRoutes>::default();
-    tokio::spawn(Arc::clone(&routes).run(Arc::new(Arc::clone(meta)), Vec::new()));
+    tokio::spawn(Arc::clone(&routes).run(Arc::new(Arc::clone(meta)), nobody()));
     routes
 }
 
 async fn routed(routes: &Arc<LiveRoutes>, text: &str) -> bool {
-    match routes.routed(APP, &[filter(text)]) {
+    match routes.routed(keys(&[text])) {
         None => true,
         Some(answer) => answer.await == [true],
     }
@@ -41,7 +45,7 @@ async fn node_alone_proposes_nothing_and_nobody_waits() {
     let meta = FakeMeta::alone();
     let routes = start(&meta);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(routes.routed(APP, &[filter("a")]).is_none());
+    assert!(routes.routed(keys(&["a"])).is_none());
     assert_eq!(meta.changes(), 0);
 }
 
@@ -53,16 +57,16 @@ async fn subscribers_wait_for_commit_and_barrier_together() {
     meta.set_behind(true);
     hold(&routes, "a");
     hold(&routes, "b");
-    let both = [filter("a"), filter("b")];
-    let first = tokio::spawn(routes.routed(APP, &both).unwrap());
-    let second = tokio::spawn(routes.routed(APP, &both[..1]).unwrap());
+    let both = keys(&["a", "b"]);
+    let first = tokio::spawn(routes.routed(both.clone()).unwrap());
+    let second = tokio::spawn(routes.routed(both[..1].to_vec()).unwrap());
     until(|| meta.live().len() == 2).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!first.is_finished() && !second.is_finished(), "a node is behind");
     meta.set_behind(false);
     assert_eq!(first.await.unwrap(), [true, true]);
     assert_eq!(second.await.unwrap(), [true]);
-    assert!(routes.routed(APP, &both).is_none(), "later subscribers wait for nothing");
+    assert!(routes.routed(both.clone()).is_none(), "later subscribers wait for nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +79,7 @@ async fn subscribe_without_quorum_is_refused_after_the_limit_and_works_again_wit
     meta.set_quorum(false);
     hold(&routes, "a");
     let began = tokio::time::Instant::now();
-    let answer = routes.routed(APP, &[filter("a"), filter("old")]).unwrap().await;
+    let answer = routes.routed(keys(&["a", "old"])).unwrap().await;
     assert_eq!(answer, [false, true]);
     assert!(began.elapsed() >= limits::ROUTE_WAIT && began.elapsed() < 2 * limits::ROUTE_WAIT);
     meta.set_quorum(true);
@@ -105,7 +109,7 @@ async fn node_declared_down_proposes_everything_again_before_the_next_suback() {
     assert!(routed(&routes, "a").await && routed(&routes, "b").await);
     meta.declare_down();
     assert!(!routed(&routes, "a").await);
-    let waits = tokio::spawn(routes.routed(APP, &[filter("b")]).unwrap());
+    let waits = tokio::spawn(routes.routed(keys(&["b"])).unwrap());
     meta.declare_up();
     assert_eq!(waits.await.unwrap(), [true]);
     assert!(meta.live().contains(&key("b")));
@@ -136,7 +140,7 @@ fn router_whose_node_gets_company_tells_of_all_its_filters_and_of_news() {
         let (link, _peer) = bench.connect(1 << 16, |_| {});
         let subscribe = |texts: Vec<String>| {
             let items = texts.iter().map(|text| topic_router::Subscription {
-                filter: filter(text),
+                filter: TopicFilter::parse(text).unwrap(),
                 options: crate::model::wire::SubscriptionOptions::default(),
                 id: None,
             });
@@ -155,7 +159,7 @@ fn router_whose_node_gets_company_tells_of_all_its_filters_and_of_news() {
         let gone = topic_router::Unsubscribe {
             connection: link.id(),
             app: APP,
-            filters: vec![filter("f/3")],
+            filters: vec![TopicFilter::parse("f/3").unwrap()],
         };
         bench.router.send(gone).await.unwrap();
         assert!(routes.inner.lock().book.ticket(&key("f/3")).is_none());

@@ -15,6 +15,7 @@ use super::{Class, PeerReply, PeerRequest, RollFrom, decode, encode};
 use crate::{
     actors::{
         durable_routes::DurableRoutes,
+        groups::{GroupsDesk, SHARES_VERSION},
         home::{
             CallAgain, Claim, ClaimBy, Release, ReleaseBy,
             client::{Duty, take_roll},
@@ -36,6 +37,8 @@ pub struct Desks {
     pub durable_routes: Arc<DurableRoutes>,
     /// Takes what comes by the link for delivery.
     pub arrivals: Arc<Arrivals>,
+    /// Takes shares of groups, which come by the same link.
+    pub groups: GroupsDesk,
     /// Hubs, by worker.
     pub roll: Vec<Recipient<TakeRoll>>,
     /// Hubs, by worker.
@@ -66,6 +69,9 @@ impl Desks {
         class: Class,
         body: &Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
+        if class == Class::Delivery && body.first() == Some(&SHARES_VERSION) {
+            return self.groups.serve(from, body);
+        }
         if class == Class::Delivery {
             return self.arrivals.arrive(from, body.clone());
         }

@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     actors::{
-        durable_routes::DurableRoutes, home::client::Duty, interest::Interests, relay::Arrivals,
-        view::View,
+        durable_routes::DurableRoutes, groups::GroupsDesk, home::client::Duty, interest::Interests,
+        relay::Arrivals, view::View,
     },
     model::reason::Reason,
 };
@@ -22,6 +22,12 @@ fn desks() -> Desks {
         claim: Vec::new(),
         release: Vec::new(),
         again: Vec::new(),
+        groups: GroupsDesk {
+            deal: Vec::new(),
+            choose: Vec::new(),
+            offer: Vec::new(),
+            view: View::alone(NodeId(1), 1, 1),
+        },
         duty: Duty::new(1),
         view: View::alone(NodeId(1), 1, 1),
     }

@@ -69,7 +69,10 @@ fn member() -> Member {
 fn world(nodes: &[NodeId]) -> World {
     let meta = if nodes.len() > 1 { FakeMeta::in_company() } else { FakeMeta::alone() };
     let live = Arc::<LiveRoutes>::default();
-    tokio::spawn(Arc::clone(&live).run(Arc::new(Arc::clone(&meta)), Vec::new()));
+    tokio::spawn(Arc::clone(&live).run(
+        Arc::new(Arc::clone(&meta)),
+        crate::actors::live_routes::Tellers { routers: Vec::new(), groups: Vec::new() },
+    ));
     let tables = RouteTables::new(ME);
     let mut directory = Directory::default();
     for node in nodes {

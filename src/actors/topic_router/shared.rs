@@ -2,16 +2,16 @@
 //!
 //! - Takes: `DeliverTo` of the group's home, `Offer` of the mover of orphans. Gives: frames to the member's
 //!   link, or the share back to the home when the member is gone.
-//! - Bound: of an `Offer` no more is taken than the client has room for.
+//! - Bound: a member whose window is full gets nothing while another has room. Of an `Offer` no more is taken than the client has room for.
 
 use std::{num::NonZeroU32, sync::Arc};
 
-use actix::{Context, Handler};
+use actix::{Context, Handler, MessageResult};
 
 use super::TopicRouter;
 use crate::{
     actors::{
-        groups::{DeliverTo, Dispatch, Gone, GroupKey, Member, Offer},
+        groups::{DeliverTo, GivenBack, Gone, GroupKey, Member, Offer},
         link::{AnyLink, Terms, live::Share},
         worker::Worker,
     },
@@ -20,23 +20,30 @@ use crate::{
 };
 
 impl Handler<DeliverTo> for TopicRouter {
-    type Result = ();
+    type Result = MessageResult<DeliverTo>;
 
-    fn handle(&mut self, deliver: DeliverTo, _ctx: &mut Context<Self>) {
-        let DeliverTo { group, member, connection, messages } = deliver;
+    fn handle(&mut self, deliver: DeliverTo, _ctx: &mut Context<Self>) -> Self::Result {
+        let DeliverTo { group, member, connection, mut messages, forced } = deliver;
         let Some(link) = self.worker.find(connection).filter(|link| !link.is_closing()) else {
             // Without it a group whose last member is gone would send the messages round for ever.
             self.say_gone(group, member, connection);
             let homes = self.worker.groups();
             if let Some(home) = homes.get(group.home(homes.len())) {
-                actix_rt::spawn(home.send(Dispatch { group, messages }));
+                actix_rt::spawn(home.send(GivenBack { group, messages }));
             }
-            return;
+            return MessageResult(Vec::new());
         };
         let now_ms = clock::wall_ms();
-        for message in messages {
-            write_share(&self.worker, &link, (group, member), &message, now_ms);
-        }
+        let taken = messages.iter().take_while(|message| {
+            let has_room = forced || link.has_room_for_share(message.qos.min(member.options.qos));
+            if has_room {
+                write_share(&self.worker, &link, (group, member), message, now_ms);
+            }
+            has_room
+        });
+        let taken = taken.count();
+        messages.drain(..taken);
+        MessageResult(messages)
     }
 }
 

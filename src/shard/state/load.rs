@@ -1,13 +1,16 @@
 //! Rebuilding what is held in memory from the store.
 //!
 //! - Takes: a store at a checkpoint. Gives: the state as it was after the entry of the checkpoint, and
-//!   `FilterAdded` for each filter with a reader.
+//!   `FilterAdded` for each filter with a reader, `GroupAdded` for each group with a member.
 //! - Cost: reads the records of all sessions and logs, and one index chunk for each log in which a session
 //!   has something waiting; never all messages.
 
 use hongqiao_cluster::machine::Store;
 
-use super::{OPEN, State, membership, recent::Recent, shares::Orphan, subscribe::is_quiet};
+use super::{
+    OPEN, State, assigned::Assigned, membership, recent::Recent, shares::Orphan,
+    subscribe::is_quiet,
+};
 use crate::{
     model::{id::AppId, topic::TopicFilter},
     shard::{
@@ -29,6 +32,7 @@ impl State {
         let mut state = Self {
             numbers: super::read::<NumbersRecord>(store, &key::numbers()).unwrap_or_default(),
             recent: Recent::load(store),
+            assigned: Assigned::load(store),
             ..Self::default()
         };
         let mut filters: Vec<(AppId, TopicFilter)> = Vec::new();
@@ -70,6 +74,9 @@ impl State {
         for (app, filter) in filters {
             tell(Fact::FilterAdded { app, filter });
         }
+        for key in state.groups.keys() {
+            tell(Fact::GroupAdded { key: key.clone() });
+        }
         state
     }
 
@@ -100,6 +107,7 @@ impl State {
                 let session = &mut self.sessions[at];
                 session.subscriptions += 1;
                 session.quiet += u32::from(is_quiet(&record));
+                self.groups.load(session.app, session.key, &record);
                 if record.share.is_some()
                     && let Some(&log) = record.log.and_then(|number| log_at.get(&number))
                     && let Some(hash) = rest.first_chunk()

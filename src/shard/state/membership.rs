@@ -4,11 +4,14 @@
 //! - Gives: `FilterAdded` with a filter's first reader, `FilterRemoved` with its last.
 //! - Bound: a log without readers is trimmed in bounded steps and then removed.
 
+use bytes::Bytes;
+
 use super::{Entry, Log, Member, OPEN, State, Sub};
 use crate::{
     model::{
         id::{AppId, Position},
         message::Qos,
+        route_key,
         topic::TopicFilter,
         trie::FilterId,
         wire::SubscriptionOptions,
@@ -19,6 +22,9 @@ use crate::{
         record::{LogRecord, LogStateRecord, Record as _},
     },
 };
+
+/// The walk over routes counts filters from 0 and groups from here.
+const GROUPS_FROM: u32 = 1 << 31;
 
 /// How a session reads a log.
 #[derive(Clone, Copy)]
@@ -45,18 +51,24 @@ impl State {
         log
     }
 
-    /// Visits `limit` filters by number from `from` on; returns where to go on.
+    /// Visits the route keys of `limit` filters, and then of groups, by number from `from` on; returns where to
+    /// go on.
     pub(in crate::shard) fn visit_filters(
         &self,
         from: u32,
         limit: u32,
-        visit: &mut dyn FnMut(AppId, &[u8]),
+        visit: &mut dyn FnMut(Bytes),
     ) -> Option<u32> {
+        if let Some(from) = from.checked_sub(GROUPS_FROM) {
+            let (from, limit) = (from as usize, limit as usize);
+            let next = self.groups.visit(from, limit, visit)?;
+            return Some(GROUPS_FROM.saturating_add(u32::try_from(next).unwrap_or(u32::MAX)));
+        }
         let all = u32::try_from(self.log_of_filter.len()).unwrap_or(u32::MAX);
         let end = all.min(from.saturating_add(limit));
         let filters = (from..end).filter_map(|number| self.trie.filter(FilterId(number)));
-        filters.for_each(|(app, text)| visit(app, text.as_bytes()));
-        (end < all).then_some(end)
+        filters.for_each(|(app, text)| visit(route_key::of_filter(app, text.as_bytes())));
+        Some(if end < all { end } else { GROUPS_FROM })
     }
 
     pub(super) fn new_log(

@@ -16,7 +16,7 @@ use crate::{
     shard::{
         command::{InflightOut, Reply},
         key::{self, Due},
-        record::{InflightRecord, Record as _, WillRecord},
+        record::{InflightRecord, Record as _, SubscriptionRecord, WillRecord},
     },
 };
 
@@ -95,7 +95,8 @@ impl State {
             (key::of_session(key, key::SESSION, &[]), key::of_session(key, key::WILL, &[]));
         loop {
             let found = entry.store.scan(&from, &to, SCAN_RECORDS);
-            for (key, _) in &found {
+            for (key, value) in &found {
+                self.end_share(entry, at, key, value);
                 entry.store.delete(key);
             }
             if found.len() < SCAN_RECORDS {
@@ -104,6 +105,21 @@ impl State {
         }
         self.by_key.remove(&key);
         self.sessions.remove(at);
+    }
+
+    /// Takes a session out of a shared group, if this record is a subscription that made it a member.
+    fn end_share(&mut self, entry: &Entry<'_>, at: usize, stored: &[u8], value: &[u8]) {
+        let is_subscription = |(_, tag, _): &(_, u8, _)| *tag == key::SUBSCRIPTION;
+        if self.groups.is_empty()
+            || !key::session_parts(stored).is_some_and(|p| is_subscription(&p))
+        {
+            return;
+        }
+        let Some(record) = SubscriptionRecord::from_bytes(value) else { return };
+        if let Some(share) = &record.share {
+            let who = (self.sessions[at].app, self.sessions[at].key);
+            self.forget_share(entry, who, (share, &record.filter));
+        }
     }
 
     /// Sets the time at which a will becomes due: after its delay, or with the end of the session.

@@ -74,6 +74,7 @@ impl State {
         session.quiet -= u32::from(old.as_ref().is_some_and(is_quiet));
         session.quiet += u32::from(is_quiet(&record));
         session.subscriptions += u32::from(old.is_none());
+        self.note_share(entry, at, &record);
         entry.store.put(stored, record.to_bytes());
         Ok(old.is_none())
     }
@@ -162,6 +163,10 @@ impl State {
         let session = &mut self.sessions[at];
         session.quiet -= u32::from(is_quiet(&record));
         session.subscriptions -= 1;
+        if let Some(share) = share {
+            let who = (self.sessions[at].app, self.sessions[at].key);
+            self.forget_share(entry, who, (share, filter));
+        }
         let sub = record.log.and_then(|number| self.open_sub(at, number));
         match sub {
             Some(sub) if share.is_some() => {

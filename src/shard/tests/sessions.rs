@@ -5,6 +5,7 @@ use crate::{
     model::{
         id::{AppId, Epoch, MessageId, Position, SessionKey},
         message::Qos,
+        route_key,
         topic::TopicFilter,
     },
     shard::{
@@ -423,9 +424,11 @@ fn subscribe_when_the_limit_is_reached_then_only_known_filters_are_taken() {
     let want = vec![Ok(true), Ok(true), Err(FiltersFull), Ok(false)];
     assert_eq!(reply, Reply::Subscribed(want));
     let filter = TopicFilter::parse("a").unwrap();
-    assert_eq!(shard.facts(), [Fact::FilterAdded { app: APP, filter: filter.clone() }]);
+    let key = route_key::of_group(APP, b"g", b"a");
+    let told = [Fact::FilterAdded { app: APP, filter }, Fact::GroupAdded { key }];
+    assert_eq!(shard.facts(), told);
     shard.reload();
-    assert_eq!(shard.facts(), [Fact::FilterAdded { app: APP, filter }]);
+    assert_eq!(shard.facts(), told);
     let mut subscriptions = shard.claim(7).subscriptions;
     subscriptions.sort_by_key(|item| item.share.clone());
     assert_eq!(subscriptions, [subscription("a", Qos::ExactlyOnce), shared]);

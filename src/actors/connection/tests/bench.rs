@@ -167,6 +167,9 @@ impl Bench {
             submit: appender.clone().recipient(),
             shards: 1,
             quotas: Arc::clone(&quotas),
+            offers: vec![router.clone().recipient()],
+            worker: 0,
+            far: groups::Far::nothing(),
         };
         let groups = Groups::new(Arc::clone(&group_table), neighbours).start();
         worker.set_groups(vec![groups.clone()]);
@@ -325,7 +328,8 @@ fn routes(
     let durable = Arc::clone(&targets.facts.durable_routes);
     let meta: Arc<dyn Meta> = Arc::new(Arc::clone(meta));
     let routers = vec![router.clone().recipient()];
-    tokio::spawn(Arc::clone(&live).run(Arc::clone(&meta), routers));
+    let tellers = crate::actors::live_routes::Tellers { routers, groups: Vec::new() };
+    tokio::spawn(Arc::clone(&live).run(Arc::clone(&meta), tellers));
     tokio::spawn(Arc::clone(&durable).run(ShardId(0), meta, Arc::new(OwnShard)));
     let leader_of = Box::new(|_| Some(NodeId(0)));
     let (me, peers) = (NodeId(0), Peers::none());

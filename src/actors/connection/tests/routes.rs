@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
 use super::{
-    bench::{Bench, connect_v4, connect_v5, delivery, durable_v5, options_of, settle},
+    bench::{Bench, delivery, durable_v5, options_of, settle},
     remote::Remote,
 };
 use crate::{
@@ -110,19 +110,4 @@ async fn resumed_session_is_let_in_without_waiting_for_its_live_routes() {
     let began = tokio::time::Instant::now();
     let (_remote, connack) = bench.connect(Client::V5, &durable_v5("c")).await;
     assert!(connack.session_present && began.elapsed() < Duration::from_secs(1));
-}
-
-#[actix::test]
-async fn shared_subscriptions_are_refused_in_company() {
-    let bench = Bench::in_company();
-    told(&bench).await;
-    let (mut remote, connack) = bench.connect(Client::V5, &connect_v5("c")).await;
-    assert_eq!(connack.shared_available, Some(false));
-    let items = [("$share/g/a", options_of(Q0)), ("a", options_of(Q0))];
-    let codes = remote.subscribe_all(None, &items).await;
-    let refused = SubackCode::Refused(Reason::SharedSubscriptionsNotSupported);
-    assert_eq!(codes, [refused, SubackCode::Granted(Q0)]);
-    let (mut old, _) = bench.connect(Client::V4, &connect_v4("d")).await;
-    let refused = old.subscribe("$share/g/a", Q0).await;
-    assert!(matches!(refused, SubackCode::Refused(_)));
 }

@@ -277,7 +277,10 @@ fn message_published_after_a_suback_is_acknowledged_and_delivered_or_not_acknowl
         let meta: Arc<dyn Meta> = Arc::new(Port { group: Arc::clone(&group), node: B });
         let live = Arc::clone(bench.worker.live_routes());
         let routers = vec![bench.router.clone().recipient()];
-        actix_rt::spawn(Arc::clone(&live).run(meta, routers));
+        actix_rt::spawn(
+            Arc::clone(&live)
+                .run(meta, crate::actors::live_routes::Tellers { routers, groups: Vec::new() }),
+        );
         let barrier = Arc::new(SubackBarrier {
             me: B,
             live,
