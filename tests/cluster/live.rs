@@ -15,7 +15,7 @@ use crate::support::{
     broker::{Broker, Names},
     cluster::Cluster,
     mqtt_client::{Client, Received, message},
-    packet::{AckKind, Packet, Publish, Sub, Version},
+    packet::{AckKind, Packet, Publish, Sub},
     property::{Props, SUBSCRIPTION_ID},
     wait::now,
 };
@@ -47,7 +47,6 @@ fn messages_cross_nodes_as_they_cross_threads() {
     order_of_a_publisher_stays_at_each_qos(&cluster);
     thousands_of_filters_are_routed_before_their_suback(&cluster);
     wills_and_durable_sessions_reach_other_nodes(&cluster);
-    shared_subscriptions_are_refused(&cluster);
 }
 
 fn qos_is_the_smaller_of_both(cluster: &Cluster) {
@@ -177,15 +176,6 @@ fn wills_and_durable_sessions_reach_other_nodes(cluster: &Cluster) {
         assert_eq!(session.expect_texts(20).len(), 20);
         session.expect_silence();
         session.disconnect();
-    }
-}
-
-fn shared_subscriptions_are_refused(cluster: &Cluster) {
-    let names = Names::new();
-    for (version, code) in [(Version::V5, 0x9e), (Version::V4, 0x80)] {
-        let mut client = cluster.broker(1).dial(version, &names.id("shared")).connect();
-        let share = format!("$share/g/{}", names.topic("x"));
-        assert_eq!(client.subscribe_with(&[Sub::new(&share, 1)], &Props::new()), [code]);
     }
 }
 

@@ -67,11 +67,11 @@ impl Load {
 
 /// How long a client tries to come back, and how long it waits for what must come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-const PUBLISHERS: usize = 3;
-const WINDOW: usize = 16;
+pub(super) const PUBLISHERS: usize = 3;
+pub(super) const WINDOW: usize = 16;
 
 /// Connects to the first node that takes the client.
-fn connect(dials: &[Dial]) -> Client {
+pub(super) fn connect(dials: &[Dial]) -> Client {
     let start = now();
     loop {
         if let Some(client) = dials.iter().find_map(Dial::try_connect) {
@@ -83,19 +83,23 @@ fn connect(dials: &[Dial]) -> Client {
 }
 
 /// The nodes, a different one first for each client.
-fn dials(brokers: &[Broker], first: usize, dial: impl Fn(&Broker) -> Dial) -> Vec<Dial> {
+pub(super) fn dials(brokers: &[Broker], first: usize, dial: impl Fn(&Broker) -> Dial) -> Vec<Dial> {
     (0..brokers.len()).map(|at| dial(&brokers[(first + at) % brokers.len()])).collect()
 }
 
 /// What one publisher has sent, and what of it was acknowledged.
 #[derive(Default)]
-struct Sent {
+pub(super) struct Sent {
     sent: usize,
-    acked: HashSet<usize>,
+    pub(super) acked: HashSet<usize>,
 }
 
 /// Publishes numbers, in order, until told to stop; goes on elsewhere when its connection ends.
-fn publish(brokers: Vec<Broker>, publisher: usize, stop: Arc<AtomicBool>) -> JoinHandle<Sent> {
+pub(super) fn publish(
+    brokers: Vec<Broker>,
+    publisher: usize,
+    stop: Arc<AtomicBool>,
+) -> JoinHandle<Sent> {
     std::thread::spawn(move || {
         let mut known = Sent::default();
         let dials = dials(&brokers, publisher, |broker| broker.v5(&format!("from{publisher}")));
@@ -177,7 +181,7 @@ fn receive_until_whole(
 }
 
 /// What was acknowledged and has not come.
-fn lost(sent: &[Sent], seen: &BTreeMap<usize, Vec<usize>>) -> Vec<(usize, usize)> {
+pub(super) fn lost(sent: &[Sent], seen: &BTreeMap<usize, Vec<usize>>) -> Vec<(usize, usize)> {
     let came = |publisher, number: &usize| {
         seen.get(&publisher).is_some_and(|numbers: &Vec<usize>| numbers.contains(number))
     };

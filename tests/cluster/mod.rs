@@ -11,5 +11,7 @@ mod live;
 mod log;
 mod failover;
 mod recover;
+mod shared;
+mod shared_crash;
 
 use crate::delivery::alone;
