@@ -391,6 +391,12 @@ impl Connection {
             return false;
         }
         let Some(packet_id) = self.intake().pubrec_of(ticket) else { return false };
+        if reason != Reason::QuotaExceeded {
+            // Some shards may have it, and the PUBREC may be lost: the client would send it again as another
+            // message. So the packet id stays what it is, and the next connection finishes it (ONCE).
+            self.end(Some((reason, "publish not finished: send it again")), Ending::default());
+            return true;
+        }
         let reply = self.end_exchange(packet_id);
         self.works.push(async move { Event::Refused(ticket, reason, reply.await) });
         true

@@ -221,3 +221,20 @@ async fn qos2_in_many_then_published_in_order() {
         assert_eq!(live.got().await.payload, [n]);
     }
 }
+
+#[actix::test]
+async fn qos2_in_when_not_finished_then_ended_and_the_next_connection_finishes_it() {
+    let bench = Bench::in_company();
+    let (mut sender, _) = bench.durable("s").await;
+    bench.meta.set_lease(false);
+    let message = delivery("a", Q2, b"1");
+    sender.publish_as(&message, Some(id(5)));
+    tokio::time::sleep(limits::LEASE_WAIT).await;
+    sender.expect_end(Some(Reason::ImplementationSpecificError)).await;
+    bench.meta.set_lease(true);
+    let (mut sender, _) = bench.durable("s").await;
+    sender.publish_as(&Delivery { dup: true, ..message }, Some(id(5)));
+    sender.expect_ack(AckKind::Pubrec, id(5), Reason::Success).await;
+    let commands = bench.storage.commands();
+    assert!(!commands.contains(&"in end"), "its packet id was given up: {commands:?}");
+}
