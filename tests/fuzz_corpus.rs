@@ -78,6 +78,7 @@ fn seeds_of_encodings_between_nodes_when_replayed_then_promises_hold() {
     replay("snapshots", stored::snapshots);
     replay("stream_bodies", stored::stream_bodies);
     replay("raft_bodies", stored::raft_bodies);
+    replay("peer_bodies", stored::peer_bodies);
 }
 
 #[test]

@@ -55,3 +55,5 @@ mod beginnings;
 pub mod connection;
 mod durable_reader;
 mod release_order;
+#[doc(hidden)]
+pub mod doors;

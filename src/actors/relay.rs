@@ -36,6 +36,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub use arrivals::{Arrivals, Spawn};
+pub(in crate::actors) use frame::reads_again;
 use lane::Lane;
 
 use super::{

@@ -72,3 +72,38 @@ async fn node_without_peers_reaches_nobody() {
     assert_eq!(asked, Err(PeerError::Unreachable));
     assert_eq!(peers.tell(NodeId(2), Class::Delivery, &request), Err(PeerError::Unreachable));
 }
+
+#[test]
+#[ignore = "writes seeds for the fuzzer to the folder that SEEDS names"]
+fn make_seeds() {
+    let folder = std::path::PathBuf::from(std::env::var("SEEDS").unwrap());
+    let connection = ConnectionId::new(3, 7, 9);
+    let from = RollFrom { worker: 1, slot: 2 };
+    let keys = vec![Bytes::from_static(b"a/+")];
+    let requests = [
+        PeerRequest::Kick {
+            incarnation: 1,
+            kick: Kick { connection, reason: Reason::SessionTakenOver },
+        },
+        PeerRequest::SessionsGrew { incarnation: 1, connections: vec![connection; 3] },
+        PeerRequest::RollCall { incarnation: 1, shard: 2, term: 3, from },
+        PeerRequest::CallAgain { incarnation: 1, shard: 2 },
+        PeerRequest::GoneAmong { incarnation: 1, connections: vec![connection] },
+        PeerRequest::EnsureRoutes { shard: ShardId(4), keys },
+    ];
+    let replies = [
+        PeerReply::Released(true),
+        PeerReply::Roll { connections: vec![(SessionKey(7), connection)], next: Some(from) },
+        PeerReply::Gone(vec![connection; 2]),
+        PeerReply::Claimed(Err(ClaimError::Busy)),
+    ];
+    let write = |name: String, kind: u8, body: Bytes| {
+        std::fs::write(folder.join(name), [&[kind], &body[..]].concat()).unwrap();
+    };
+    for (at, request) in requests.iter().enumerate() {
+        write(format!("request_{at}"), 0, encode(request).unwrap());
+    }
+    for (at, reply) in replies.iter().enumerate() {
+        write(format!("reply_{at}"), 1, encode(reply).unwrap());
+    }
+}

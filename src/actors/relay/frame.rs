@@ -171,6 +171,16 @@ impl Answer {
     }
 }
 
+/// Tells whether bytes are refused, or read the same after being written again; for `actors::doors`.
+pub(in crate::actors) fn reads_again(bytes: &Bytes) -> bool {
+    let answer =
+        Answer::read(bytes).map_or(true, |answer| Answer::read(&answer.write()) == Ok(answer));
+    let (Ok(head), Ok(messages)) = (read_head(bytes), read_messages(bytes)) else { return answer };
+    let items: Vec<_> = messages.iter().map(|(message, at)| write_item(message, *at)).collect();
+    let written = write_batch(head, items.iter());
+    answer && read_head(&written) == Ok(head) && read_messages(&written) == Ok(messages)
+}
+
 const _: () = assert!(HEAD_BYTES + limits::RELAY_ITEM_BYTES_MAX <= limits::RELAY_FRAME_BYTES_MAX);
 
 #[cfg(test)]
@@ -192,6 +202,21 @@ mod tests {
         let frame = write_batch(HEAD, items.iter());
         assert_eq!(read_head(&frame), Ok(HEAD));
         assert_eq!(read_messages(&frame).unwrap(), sent);
+    }
+
+    #[test]
+    #[ignore = "writes seeds for the fuzzer to the folder that SEEDS names"]
+    fn make_seeds() {
+        let folder = std::path::PathBuf::from(std::env::var("SEEDS").unwrap());
+        let version = Some(Position { entry: 9, offset: 8 });
+        let items = [
+            write_item(&testing::message("a/b", "x", Qos::AtLeastOnce), None),
+            write_item(&testing::message("c", "retained", Qos::ExactlyOnce), version),
+        ];
+        let batch = write_batch(HEAD, items.iter());
+        for (name, body) in [("relay_batch", batch), ("relay_wanted", Answer::Wanted(7).write())] {
+            std::fs::write(folder.join(name), [&[2], &body[..]].concat()).unwrap();
+        }
     }
 
     #[test]

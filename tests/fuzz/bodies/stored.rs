@@ -72,3 +72,8 @@ pub(crate) fn snapshots(data: &[u8]) {
 pub(crate) fn raft_bodies(data: &[u8]) {
     hongqiao_cluster::doors::raft_bodies(data);
 }
+
+/// Feeds `data` to the decoders of what the servers of one cluster ask and send each other.
+pub(crate) fn peer_bodies(data: &[u8]) {
+    hongqiao::actors::doors::peer_body(data);
+}
