@@ -20,6 +20,7 @@ mod victims;
 mod wills;
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -83,36 +84,33 @@ fn publishers(world: &World, seed: u64) -> Vec<JoinHandle<Sent>> {
     .collect()
 }
 
-/// Runs load and faults, and returns the history.
-fn run(victims: &mut Victims, seed: u64) -> History {
-    let time = Duration::from_secs(setting("HONGQIAO_CHAOS_SECONDS").unwrap_or(12));
-    let world = World::new(victims.addresses(), victims.user());
-    (0..SUBSCRIBERS).for_each(|number| load::open(&world, number));
-    let publishers = publishers(&world, seed);
+/// Runs the load while `work` goes on, and returns the history.
+fn run(world: &World, seed: u64, work: impl FnOnce(&World) -> Deeds) -> History {
+    (0..SUBSCRIBERS).for_each(|number| load::open(world, number));
+    let publishers = publishers(world, seed);
     let kept = SharedKept::default();
     let (keeper, reader) = (kept.clone(), kept.clone());
     let keepers = [
-        spawn(&world, move |world| keeper.keep(world, seed)),
-        spawn(&world, move |world| reader.read(world, seed)),
+        spawn(world, move |world| keeper.keep(world, seed)),
+        spawn(world, move |world| reader.read(world, seed)),
     ];
     let ended = Arc::new(AtomicBool::new(false));
     let mut subscribers = Vec::new();
     for number in 0..SUBSCRIBERS {
         let (ended, seen) = (Arc::clone(&ended), SharedSeen::default());
         let (shared, seed) = (Arc::clone(&seen), seed.wrapping_add(100 + number as u64));
-        let thread = spawn(&world, move |world| {
+        let thread = spawn(world, move |world| {
             load::receive(world, number, seed, &shared, &|| ended.load(Ordering::Relaxed));
         });
         subscribers.push((seen, thread));
     }
-    let deeds = Nemesis::new(victims, &world, seed).torment(time);
-    eprintln!("faults are over");
+    let deeds = work(world);
     world.pulse().beat(now());
     let longest = world.pulse().longest();
     world.stop();
     let sent: Vec<Sent> = publishers.into_iter().map(|thread| thread.join().unwrap()).collect();
     keepers.into_iter().for_each(|thread| thread.join().unwrap());
-    kept.read_last(&world);
+    kept.read_last(world);
     let healed = now();
     let complete = || {
         let each = subscribers.iter();
@@ -168,8 +166,24 @@ fn judge(history: &History, panics: Vec<String>) {
 fn torment(mut victims: Victims) {
     let seed = setting("CHAOS_SEED").unwrap_or_else(rand::random);
     eprintln!("CHAOS_SEED={seed}");
-    let history = run(&mut victims, seed);
+    let time = Duration::from_secs(setting("HONGQIAO_CHAOS_SECONDS").unwrap_or(12));
+    let world = World::new(victims.addresses(), victims.user());
+    let history = run(&world, seed, |world| {
+        let deeds = Nemesis::new(&mut victims, world, seed).torment(time);
+        eprintln!("faults are over");
+        deeds
+    });
     judge(&history, victims.panics());
+}
+
+/// Does `work` while clients of nodes at these addresses are busy, and judges what they have seen.
+pub(crate) fn under_load(addresses: Vec<SocketAddr>, work: impl FnOnce()) {
+    let world = World::new(addresses, None);
+    let history = run(&world, rand::random(), |_| {
+        work();
+        Deeds::default()
+    });
+    judge(&history, Vec::new());
 }
 
 #[test]

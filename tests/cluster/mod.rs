@@ -6,6 +6,7 @@ mod clients;
 mod load;
 mod crash;
 mod drain;
+mod upgrade;
 mod members;
 mod live;
 mod log;
