@@ -4,12 +4,15 @@
 //! - Bound: none.
 //! - Source: own design.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::id::{NodeId, ShardId};
 
 /// What to do with a damaged folder; never done without an operator's word.
-const TWO_WAYS: &str = "restore the folder from a backup, or, in a cluster, give it up with `hongqiao cluster \
+pub(crate) const TWO_WAYS: &str = "restore the folder from a backup, or, in a cluster, give it up with `hongqiao cluster \
                         leave NODE --lost` on another node and join with an empty folder";
 
 /// Why a proposal has no reply.
@@ -103,6 +106,15 @@ pub enum StartError {
         /// The mark.
         path: PathBuf,
     },
+    /// The file of the state holds what was never written.
+    #[error("the state in {} is damaged; {TWO_WAYS}", path.display())]
+    StateDamaged {
+        /// Folder of the state.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        source: io::Error,
+    },
     /// The state is older than what its log has left behind.
     #[error(
         "the state of group {group} in {} ends at entry {stored}, its log begins behind entry {purged}: \
@@ -173,6 +185,20 @@ pub enum StartError {
         /// Which shard.
         shard: u16,
     },
+}
+
+impl StartError {
+    /// Says what an error of the state's store means; `path` is its folder.
+    pub(crate) fn of_state(what: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| {
+            let path = path.clone();
+            match source.kind() {
+                io::ErrorKind::InvalidData => Self::StateDamaged { path, source },
+                _ => Self::Io { what, path, source },
+            }
+        }
+    }
 }
 
 /// Why a backup was not written.

@@ -243,7 +243,7 @@ fn open_parts(options: &Options, incarnation: u64) -> Result<(Parts, JoinHandle<
     let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
     let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
     let kv = SledKv::open(&state_dir, options.groups(), options.cache_bytes);
-    let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
+    let kv = Box::new(kv.map_err(StartError::of_state("open the state in", &state_dir))?);
     let shelf_dir = options.data_dir.join("snapshots");
     let shelf = Arc::new(RealShelf::open(&shelf_dir).map_err(io("open", &shelf_dir))?);
     sync_folders(&options.data_dir, &state_dir)?;

@@ -98,12 +98,10 @@ fn open_stores(
     fill: &Arc<Fill>,
     log: &Log,
 ) -> Result<Vec<Arc<ShardStore>>, StartError> {
+    let path = options.data_dir.join("state");
     let open = |group| {
-        let state = ShardState::open(group, base.clone()).map_err(|source| StartError::Io {
-            what: "read the state in",
-            path: options.data_dir.join("state"),
-            source,
-        })?;
+        let state = ShardState::open(group, base.clone());
+        let state = state.map_err(StartError::of_state("read the state in", &path))?;
         log.check_behind(group, state.stored.last, &options.data_dir)?;
         Ok(ShardStore::new(state, group, base.clone(), fill.clone()))
     };
@@ -121,7 +119,7 @@ impl<M: Machine> Groups<M> {
         others: &Others,
     ) -> Result<Self, StartError> {
         let Parts { disk, kv, shelf, log, health, incarnation } = parts;
-        install::redo(&shelf, &*kv, &log, options.groups()).await?;
+        install::redo(&shelf, &*kv, &log, options.groups(), &options.data_dir).await?;
         let snapshots = Snapshots::new(shelf, log.clone());
         let base = Arc::new(Base { kv, health: health.clone() });
         let fill = Arc::new(Fill::new(options.checkpoint_bytes, base.health.clone()));

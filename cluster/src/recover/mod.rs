@@ -93,7 +93,7 @@ impl Survivor {
         let disk = RealDisk::open(&log_dir, 0).map_err(io("open", &log_dir))?;
         let state_dir = path.join("state");
         let kv = SledKv::open(&state_dir, groups, CACHE_BYTES);
-        let kv = Box::new(kv.map_err(io("open the state in", &state_dir))?);
+        let kv = Box::new(kv.map_err(StartError::of_state("open the state in", &state_dir))?);
         let health = Arc::<Health>::default();
         let shelf_dir = path.join("snapshots");
         let shelf: Arc<dyn Shelf> =
@@ -179,7 +179,7 @@ fn finish_snapshots(
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(io("start a runtime for", path))?;
-    runtime.block_on(install::redo(shelf, &*base.kv, log, groups))
+    runtime.block_on(install::redo(shelf, &*base.kv, log, groups, path))
 }
 
 type States = (Vec<ShardState>, Vec<Applied>);
@@ -192,7 +192,8 @@ fn read_states(
 ) -> Result<States, StartError> {
     let open = |group| {
         let state = ShardState::open(group, base.clone());
-        let state = state.map_err(io("read the state in", &path.join("state")))?;
+        let state =
+            state.map_err(StartError::of_state("read the state in", &path.join("state")))?;
         log.check_behind(group, state.stored.last, path)?;
         Ok(state)
     };

@@ -129,7 +129,12 @@ impl Health {
                 if error.kind() != ErrorKind::NotConnected {
                     self.full.store(super::disk::is_full(error), Ordering::Relaxed);
                 }
-                if !flag.swap(true, Ordering::Relaxed) {
+                let was = flag.swap(true, Ordering::Relaxed);
+                // No try mends that; whoever stopped the node here would lose what can still be read.
+                if !was && error.kind() == ErrorKind::InvalidData {
+                    let ways = crate::error::TWO_WAYS;
+                    tracing::error!(%error, what, "damaged, part of it cannot be read: {ways}");
+                } else if !was {
                     tracing::error!(%error, what, "disk failing: trying again until it works");
                 }
             }

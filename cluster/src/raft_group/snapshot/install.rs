@@ -11,7 +11,7 @@
 //!   that is damaged refuses to start. Errors of the disk are tried again until it works (HEAL).
 //! - Source: own design.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use super::file::{self, Meta, Reader};
 use crate::{
@@ -139,7 +139,9 @@ pub(crate) async fn redo(
     kv: &dyn Kv,
     log: &Arc<Log>,
     groups: u16,
+    folder: &Path,
 ) -> Result<(), StartError> {
+    let unreadable = StartError::of_state("read the state in", &folder.join("state"));
     let failed = |what, item| {
         let path = shelf.path(item);
         move |source| StartError::Io { what, path, source }
@@ -153,8 +155,8 @@ pub(crate) async fn redo(
     }
     for group in 0..groups {
         let item = Item { kind: Kind::Install, group };
-        let has_meta = kv.get(group, META).map_err(failed("read the state of", item))?.is_some();
-        let has_more = kv.above(group, META).map_err(failed("read the state of", item))?.is_some();
+        let has_meta = kv.get(group, META).map_err(&unreadable)?.is_some();
+        let has_more = kv.above(group, META).map_err(&unreadable)?.is_some();
         if has_more && !has_meta {
             return Err(StartError::StateHalf { shard: group, path: shelf.path(item) });
         }

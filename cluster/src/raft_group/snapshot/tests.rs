@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -138,7 +139,7 @@ fn content(kv: &KvTwin) -> Vec<(Bytes, Bytes)> {
 
 async fn redo(kv: &KvTwin, shelf: &ShelfTwin, log: &Arc<Log>) -> Result<(), StartError> {
     let shelf: Arc<dyn Shelf> = Arc::new(shelf.clone());
-    install::redo(&shelf, kv, log, 2).await
+    install::redo(&shelf, kv, log, 2, Path::new("folder")).await
 }
 
 #[tokio::test]

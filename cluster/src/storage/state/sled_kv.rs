@@ -9,6 +9,7 @@
 use std::{
     fs::{self, File},
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -46,7 +47,7 @@ impl SledKv {
             generation: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         };
-        *kv.open.write() = Some(kv.open_once()?);
+        *kv.open.write() = Some(unpanicked(|| kv.open_once())?);
         Ok(kv)
     }
 
@@ -72,8 +73,15 @@ impl SledKv {
     ) -> io::Result<R> {
         let open = self.open.read();
         let tree = open.as_ref().and_then(|open| open.trees.get(usize::from(shard)));
-        ask(tree.ok_or_else(not_open)?).map_err(plain)
+        let tree = tree.ok_or_else(not_open)?;
+        unpanicked(|| ask(tree).map_err(plain))
     }
+}
+
+/// Asks sled, which panics where its file holds what it never wrote: that is damage, not a reason to panic.
+fn unpanicked<R>(ask: impl FnOnce() -> io::Result<R>) -> io::Result<R> {
+    let damaged = |_| io::Error::new(io::ErrorKind::InvalidData, "sled cannot read its file");
+    catch_unwind(AssertUnwindSafe(ask)).unwrap_or_else(|panic| Err(damaged(panic)))
 }
 
 fn not_open() -> io::Error {
@@ -101,6 +109,9 @@ fn remove_half_snapshots(folder: &Path) -> io::Result<()> {
 fn plain(error: sled::Error) -> io::Error {
     match error {
         sled::Error::Io(error) => error,
+        damage @ sled::Error::Corruption { .. } => {
+            io::Error::new(io::ErrorKind::InvalidData, damage)
+        }
         other => io::Error::other(other),
     }
 }
@@ -150,7 +161,7 @@ impl Kv for SledKv {
         }
         // sled holds a lock on its file until the last handle is gone.
         *open = None;
-        *open = Some(self.open_once()?);
+        *open = Some(unpanicked(|| self.open_once())?);
         self.generation.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
