@@ -19,6 +19,7 @@ mod report;
 mod orders;
 pub mod recovery;
 mod standing;
+mod timekeeper;
 mod drain;
 
 use std::{
@@ -39,6 +40,7 @@ use tokio::{
 use self::{
     apps::Apps,
     standing::Standing,
+    timekeeper::Timekeeper,
     workers::{Shared, Workers},
 };
 use crate::{
@@ -84,6 +86,8 @@ async fn serve(
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
     let prepared = listeners::bind(config, &apps, worker_threads(config))?;
     let shared = shared(config, &shards, &apps, &facts, tables)?;
+    // Before there is any deadline to keep.
+    Timekeeper::start(&shared).await;
     let workers = Workers::start(worker_threads(config), &shared).await?;
     let cluster = shards.cluster().clone();
     actix_rt::spawn(drain::end_released_clients(shared.view.clone(), workers.hubs.clone()));

@@ -68,6 +68,8 @@ pub enum PeerRequest {
         /// Keys of filters with subscribers there.
         keys: Vec<Bytes>,
     },
+    /// What does your system's clock say? → [`PeerReply::Time`]
+    Time,
 }
 
 /// Where a roll call goes on.
@@ -99,6 +101,8 @@ pub enum PeerReply {
     Gone(Vec<ConnectionId>),
     /// The node does not lead that shard.
     NotLed,
+    /// Its system's clock, milliseconds since 1970.
+    Time { system_ms: u64 },
 }
 
 /// Why there is no reply.

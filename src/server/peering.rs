@@ -91,7 +91,13 @@ fn translate(me: Start, directory: &Directory) -> Members {
         start: Start { node: *node, incarnation: member.incarnation },
         up: member.up,
     });
-    let all = std::iter::once(Member { start: me, up: true }).chain(others).collect();
+    // Whatever was held by a node that was removed is held by nobody.
+    let removed = directory
+        .removed
+        .iter()
+        .map(|node| Member { start: Start { node: *node, incarnation: u64::MAX }, up: false });
+    let all = std::iter::once(Member { start: me, up: true }).chain(others).chain(removed);
+    let all = all.collect();
     let leaders = directory.leaders.iter().map(|led| led.map(|led| led.node)).collect();
     Members { me, alone: directory.is_alone(me.node), all, leaders }
 }

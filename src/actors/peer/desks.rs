@@ -24,6 +24,7 @@ use crate::{
         relay::Arrivals,
         view::{Start, View},
     },
+    clock,
     model::{connection_id::ConnectionId, id::SessionKey},
 };
 
@@ -93,6 +94,10 @@ impl Desks {
                     let ensured = routes.ensure(shard, &keys).await;
                     ensured.map_or(PeerReply::NotLed, |()| PeerReply::Done)
                 })
+            }
+            PeerRequest::Time => {
+                let system_ms = clock::system_ms();
+                Box::pin(async move { PeerReply::Time { system_ms } })
             }
             PeerRequest::Kick { incarnation, kick } => {
                 self.if_me(incarnation, || post(self.kick.get(kick.connection.worker()), kick))
