@@ -2,6 +2,7 @@
 //!
 //! Tests here start their own clusters, one at a time: a cluster is many processes and many timers.
 
+mod bad_input;
 mod clients;
 mod load;
 mod crash;

@@ -72,6 +72,11 @@ impl Cluster {
         self.node(number).broker()
     }
 
+    /// Returns the address of all nodes.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Returns the numbers of all nodes.
     pub(crate) fn numbers(&self) -> std::ops::RangeInclusive<usize> {
         1..=self.nodes.len()

@@ -6,7 +6,10 @@ use super::{
     broker::Broker,
     mqtt_client::Client,
     packet::{Connect, Version, Will},
-    property::{MAXIMUM_PACKET_SIZE, Props, RECEIVE_MAXIMUM, SESSION_EXPIRY, TOPIC_ALIAS_MAXIMUM},
+    property::{
+        MAXIMUM_PACKET_SIZE, Props, RECEIVE_MAXIMUM, SESSION_EXPIRY, TOPIC_ALIAS_MAXIMUM,
+        WILL_DELAY,
+    },
     wire::{Tcp, Wire},
     ws_client::Ws,
 };
@@ -113,6 +116,14 @@ impl Dial {
             retain: false,
             props: Props::new(),
         })
+    }
+
+    /// The will waits for so long.
+    #[must_use]
+    pub(crate) fn will_delay(mut self, secs: u32) -> Self {
+        let will = self.connect.will.as_mut().expect("a will");
+        will.props = std::mem::replace(&mut will.props, Props::new()).number(WILL_DELAY, secs);
+        self
     }
 
     #[must_use]

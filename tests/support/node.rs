@@ -28,6 +28,7 @@ pub(crate) struct Node {
     settings: Vec<(String, String)>,
     wrapper: Vec<String>,
     program: PathBuf,
+    environment: Vec<(String, String)>,
     running: Option<Running>,
 }
 
@@ -71,6 +72,20 @@ impl Node {
         Self::start_prepared(&[], prepare, settings)
     }
 
+    /// Prepares a node that is not started.
+    pub(crate) fn stopped_on(prepare: impl FnOnce(&Path), settings: &[(String, String)]) -> Self {
+        let settings: Vec<_> =
+            settings.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let node = Self::new(&settings);
+        prepare(&node.data());
+        node
+    }
+
+    /// From its next start on.
+    pub(crate) fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The node that conformance tests share: it outlives any test, so its folder is the watchdog's.
     pub(super) fn shared() -> Self {
         let mut node = Self::new(&[]);
@@ -108,7 +123,14 @@ impl Node {
         let settings =
             settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let program = own_program();
-        Self { folder: Some(folder), settings, wrapper: Vec::new(), program, running: None }
+        Self {
+            folder: Some(folder),
+            settings,
+            wrapper: Vec::new(),
+            environment: Vec::new(),
+            program,
+            running: None,
+        }
     }
 
     /// The next launch is of another release.
@@ -199,6 +221,7 @@ impl Node {
         command.args(["--set", "listeners.http.address=127.0.0.1:0"]);
         // Two, whatever the machine has: what goes between workers is tested everywhere.
         command.args(["--set", "workers.threads=2"]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
