@@ -21,6 +21,9 @@ pub const APPENDER_MAILBOX_MESSAGES: usize = 4_096;
 
 // ---- home ----
 
+/// A node that has left waits this long for the word that it is removed.
+pub const REMOVED_WAIT: Duration = Duration::from_secs(15);
+
 /// Claims of one client id that may wait for the one in front of them.
 pub const CLAIMS_WAITING_MAX: usize = 8;
 /// Claims that may wait until a home that begins to lead knows its sessions.

@@ -21,8 +21,10 @@ pub mod recovery;
 mod standing;
 mod timekeeper;
 mod drain;
+mod departure;
 
 use std::{
+    cell::Cell,
     io::Write as _,
     sync::{
         Arc,
@@ -31,7 +33,6 @@ use std::{
 };
 
 use anyhow::Context as _;
-use hongqiao_cluster::id::NodeId;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -66,10 +67,17 @@ use crate::{
 /// What kept it from starting, or ended it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let facts = Facts::new(config.storage.shards);
-    let tables = RouteTables::new(NodeId(config.cluster.node));
-    let cluster = boot::start(config, &facts, &tables)?;
+    let (cluster, tables) = boot::start(config, &facts)?;
     let shards = ShardClient::new(cluster.handle());
-    let ran = actix::System::new().block_on(serve(config, shards, facts, tables));
+    let handle = cluster.handle();
+    let ran = actix::System::new().block_on(async {
+        let booted = Cell::new(false);
+        tokio::select! {
+            ran = serve(config, shards, facts, tables, &booted) => ran,
+            // Later `serve` itself sees to it, with its clients.
+            () = departure::removed_before(&handle, &booted) => departure::refuse(&handle),
+        }
+    });
     cluster.shutdown();
     ran
 }
@@ -79,6 +87,7 @@ async fn serve(
     shards: ShardClient,
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
+    booted: &Cell<bool>,
 ) -> anyhow::Result<()> {
     peering::wait_for_membership(shards.cluster()).await;
     let apps = Apps::load(shards.clone()).await;
@@ -117,14 +126,15 @@ async fn serve(
     say(&banner::text(config, &listening, demo_password.as_deref()));
     // Last, because scripts wait for these files.
     folder.announce(&listening, admin_token.secret())?;
-    wait_for_signal().await?;
-    tracing::info!("stopping: no new connections, clients are told");
+    booted.set(true);
+    let departed = departure::due_or(wait_for_signal(), &cluster).await?;
+    tracing::info!(?departed, "stopping: no new connections, clients are told");
     stopping.store(true, Ordering::Relaxed);
     let _ = stop.send(true);
     drain::leave(&cluster, &workers, config.shutdown.drain_timeout).await;
     folder.withdraw();
     workers.stop();
-    Ok(())
+    departure::end(&cluster, departed).await
 }
 
 /// What all workers share.

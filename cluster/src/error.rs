@@ -167,6 +167,18 @@ pub enum StartError {
         /// What the last one said.
         reason: String,
     },
+    /// This node was removed from its cluster; its id is not given again.
+    #[error(
+        "node {node} was removed from its cluster, and {} is what is left of it; to come back as a new \
+         member start with an empty data folder and another id, or none",
+        path.display()
+    )]
+    Removed {
+        /// The data folder.
+        path: PathBuf,
+        /// The node.
+        node: u64,
+    },
     /// A snapshot was taking the place of a state when the node ended, and cannot do so now.
     #[error(
         "the state of shard {shard} is half replaced and the snapshot in {} is damaged or gone; \

@@ -17,6 +17,7 @@ use crate::{
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
     machine::{Machine, Store},
+    membership::{Moves, departure::Departure},
     meta::{MetaHandle, handle::MetaPort},
     proposals::{Order, Proposals, Proposed},
     raft_group::{group::Group, lead::Lead},
@@ -47,6 +48,9 @@ pub(crate) struct Shared<M> {
     pub(crate) desks: Arc<Desks>,
     pub(crate) network: Option<Arc<dyn Network>>,
     pub(crate) runtimes: Handles,
+    /// How far this node is on its way out.
+    pub(crate) departure: watch::Sender<Departure>,
+    pub(crate) moves: Moves,
     readers: Arc<Readers>,
     questions: Arc<Questions>,
     pub(crate) origin: Origin,
@@ -89,9 +93,19 @@ impl<M: Machine> Shared<M> {
                 health: groups.health.clone(),
             }),
         );
-        let shared =
-            Self { groups, proposals, meta, desks, network, runtimes, readers, questions, origin };
-        Arc::new(shared)
+        Arc::new(Self {
+            groups,
+            proposals,
+            meta,
+            desks,
+            network,
+            runtimes,
+            departure: watch::Sender::default(),
+            moves: Moves::default(),
+            readers,
+            questions,
+            origin,
+        })
     }
 }
 

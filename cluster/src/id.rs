@@ -17,6 +17,11 @@ pub const SHARDS_MAX: u16 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
+impl NodeId {
+    /// Stands for a node that has no id yet: the cluster gives it one when it joins.
+    pub const NONE: Self = Self(0);
+}
+
 /// One Raft group of durable state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ShardId(pub u16);

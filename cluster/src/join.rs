@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! new node ── Ask ──▶ any member: cluster id, hash key, shards, peers      (a new folder is made of that)
+//!          ── Enter ▶ the same, and an id for a node that has none, or the place of a member that is lost
 //!          ── Add ──▶ any member: NodeUp in the directory ─▶ the meta leader adds it to the meta group
 //! ```
 //!
@@ -20,9 +21,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     clock,
     desks::MemberKind,
-    error::StartError,
+    error::{ProposeError, StartError},
     id::{NodeId, ShardId},
-    meta::{MetaCommand, MetaHandle, MetaReply},
+    membership::{error::MemberError, handle::all_know},
+    meta::{MetaCommand, MetaHandle, MetaReply, Refusal},
     raft_group::group::Group,
     storage::format::{FORMAT, Format},
     transport::{Class, LinkError, Network, PeerService},
@@ -37,6 +39,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often it asks.
 const JOIN_INTERVAL: Duration = Duration::from_millis(300);
 
+/// A node that may make a cluster does so when nobody has had one for so many rounds.
+const FOUND_ROUNDS: u32 = 5;
+
 /// How long one question may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -49,6 +54,8 @@ enum Request {
     Add { up: MetaCommand },
     /// Does the leader of this group, if it is here, have just these voters?
     HasVoters { group: ShardId, voters: BTreeSet<NodeId> },
+    /// As `Ask`, for a node that may have no id yet, and may take the place of a member that is lost.
+    Enter { node: Option<NodeId>, replaces: Option<NodeId> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +67,13 @@ enum Answer {
     /// Never, as things are.
     Refused(String),
     HasVoters(bool),
+    /// The node has been removed, for ever.
+    Removed,
+    /// A cluster, and the id of the new member.
+    Entered {
+        admission: Admission,
+        node: NodeId,
+    },
 }
 
 /// What a new node learns of its cluster.
@@ -111,37 +125,108 @@ fn question(request: &Request) -> Bytes {
     encode(&[MemberKind::Join as u8, VERSION], request)
 }
 
-/// Asks each address in turn, until one lets this node in.
+/// Who asks to be let in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Applicant<'a> {
+    /// Or `NONE`.
+    pub(crate) node: NodeId,
+    pub(crate) replaces: Option<NodeId>,
+    /// See [`crate::Options::founds_with`].
+    pub(crate) founds_with: Option<usize>,
+    /// Names and addresses; behind a name may be many.
+    pub(crate) addresses: &'a [String],
+}
+
+impl Applicant<'_> {
+    fn request(&self) -> Request {
+        match (self.node, self.replaces) {
+            // In the words of the first release, as far as they go.
+            (node, None) if node != NodeId::NONE => Request::Ask { node },
+            (node, replaces) => {
+                Request::Enter { node: (node != NodeId::NONE).then_some(node), replaces }
+            }
+        }
+    }
+}
+
+/// What came of one round of asking.
+enum Round {
+    In(NodeId, Admission),
+    /// Whoever was asked says no, and will not say anything else.
+    Refused {
+        address: String,
+        reason: String,
+    },
+    /// Every address belongs to no cluster; so many there are.
+    Nobody(usize),
+    /// Nobody yet; the last reason.
+    NotYet(String),
+}
+
+/// Asks each address in turn, until one lets this node in; `None`: there is no cluster, and this node is
+/// to make one.
 ///
 /// # Errors
-/// `Join` when a member refuses for good, or nobody answers for `JOIN_TIMEOUT`.
+/// `Join` at once when a member refuses for good, or when nobody lets it in for `JOIN_TIMEOUT`.
 pub(crate) async fn ask(
     network: &dyn Network,
-    node: NodeId,
-    addresses: &[String],
-) -> Result<Admission, StartError> {
+    who: Applicant<'_>,
+) -> Result<Option<(NodeId, Admission)>, StartError> {
     let deadline = clock::now() + JOIN_TIMEOUT;
     let mut last = "nobody was asked".to_owned();
     let mut told = String::new();
+    let mut nobody = 0;
     while clock::now() < deadline {
-        for address in addresses {
-            match knock(network, address, &Request::Ask { node }).await {
-                Ok(Answer::Cluster(admission)) => return Ok(admission),
-                Ok(Answer::Refused(reason)) => {
-                    return Err(StartError::Join { address: address.clone(), reason });
+        match ask_all(network, &who).await {
+            Round::In(node, admission) => return Ok(Some((node, admission))),
+            Round::Refused { address, reason } => return Err(StartError::Join { address, reason }),
+            Round::Nobody(count) if who.founds_with.is_some_and(|least| count >= least) => {
+                nobody += 1;
+                if nobody >= FOUND_ROUNDS {
+                    return Ok(None);
                 }
-                Ok(Answer::NotYet(why)) => last = format!("{address}: {why}"),
-                Ok(_) => last = format!("{address}: the answer means nothing"),
-                Err(why) => last = format!("{address}: {why}"),
             }
-            if last != told {
-                tracing::warn!(problem = %last, "no member lets this node in yet");
-                told.clone_from(&last);
+            Round::Nobody(count) => {
+                last = format!("none of {count} addresses belongs to a cluster yet");
             }
+            Round::NotYet(why) => (last, nobody) = (why, 0),
+        }
+        if last != told {
+            tracing::warn!(problem = %last, "no member lets this node in yet");
+            told.clone_from(&last);
         }
         tokio::time::sleep(JOIN_INTERVAL).await;
     }
-    Err(StartError::Join { address: addresses.join(", "), reason: last })
+    Err(StartError::Join { address: who.addresses.join(", "), reason: last })
+}
+
+async fn ask_all(network: &dyn Network, who: &Applicant<'_>) -> Round {
+    let (mut refused, mut not_yet, mut nobody) = (None, None, 0);
+    for name in who.addresses {
+        let addresses = network.resolve(name.clone()).await;
+        if addresses.is_empty() {
+            not_yet = Some(format!("{name}: the name has no address"));
+        }
+        for address in addresses {
+            let told =
+                if *name == address { address.clone() } else { format!("{name} ({address})") };
+            match knock(network, &address, &who.request()).await {
+                Ok(Answer::Cluster(admission)) => return Round::In(who.node, admission),
+                Ok(Answer::Entered { admission, node }) => return Round::In(node, admission),
+                Ok(Answer::Refused(reason)) => refused = Some((told, reason)),
+                Ok(Answer::NotYet(why)) => not_yet = Some(format!("{told}: {why}")),
+                Ok(_) => not_yet = Some(format!("{told}: the answer means nothing")),
+                Err(LinkError::Denied(reason)) => refused = Some((told, reason)),
+                Err(LinkError::NoCluster) => nobody += 1,
+                Err(why) => not_yet = Some(format!("{told}: {why}")),
+            }
+        }
+    }
+    match (refused, not_yet) {
+        (Some((address, reason)), _) => Round::Refused { address, reason },
+        (None, Some(why)) => Round::NotYet(why),
+        (None, None) => Round::Nobody(nobody),
+    }
 }
 
 async fn knock(
@@ -153,41 +238,35 @@ async fn knock(
     decode(&answer).ok_or_else(|| LinkError::Refused("the answer cannot be read".to_owned()))
 }
 
-/// Tells any of `addresses` that this node is up; gives whether one of them has put it into the directory.
-pub(crate) async fn add(network: &dyn Network, addresses: &[String], up: &MetaCommand) -> bool {
-    for address in addresses {
-        match knock(network, address, &Request::Add { up: up.clone() }).await {
-            Ok(Answer::Added) => return true,
-            Ok(Answer::Refused(reason)) => {
-                tracing::error!(member = %address, %reason, "the cluster refuses this node");
-            }
-            Ok(_) => {}
-            Err(why) => tracing::debug!(member = %address, %why, "not added yet"),
-        }
-    }
-    false
+/// What came of saying that this node is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Added {
+    Yes,
+    NotYet,
+    /// It was removed from the cluster.
+    Removed,
 }
 
-/// Asks `members` whether the leader of a group has just these voters.
-pub(crate) async fn has_voters(
-    network: &dyn Network,
-    members: &[NodeId],
-    group: ShardId,
-    voters: &BTreeSet<NodeId>,
-) -> bool {
-    let question = question(&Request::HasVoters { group, voters: voters.clone() });
-    for to in members {
-        let desk = crate::transport::Desk::Member;
-        let asked = network.request(*to, Class::Control, desk, question.clone(), ASK_TIMEOUT);
-        let answer = asked.await.ok().and_then(|answer| decode(&answer));
-        if answer == Some(Answer::HasVoters(true)) {
-            return true;
+/// Tells any of `addresses` that this node is up, until one of them has put it into the directory.
+pub(crate) async fn add(network: &dyn Network, addresses: &[String], up: &MetaCommand) -> Added {
+    for name in addresses {
+        for address in network.resolve(name.clone()).await {
+            match knock(network, &address, &Request::Add { up: up.clone() }).await {
+                Ok(Answer::Added) => return Added::Yes,
+                Ok(Answer::Removed) => return Added::Removed,
+                Ok(Answer::Refused(reason)) => {
+                    tracing::error!(member = %address, %reason, "the cluster refuses this node");
+                }
+                Ok(_) => {}
+                Err(why) => tracing::debug!(member = %address, %why, "not added yet"),
+            }
         }
     }
-    false
+    Added::NotYet
 }
 
 /// Answers them.
+#[derive(Clone)]
 pub(crate) struct JoinClerk {
     pub(crate) format: Format,
     pub(crate) meta: MetaHandle,
@@ -208,6 +287,10 @@ impl PeerService for JoinClerk {
                 return Box::pin(std::future::ready(Err("it cannot be read".to_owned())));
             }
             Some(Request::Ask { node }) => Box::pin(std::future::ready(self.admit(node))),
+            Some(Request::Enter { node, replaces }) => {
+                let clerk = self.clone();
+                Box::pin(async move { clerk.enter(node, replaces).await })
+            }
             Some(Request::Add { up }) => Box::pin(put_up(self.meta.clone(), up)),
             Some(Request::HasVoters { group, voters }) => {
                 let group = self.groups.get(usize::from(group.0));
@@ -221,19 +304,64 @@ impl PeerService for JoinClerk {
 }
 
 impl JoinClerk {
+    /// Lets a node in that has no id yet, or that takes the place of another.
+    async fn enter(&self, node: Option<NodeId>, replaces: Option<NodeId>) -> Answer {
+        if self.meta.directory().nodes.is_empty() {
+            return Answer::NotYet("it is no member itself yet".to_owned());
+        }
+        if let Err(old) = all_know(&self.meta.directory()) {
+            return Answer::NotYet(old.to_string());
+        }
+        if let Some(gone) = replaces
+            && let Some(no) = self.replace(gone).await
+        {
+            return no;
+        }
+        let node = match node {
+            Some(node) => node,
+            None => match self.meta.propose(MetaCommand::PromiseId).await {
+                Ok((MetaReply::Promised(node), _)) => node,
+                Ok((other, _)) => return Answer::Refused(format!("no id is left: {other:?}")),
+                Err(why) => return Answer::NotYet(unwritten(why)),
+            },
+        };
+        match self.admit(node) {
+            Answer::Cluster(admission) => Answer::Entered { admission, node },
+            other => other,
+        }
+    }
+
+    /// Declares a member lost whose place is taken; gives why not.
+    async fn replace(&self, gone: NodeId) -> Option<Answer> {
+        let lost = MetaCommand::Leave { node: gone, lost: true };
+        match self.meta.propose(lost).await {
+            // A second try finds it removed.
+            Ok((MetaReply::Done | MetaReply::Refused(Refusal::Removed), _)) => None,
+            Ok((MetaReply::Refused(why), _)) => {
+                let why = MemberError::of(why, gone, ShardId(0));
+                Some(Answer::Refused(format!("node {} cannot be replaced: {why}", gone.0)))
+            }
+            Ok((other, _)) => Some(Answer::Refused(format!("the directory refuses it: {other:?}"))),
+            Err(why) => Some(Answer::NotYet(unwritten(why))),
+        }
+    }
+
     fn admit(&self, node: NodeId) -> Answer {
         let directory = self.meta.directory();
         if directory.nodes.is_empty() {
             return Answer::NotYet("it is no member itself yet".to_owned());
         }
         if directory.removed.contains(&node) {
-            let why = format!("node id {} was removed from this cluster; take another", node.0);
+            let why = format!(
+                "node id {} was removed from this cluster; take another id, or none",
+                node.0
+            );
             return Answer::Refused(why);
         }
         if let Some(member) = directory.nodes.get(&node) {
             return Answer::Refused(format!(
-                "node id {} is the member at {}, whose data folder is another; take another id, or \
-                 remove that member first",
+                "node id {} is the member at {}, whose data folder is another; take another id, or none, \
+                 and replace that member if its data is lost",
                 node.0, member.cluster_addr
             ));
         }
@@ -245,6 +373,10 @@ impl JoinClerk {
             peers: members.map(|(node, member)| (*node, member.cluster_addr.clone())).collect(),
         })
     }
+}
+
+fn unwritten(why: ProposeError) -> String {
+    format!("the directory cannot be written: {why}")
 }
 
 async fn put_up(meta: MetaHandle, up: MetaCommand) -> Answer {
@@ -261,8 +393,9 @@ async fn put_up(meta: MetaHandle, up: MetaCommand) -> Answer {
     }
     match meta.propose(up).await {
         Ok((MetaReply::Done, _)) => Answer::Added,
+        Ok((MetaReply::Refused(Refusal::Removed), _)) => Answer::Removed,
         Ok((other, _)) => Answer::Refused(format!("the directory refuses it: {other:?}")),
-        Err(why) => Answer::NotYet(format!("the directory cannot be written: {why}")),
+        Err(why) => Answer::NotYet(unwritten(why)),
     }
 }
 

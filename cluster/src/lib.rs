@@ -52,6 +52,7 @@ pub use error::{BackupError, ProposeError, ReadError, RecoverError, StartError};
 pub use handle::ClusterHandle;
 pub use machine::{Machine, Store, StoreMut};
 pub use membership::{
+    departure::Departure,
     error::MemberError,
     handle::GroupSnapshot,
     progress::{MemberProgress, Move, Progress},

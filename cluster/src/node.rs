@@ -24,9 +24,9 @@ use crate::{
     error::StartError,
     handle::{ClusterHandle, Handles, Shared},
     id::{NodeId, ShardId},
-    join::{self, JoinClerk},
+    join::{self, Added, Applicant, JoinClerk},
     machine::Machine,
-    membership::{Keeper, orders::OrderClerk},
+    membership::{Keeper, departure::Watcher, orders::OrderClerk},
     meta::{Addresses, MetaCommand, MetaHandle, MetaSink},
     options::{Options, Peering},
     raft_group::{
@@ -83,19 +83,29 @@ impl<M: Machine> Cluster<M> {
     ///
     /// # Errors
     /// Every variant of [`StartError`] names the file or address and what to do; nothing was changed.
-    #[expect(clippy::needless_pass_by_value, reason = "the options are the node's from here on")]
     pub fn start(
         options: Options,
         make: impl Fn(ShardId) -> M + Sync,
         sink: MetaSink,
     ) -> Result<Self, StartError> {
+        Self::start_known(options, make, |_| sink)
+    }
+
+    /// As [`Self::start`], for a sink that must know which node this is: the cluster may give it its id.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    #[expect(clippy::needless_pass_by_value, reason = "the options are the node's from here on")]
+    pub fn start_known(
+        options: Options,
+        make: impl Fn(ShardId) -> M + Sync,
+        sink: impl FnOnce(NodeId) -> MetaSink,
+    ) -> Result<Self, StartError> {
         options.check()?;
         let entered = Folder::enter(&options)?;
         let runtimes = Runtimes::start(&options)?;
         let network = match &options.peering {
-            Some(peering) => {
-                Some(listen(peering, options.node, entered.incarnation.now(), &runtimes)?)
-            }
+            Some(peering) => Some(listen(peering, &entered, &runtimes)?),
             None => None,
         };
         Self::start_on(&options, &make, sink, entered, runtimes, network)
@@ -105,13 +115,15 @@ impl<M: Machine> Cluster<M> {
     pub(crate) fn start_on(
         options: &Options,
         make: &(dyn Fn(ShardId) -> M + Sync),
-        sink: MetaSink,
+        sink: impl FnOnce(NodeId) -> MetaSink,
         entered: Entered,
         runtimes: Runtimes,
         network: Option<Arc<dyn Network>>,
     ) -> Result<Self, StartError> {
         let (folder, peers) =
             runtimes.work.block_on(admit(options, entered, network.as_deref()))?;
+        let options = &Options { node: folder.incarnation.node(), ..options.clone() };
+        let sink = sink(options.node);
         let (parts, flusher) = open_parts(options, folder.incarnation.now())?;
         let log = parts.log.clone();
         let others = Others { network: network.clone(), founder: !folder.format.joined };
@@ -256,20 +268,23 @@ fn open_parts(options: &Options, incarnation: u64) -> Result<(Parts, JoinHandle<
 /// Listens for other nodes.
 fn listen(
     peering: &Peering,
-    node: NodeId,
-    incarnation: u64,
+    entered: &Entered,
     runtimes: &Runtimes,
 ) -> Result<Arc<dyn Network>, StartError> {
     let address = peering.listen.to_string();
     let identity = Identity {
-        node,
-        incarnation,
+        node: entered.node(),
+        incarnation: entered.incarnation.now(),
         secret: Secret::new(peering.secret.bytes()),
         versions: VERSIONS,
         instance: rand::random(),
     };
     let bound = runtimes.work.block_on(TcpNetwork::bind(&address, identity));
     let network = bound.map_err(|source| StartError::Listen { address, source })?;
+    if let Some(cluster) = entered.cluster() {
+        // Whoever knocks meanwhile hears that it is not ready, not that it belongs to none.
+        network.set_cluster(cluster);
+    }
     Ok(network)
 }
 
@@ -283,11 +298,36 @@ async fn admit(
     match network {
         _ if !entered.is_new() => Ok((entered.open()?, Vec::new())),
         Some(network) if !join.is_empty() => {
-            let admission = join::ask(network, options.node, join).await?;
-            Ok((entered.join(&admission.format(), options)?, admission.peers))
+            let who = Applicant {
+                node: entered.node(),
+                replaces: options.replaces,
+                founds_with: options.founds_with,
+                addresses: join,
+            };
+            match join::ask(network, who).await? {
+                Some((node, admission)) => {
+                    network.set_node(node);
+                    let folder = entered.join(node, &admission.format(), options)?;
+                    Ok((folder, admission.peers))
+                }
+                None => found(options, entered, Some(network)),
+            }
         }
-        _ => Ok((entered.found(options)?, Vec::new())),
+        _ => found(options, entered, network),
     }
+}
+
+/// Makes a new cluster, whose first member is this node.
+fn found(
+    options: &Options,
+    entered: Entered,
+    network: Option<&dyn Network>,
+) -> Result<(Folder, Vec<(NodeId, String)>), StartError> {
+    let folder = entered.found(options)?;
+    if let Some(network) = network {
+        network.set_node(folder.incarnation.node());
+    }
+    Ok((folder, Vec::new()))
 }
 
 fn start_checkpointer<M: Machine>(
@@ -312,6 +352,14 @@ pub(crate) fn live<M: Machine>(
     let runtime = &shared.runtimes.work;
     meet_others(shared, runtime, peers);
     shared.meta.start(addresses(options));
+    let watcher = Watcher {
+        node: shared.origin.node,
+        meta: shared.meta.clone(),
+        network: shared.network.clone(),
+        incarnation: shared.origin.incarnation.clone(),
+        tell: shared.departure.clone(),
+    };
+    runtime.spawn(watcher.run());
     if shared.origin.format.joined {
         runtime.spawn(introduce(Introduction::of(shared, options)));
     }
@@ -330,12 +378,18 @@ fn meet_others<M: Machine>(shared: &Shared<M>, runtime: &Handle, peers: Vec<(Nod
     shared.desks.set(Desk::Snapshot, Arc::new(receiver));
     let clerk = JoinClerk { format, meta: meta.clone(), groups: groups.clone() };
     shared.desks.set_member(MemberKind::Join, Arc::new(clerk));
-    let orders = OrderClerk { groups: groups.clone(), network: network.clone() };
+    let orders = OrderClerk {
+        groups: groups.clone(),
+        network: network.clone(),
+        meta: meta.clone(),
+        moves: shared.moves.clone(),
+    };
     shared.desks.set_member(MemberKind::Order, Arc::new(orders));
     network.set_peers(peers.into_iter().collect());
     network.set_service(shared.desks.clone());
     network.set_cluster(cluster);
-    runtime.spawn(Keeper { node, groups, meta, network: network.clone() }.run());
+    let moves = shared.moves.clone();
+    runtime.spawn(Keeper { node, groups, meta, network: network.clone(), moves }.run());
 }
 
 /// How a node that its own directory does not know yet makes itself known.
@@ -374,7 +428,10 @@ async fn introduce(who: Introduction) {
     let Some(network) = who.network.as_deref() else { return };
     let mut changed = who.meta.changed();
     while !who.is_known() {
-        join::add(network, &who.join, &who.command).await;
+        if join::add(network, &who.join, &who.command).await == Added::Removed {
+            who.meta.note_removed();
+            return;
+        }
         let known = changed.wait_for(|_| who.is_known());
         let _ = tokio::time::timeout(INTRODUCE_INTERVAL, known).await;
     }

@@ -63,7 +63,8 @@ impl fmt::Debug for Secret {
 pub struct Options {
     /// Folder of this node, created with mode 0700.
     pub data_dir: PathBuf,
-    /// This node; written down at the first start.
+    /// This node; written down at the first start. [`NodeId::NONE`]: as the folder says; a new member is given
+    /// one by the cluster, and who makes a cluster is node 1.
     pub node: NodeId,
     /// Number of shards, 1 to [`SHARDS_MAX`]; fixed at the first start.
     pub shards: u16,
@@ -91,6 +92,11 @@ pub struct Options {
     pub peering: Option<Peering>,
     /// `host:port` that clients may be sent to; may be empty.
     pub client_addr: String,
+    /// A member that is down and whose place a new one takes: it is declared lost when this node joins.
+    pub replaces: Option<NodeId>,
+    /// This node may make a cluster although it has somebody to join: when so many addresses behind
+    /// `Peering::join`, its own among them, have said that they belong to none.
+    pub founds_with: Option<usize>,
 }
 
 impl Options {
@@ -112,6 +118,8 @@ impl Options {
             proposal_bytes_max: 64 << 20,
             peering: None,
             client_addr: String::new(),
+            replaces: None,
+            founds_with: None,
         }
     }
 

@@ -176,12 +176,12 @@ impl PeerService for Desks {
 
 fn error_of(error: LinkError) -> PeerError {
     match error {
-        LinkError::Unreachable => PeerError::Unreachable,
+        LinkError::Unreachable | LinkError::NoCluster => PeerError::Unreachable,
         LinkError::Full => PeerError::Full,
         LinkError::Lost | LinkError::TimedOut => PeerError::Unknown,
         LinkError::TooLong => {
             PeerError::Refused("the body is longer than a frame may be".to_owned())
         }
-        LinkError::Refused(why) => PeerError::Refused(why),
+        LinkError::Refused(why) | LinkError::Denied(why) => PeerError::Refused(why),
     }
 }

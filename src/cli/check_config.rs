@@ -40,14 +40,18 @@ fn summary(config: &Config) -> String {
         Durability::Os => "os (survives the end of the process, not power loss)",
     };
     text += &format!("data: {}, durability {durability}\n", config.storage.data_dir.display());
+    let node = match config.cluster.node {
+        0 => "node with a given id".to_owned(),
+        node => format!("node {node}"),
+    };
     text += &match (config.cluster.advertised(), config.cluster.join.as_slice()) {
-        (None, _) => format!("cluster: node {}, alone\n", config.cluster.node),
+        (None, _) => format!("cluster: {node}, alone\n"),
         (Some(own), []) => {
-            format!("cluster: node {} at {own}, makes a new cluster\n", config.cluster.node)
+            format!("cluster: {node} at {own}, makes a new cluster\n")
         }
         (Some(own), members) => {
             let members = members.join(", ");
-            format!("cluster: node {} at {own}, joins {members}\n", config.cluster.node)
+            format!("cluster: {node} at {own}, joins {members}\n")
         }
     };
     if config.auth.mode == AuthMode::Auto {

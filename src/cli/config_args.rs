@@ -40,12 +40,18 @@ pub(super) struct ConfigArguments {
 
 impl ConfigArguments {
     /// The same, of a node that joins the cluster of these members.
-    pub(super) fn joining(mut self, members: &[String], secret_file: Option<&Path>) -> Self {
+    pub(super) fn joining(
+        mut self,
+        members: &[String],
+        secret_file: Option<&Path>,
+        replaces: Option<u64>,
+    ) -> Self {
         let quoted: Vec<String> = members.iter().map(|member| format!("{member:?}")).collect();
         let mut assignments = vec![format!("cluster.join=[{}]", quoted.join(","))];
         if let Some(path) = secret_file {
             assignments.push(format!("cluster.secret_file={}", path.display()));
         }
+        assignments.extend(replaces.map(|node| format!("cluster.replaces={node}")));
         // Before what was set one by one, which has the last word.
         assignments.append(&mut self.set);
         self.set = assignments;

@@ -19,7 +19,8 @@ use crate::limits;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cluster {
-    /// This node; given once, never used again for another machine.
+    /// This node; given once, never used again for another machine. 0 = as the folder says, or as the cluster
+    /// gives it.
     pub node: u64,
     /// Where peers are listened for; `None` = this node is alone.
     #[serde(deserialize_with = "address_or_none")]
@@ -34,6 +35,12 @@ pub struct Cluster {
     pub secret_file: PathBuf,
     /// `host:port` of members; empty = this node makes a new cluster.
     pub join: Vec<String>,
+    /// A member that is lost, whose place this node takes; 0 = none.
+    pub replaces: u64,
+    /// Host name of the node that may make the cluster although `join` names somebody; empty = none.
+    pub founder: String,
+    /// It does so when this many addresses belong to no cluster.
+    pub expect: usize,
 }
 
 /// A text that is never printed.
@@ -83,9 +90,7 @@ impl Cluster {
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        if self.node == 0 {
-            return fail("node", "must be at least 1");
-        }
+        self.validate_founding()?;
         if !self.client_address.is_empty() {
             host_and_port("client_address", &self.client_address)?;
         }
@@ -109,6 +114,31 @@ impl Cluster {
         let own = self.advertised().unwrap_or_default();
         if !self.join.is_empty() && self.join.iter().all(|member| *member == own) {
             return fail("join", "names only this node; name another member, or nobody");
+        }
+        Ok(())
+    }
+
+    /// Returns whether this machine is to make the cluster if there is none, and with how many.
+    #[must_use]
+    pub fn founds_with(&self, host: &str) -> Option<usize> {
+        (!self.founder.is_empty() && self.founder == host).then_some(self.expect)
+    }
+
+    fn validate_founding(&self) -> Result<(), ConfigError> {
+        if self.expect == 0 {
+            return fail("expect", "must be at least 1: this node itself");
+        }
+        if !self.founder.is_empty() && self.join.is_empty() {
+            return fail("founder", "needs cluster.join; without it every node makes a cluster");
+        }
+        if self.replaces != 0 && self.join.is_empty() {
+            return fail("replaces", "needs cluster.join: the members of the cluster decide it");
+        }
+        if self.replaces != 0 && self.replaces == self.node {
+            return fail(
+                "replaces",
+                "an id is not given again; leave cluster.node out, or take another",
+            );
         }
         Ok(())
     }

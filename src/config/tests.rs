@@ -215,7 +215,7 @@ const MEMBER: [&str; 2] = ["cluster.listen=127.0.0.1:7001", "cluster.secret=sixt
 #[test]
 fn node_is_alone_until_it_listens_for_peers() {
     let config = load("", &[], &[]).unwrap();
-    assert_eq!((config.cluster.node, config.cluster.advertised()), (1, None));
+    assert_eq!((config.cluster.node, config.cluster.advertised()), (0, None));
     let config = load("", &[], &MEMBER).unwrap();
     assert_eq!(config.cluster.advertised().as_deref(), Some("127.0.0.1:7001"));
     let sets = [&MEMBER[..], &["cluster.advertise=n1.chat.svc:7001"]].concat();
@@ -226,7 +226,9 @@ fn node_is_alone_until_it_listens_for_peers() {
 #[test]
 fn cluster_settings_that_cannot_work_say_what_to_set() {
     for (sets, expected) in [
-        (&["cluster.node=0"][..], "`cluster.node`: must be at least 1"),
+        (&["cluster.replaces=2"][..], "`cluster.replaces`: needs cluster.join"),
+        (&["cluster.founder=n1"][..], "`cluster.founder`: needs cluster.join"),
+        (&["cluster.expect=0"][..], "`cluster.expect`: must be at least 1"),
         (
             &["cluster.listen=127.0.0.1:7001"],
             "`cluster.secret`: must be set where cluster.listen is",

@@ -8,7 +8,7 @@ use std::{cell::OnceCell, collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use hongqiao_cluster::{
-    Cluster, Durability, Options, Peering, Secret,
+    Cluster, Durability, MetaSink, Options, Peering, Secret,
     id::{NodeId, ShardId},
 };
 
@@ -27,15 +27,17 @@ use crate::{
     },
 };
 
-/// Opens the data folder and starts all shards; facts go to `facts`, routes of the cluster to `tables`.
+/// Opens the data folder and starts all shards; facts go to `facts`, routes of the cluster to the tables that it
+/// gives back.
 pub(super) fn start(
     config: &Config,
     facts: &Arc<Facts>,
-    tables: &Arc<RouteTables>,
-) -> anyhow::Result<Cluster<ShardMachine>> {
+) -> anyhow::Result<(Cluster<ShardMachine>, Arc<RouteTables>)> {
     let storage = &config.storage;
     let mut options = Options::new(&storage.data_dir);
     options.node = NodeId(config.cluster.node);
+    options.replaces = Some(NodeId(config.cluster.replaces)).filter(|node| *node != NodeId::NONE);
+    options.founds_with = config.cluster.founds_with(&host_name());
     options.shards = storage.shards;
     options.durability = match storage.durability {
         config::Durability::Disk => Durability::Disk,
@@ -54,9 +56,22 @@ pub(super) fn start(
         let sink: FactSink = Arc::new(move |fact| facts.take(shard, fact));
         ShardMachine::new(sink)
     };
-    let tables = Arc::clone(tables);
-    let take = move |directory: &_, changes: &[_]| tables.take(directory, changes);
-    Cluster::start(options, make, Arc::new(take)).context("the data folder cannot be opened")
+    let mut known = None;
+    let sink = |node| {
+        let tables = Arc::clone(known.insert(RouteTables::new(node)));
+        let take = move |directory: &_, changes: &[_]| tables.take(directory, changes);
+        Arc::new(take) as MetaSink
+    };
+    let started = Cluster::start_known(options, make, sink);
+    let cluster = started.context("the data folder cannot be opened")?;
+    let tables = known.context("the node has no tables")?;
+    Ok((cluster, tables))
+}
+
+/// The name of this machine; in a container that of the container, in Kubernetes that of the pod.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
 fn peering(cluster: &config::Cluster) -> Option<Peering> {
@@ -107,6 +122,11 @@ pub(super) async fn create_apps(config: &Config, apps: &Apps) -> anyhow::Result<
     Ok(())
 }
 
+/// Whether this node is the one that makes the cluster, if there is none.
+fn makes_cluster(config: &Config) -> bool {
+    config.cluster.join.is_empty() || config.cluster.founds_with(&host_name()).is_some()
+}
+
 /// Creates the demo user if there is none; returns its password then, to be shown once.
 pub(super) async fn create_demo_user(
     config: &Config,
@@ -114,7 +134,7 @@ pub(super) async fn create_demo_user(
     apps: &Apps,
 ) -> anyhow::Result<Option<String>> {
     // One node makes it: the one that makes the cluster.
-    if !(config.auth.demo_user && config.cluster.join.is_empty()) {
+    if !(config.auth.demo_user && makes_cluster(config)) {
         return Ok(None);
     }
     let demo = DemoUser::default();

@@ -5,7 +5,10 @@
 //! - Bound: a change of the directory takes 5 seconds at most; what follows from it goes on by itself.
 //! - Source: own design.
 
+use tokio::sync::watch;
+
 use super::{
+    departure::Departure,
     error::MemberError,
     orders::{self, Order, Outcome},
     progress::{MemberProgress, Progress},
@@ -111,6 +114,7 @@ impl<M: Machine> ClusterHandle<M> {
             match orders::give(&*network, leader, &Order::Transfer { group, to }).await? {
                 Outcome::Done => Ok(()),
                 Outcome::Refused(why) => Err(why),
+                Outcome::Report(_) | Outcome::Moves(_) => Err(MemberError::Unknown),
             }
         });
         done.await.unwrap_or(Err(MemberError::Unknown))
@@ -122,11 +126,18 @@ impl<M: Machine> ClusterHandle<M> {
         known.or_else(|| directory.leader(ShardId(group.number)).map(|led| led.node))
     }
 
+    /// Watches how far this node is on its way out of the cluster.
+    #[must_use]
+    pub fn departure(&self) -> watch::Receiver<Departure> {
+        self.shared().departure.subscribe()
+    }
+
     /// Returns what is on the move between members.
     #[must_use]
     pub fn progress(&self) -> Progress {
         let directory = self.meta().directory();
-        Progress { members: members_of(&directory), moves: Vec::new() }
+        let moves = self.shared().moves.lock().moves(&directory);
+        Progress { members: members_of(&directory), moves }
     }
 
     /// Writes checkpoints of this node's replicas, all or those of `groups`, and lets go of the log that
@@ -177,7 +188,7 @@ fn snapshot_of(group: &Group) -> GroupSnapshot {
 
 /// Refuses while a member has a release that cannot read the commands of this file: it would refuse what
 /// others apply, and replicas would disagree.
-fn all_know(directory: &Directory) -> Result<(), MemberError> {
+pub(crate) fn all_know(directory: &Directory) -> Result<(), MemberError> {
     let old = directory.nodes.iter().find(|(_, member)| !knows(&member.version));
     old.map_or(Ok(()), |(node, member)| Err(MemberError::OldRelease(*node, member.version.clone())))
 }

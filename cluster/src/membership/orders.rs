@@ -11,11 +11,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::error::MemberError;
+use super::{Moves, error::MemberError, progress::Move};
 use crate::{
     desks::MemberKind,
     id::{NodeId, ShardId},
-    raft_group::group::Group,
+    meta::MetaHandle,
+    raft_group::{group::Group, members::Report},
     transport::{Class, Desk, LinkError, Network, PeerService},
 };
 
@@ -25,11 +26,18 @@ const BYTES_MAX: u64 = 64 << 10;
 /// A hand-over takes 3 seconds at most.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Who does not say at once who the members of a group are is not the one to ask.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// An order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Order {
     /// To give the lead of a group to another member.
     Transfer { group: ShardId, to: NodeId },
+    /// To say who the members of a group are.
+    Report { group: ShardId },
+    /// To say what is on the move, as the leader of the meta group knows.
+    Moves,
 }
 
 /// What came of it.
@@ -37,6 +45,8 @@ pub(crate) enum Order {
 pub(crate) enum Outcome {
     Done,
     Refused(MemberError),
+    Report(Report),
+    Moves(Vec<Move>),
 }
 
 fn options() -> impl bincode::Options {
@@ -75,7 +85,11 @@ pub(crate) async fn give(
     order: &Order,
 ) -> Result<Outcome, MemberError> {
     let body = encode(&[MemberKind::Order as u8, VERSION], order);
-    let asked = network.request(to, Class::Control, Desk::Member, body, ORDER_TIMEOUT);
+    let time_out = match order {
+        Order::Transfer { .. } => ORDER_TIMEOUT,
+        Order::Report { .. } | Order::Moves => REPORT_TIMEOUT,
+    };
+    let asked = network.request(to, Class::Control, Desk::Member, body, time_out);
     match asked.await {
         Ok(answer) => decode(&answer).ok_or(MemberError::Unknown),
         Err(LinkError::Lost | LinkError::TimedOut) => Err(MemberError::Unknown),
@@ -104,6 +118,8 @@ pub(crate) async fn transfer(
 pub(crate) struct OrderClerk {
     pub(crate) groups: Vec<Arc<Group>>,
     pub(crate) network: Arc<dyn Network>,
+    pub(crate) meta: MetaHandle,
+    pub(crate) moves: Moves,
 }
 
 impl PeerService for OrderClerk {
@@ -113,9 +129,24 @@ impl PeerService for OrderClerk {
         _class: Class,
         body: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let Some(Order::Transfer { group: number, to }) = decode(&body) else {
-            tracing::warn!(from = from.0, "an order cannot be read");
-            return Box::pin(std::future::ready(Err("it cannot be read".to_owned())));
+        let (number, to) = match decode(&body) {
+            Some(Order::Transfer { group, to }) => (group, to),
+            Some(Order::Report { group: number }) => {
+                let group = self.groups.get(usize::from(number.0));
+                let report = group.and_then(|group| group.report());
+                let no_leader = Outcome::Refused(MemberError::NoLeader(number));
+                let outcome = report.map_or(no_leader, Outcome::Report);
+                return Box::pin(std::future::ready(Ok(encode(&[VERSION], &outcome))));
+            }
+            Some(Order::Moves) => {
+                let moves = self.moves.lock().moves(&self.meta.directory());
+                let answer = encode(&[VERSION], &Outcome::Moves(moves));
+                return Box::pin(std::future::ready(Ok(answer)));
+            }
+            None => {
+                tracing::warn!(from = from.0, "an order cannot be read");
+                return Box::pin(std::future::ready(Err("it cannot be read".to_owned())));
+            }
         };
         let group = self.groups.get(usize::from(number.0)).cloned();
         let network = self.network.clone();

@@ -120,6 +120,16 @@ impl MetaHandle {
         let _ = self.changed().wait_for(is_up).await;
     }
 
+    /// Watches whether this node was told that it is no member any more.
+    pub(crate) fn removed(&self) -> watch::Receiver<bool> {
+        self.inner.leases.removed.subscribe()
+    }
+
+    /// Notes that it was told so.
+    pub(crate) fn note_removed(&self) {
+        self.inner.leases.removed.send_replace(true);
+    }
+
     /// Returns the newest directory of this node; waits for nobody.
     #[must_use]
     pub fn directory(&self) -> Arc<Directory> {

@@ -110,7 +110,7 @@ impl Keeper {
     }
 
     fn is_removed(&self) -> bool {
-        tracing::error!(node = self.leases.node.0, "this node was removed from its cluster");
+        self.leases.removed.send_replace(true);
         false
     }
 

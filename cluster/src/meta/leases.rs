@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::{
     command,
@@ -72,6 +72,8 @@ pub(super) struct Leases {
     /// Something that barriers wait for may have happened.
     moved: Notify,
     holder: Mutex<Holder>,
+    /// This node was told that it is no member any more.
+    pub(super) removed: watch::Sender<bool>,
     /// This node takes no lease any more.
     is_retired: AtomicBool,
     /// Nanoseconds since `base` at which the lease ends that counts now.
@@ -99,6 +101,7 @@ impl Leases {
             tracker: Mutex::default(),
             moved: Notify::new(),
             holder: Mutex::default(),
+            removed: watch::Sender::default(),
             is_retired: AtomicBool::new(false),
             until: AtomicU64::new(0),
             base: clock::now(),

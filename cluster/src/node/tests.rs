@@ -5,6 +5,7 @@
 
 mod directory;
 mod catch_up;
+mod members;
 mod recover;
 
 use std::{
@@ -37,8 +38,10 @@ struct Names;
 impl Machine for Names {
     fn load(&mut self, _store: &dyn Store) {}
 
-    fn apply(&mut self, _index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes {
-        store.put([b"k", &command[..command.len().min(64)]].concat(), command.clone());
+    fn apply(&mut self, index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes {
+        let name = &command[..command.len().min(64)];
+        store.put([b"k", name].concat(), command.clone());
+        store.put([b"i", name].concat(), Bytes::copy_from_slice(&index.to_be_bytes()));
         command.clone()
     }
 
@@ -103,7 +106,7 @@ impl World {
             self.hub.join(NodeId(node), &format!("n{node}"))
         };
         let sink = Arc::new(|_: &_, _: &_| {});
-        Cluster::start_on(&options, &|_| Names, sink, entered, runtimes, Some(network))
+        Cluster::start_on(&options, &|_| Names, |_| sink, entered, runtimes, Some(network))
     }
 
     fn start(&mut self, node: u64, join: &[&str]) {

@@ -76,6 +76,8 @@ pub(crate) struct Group {
     heard: Mutex<Instant>,
     /// Until then the lead stays here if it comes here.
     pinned: Mutex<Option<Instant>>,
+    /// A lead that could not be handed over is not before.
+    hand_over_at: Mutex<Option<Instant>>,
     /// Held while this node gives its vote, to itself or to another.
     pub(super) election: tokio::sync::Mutex<()>,
     /// The node gives its leads away and takes none.
@@ -149,6 +151,7 @@ impl Group {
             snapshots,
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),
+            hand_over_at: Mutex::default(),
             election: tokio::sync::Mutex::default(),
             leaving: AtomicBool::default(),
             open: AtomicBool::new(true),
@@ -173,6 +176,14 @@ impl Group {
 
     pub(crate) fn is_pinned(&self) -> bool {
         self.pinned.lock().is_some_and(|until| clock::now() < until)
+    }
+
+    pub(crate) fn may_hand_over(&self) -> bool {
+        self.hand_over_at.lock().is_none_or(|at| clock::now() >= at)
+    }
+
+    pub(crate) fn put_off_hand_over(&self, time: Duration) {
+        *self.hand_over_at.lock() = Some(clock::now() + time);
     }
 
     /// Refuses leads that others want to give to this node, from now on.

@@ -1,7 +1,8 @@
 //! Brings the members of a group, one step at a time, to where they shall be; hands its lead over.
 //!
 //! ```text
-//! missing ─▶ learner ─▶ caught up ─▶ voters change (joint, then alone) ─▶ who is left over goes
+//! missing ─▶ learner ─▶ caught up ─▶ a leader that goes hands over ─▶ voters change (joint, then alone)
+//!         ─▶ who is left over goes
 //! ```
 //!
 //! - Owns: nothing: every step follows from what the group says of itself, so any leader goes on where the
@@ -16,6 +17,7 @@ use std::{
 };
 
 use openraft::{ChangeMembers, EmptyNode};
+use serde::{Deserialize, Serialize};
 
 use super::{group::Group, types::LogId, wire};
 use crate::{
@@ -40,16 +42,34 @@ const VOTES_OF_TWO: usize = 3;
 /// How often a hand-over looks whether the other has caught up.
 const HAND_OVER_LOOK: Duration = Duration::from_millis(10);
 
+/// A hand-over that failed is not tried again before; proposals wait during each.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(10);
+
 /// Who shall be in a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) voters: BTreeSet<NodeId>,
     pub(crate) learners: BTreeSet<NodeId>,
+    /// Who shall lead, if it votes.
+    pub(crate) first: Option<NodeId>,
+}
+
+/// What the leader of a group says of its members.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) voters: BTreeSet<NodeId>,
+    /// Voters and learners.
+    pub(crate) all: BTreeSet<NodeId>,
+    /// These are committed, and no change is half done.
+    pub(crate) settled: bool,
+    /// Entries that each other member lacks; one that never answered lacks all of them.
+    pub(crate) behind: BTreeMap<NodeId, u64>,
 }
 
 /// The members of a group as its leader sees them.
 #[derive(Clone, Debug, Default)]
 struct Members {
+    me: u64,
     /// One set, or two while a change is half done.
     sets: Vec<BTreeSet<u64>>,
     all: BTreeSet<u64>,
@@ -69,11 +89,14 @@ enum Step {
     Learn(u64),
     Vote(BTreeSet<u64>),
     Forget(BTreeSet<u64>),
+    /// This leader is to go: another must lead first.
+    HandOver(u64),
 }
 
 fn next_step(members: &Members, wanted: &Wanted) -> Step {
     let ids = |nodes: &BTreeSet<NodeId>| nodes.iter().map(|node| node.0).collect::<BTreeSet<_>>();
     let (voters, learners) = (ids(&wanted.voters), ids(&wanted.learners));
+    let wanted_first = wanted.first.map(|first| first.0);
     let [now] = members.sets.as_slice() else {
         // Half done, perhaps by another leader: to be ended before anything else, and to where it led.
         return match members.sets.last() {
@@ -91,9 +114,23 @@ fn next_step(members: &Members, wanted: &Wanted) -> Step {
     if *now != voters {
         let matched = |id: &u64| members.matched.get(id).copied().unwrap_or(0);
         let behind = |id: &u64| members.last.saturating_sub(matched(id)) >= CAUGHT_UP_ENTRIES;
-        let lacks =
-            voters.difference(now).any(|id| !members.matched.contains_key(id) || behind(id));
-        return if lacks { Step::Wait } else { Step::Vote(voters) };
+        let near = |id: &u64| members.matched.contains_key(id) && !behind(id);
+        if !voters.difference(now).all(near) {
+            return Step::Wait;
+        }
+        if !now.contains(&members.me) || voters.contains(&members.me) {
+            return Step::Vote(voters);
+        }
+        // A leader that votes itself out leaves the group without one until somebody misses it.
+        let heirs = || now.intersection(&voters).filter(|id| near(id));
+        let first = heirs().find(|id| wanted_first == Some(**id));
+        return match first.or_else(|| heirs().max_by_key(|id| (matched(id), **id))) {
+            Some(heir) => Step::HandOver(*heir),
+            None if now.is_disjoint(&voters) => {
+                Step::Vote(voters.into_iter().chain([members.me]).collect())
+            }
+            None => Step::Wait,
+        };
     }
     let extra: BTreeSet<u64> = members.all.difference(&wanted).copied().collect();
     if extra.is_empty() { Step::Done } else { Step::Forget(extra) }
@@ -109,12 +146,37 @@ impl Group {
         // A member that never answered has no log id, and has caught up with nothing.
         let matched = metrics.replication.iter().flatten().filter(|(_, id)| id.is_some());
         Members {
+            me: metrics.id,
             sets: members.get_joint_config().clone(),
             all: members.nodes().map(|(id, _)| *id).collect(),
             settled: index(&metrics.last_applied) >= changed,
             last: metrics.last_log_index.unwrap_or(0),
             matched: matched.map(|(id, at)| (*id, index(at))).collect(),
         }
+    }
+
+    /// Returns whether there are other members, as far as this one knows.
+    pub(crate) fn has_company(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let members = metrics.membership_config.membership();
+        members.nodes().any(|(id, _)| *id != self.node.0)
+    }
+
+    /// Says who its members are, if this node leads.
+    pub(crate) fn report(&self) -> Option<Report> {
+        if !self.lead.now().here {
+            return None;
+        }
+        let Members { me, sets, all, settled, last, matched } = self.members();
+        let behind = |id: u64| last.saturating_sub(matched.get(&id).copied().unwrap_or(0));
+        let others = all.iter().filter(|id| **id != me);
+        Some(Report {
+            voters: sets.iter().flatten().copied().map(NodeId).collect(),
+            settled: settled && sets.len() == 1,
+            behind: others.map(|id| (NodeId(*id), behind(*id))).collect(),
+            all: all.into_iter().map(NodeId).collect(),
+        })
     }
 
     /// Returns who votes, as far as this member knows.
@@ -138,9 +200,12 @@ impl Group {
     }
 
     /// Takes the next step towards `wanted`, if this node leads; gives whether there is nothing left to do.
-    pub(crate) async fn step(&self, wanted: &Wanted) -> bool {
-        if !self.lead.now().here || self.lead.is_handing_over() {
+    pub(crate) async fn step(&self, wanted: &Wanted, network: &dyn Network) -> bool {
+        if !self.lead.now().here {
             return true;
+        }
+        if self.lead.is_handing_over() {
+            return false;
         }
         let step = next_step(&self.members(), wanted);
         let changes = match step {
@@ -149,6 +214,12 @@ impl Group {
             Step::Learn(id) => ChangeMembers::AddNodes(BTreeMap::from([(id, EmptyNode::new())])),
             Step::Vote(voters) => ChangeMembers::ReplaceAllVoters(voters),
             Step::Forget(nodes) => ChangeMembers::RemoveNodes(nodes),
+            Step::HandOver(heir) => {
+                if self.may_hand_over() && !self.hand_over(NodeId(heir), network, false).await {
+                    self.put_off_hand_over(HAND_OVER_AGAIN);
+                }
+                return false;
+            }
         };
         tracing::debug!(group = self.number, ?changes, "members change");
         let changed = self.raft.change_membership(changes, true);
@@ -230,14 +301,14 @@ mod tests {
 
     fn wanted(voters: &[u64], learners: &[u64]) -> Wanted {
         let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
-        Wanted { voters: nodes(voters), learners: nodes(learners) }
+        Wanted { voters: nodes(voters), learners: nodes(learners), first: None }
     }
 
     fn members(sets: &[&[u64]], learners: &[u64], matched: &[(u64, u64)]) -> Members {
         let sets: Vec<_> = sets.iter().map(|ids| set(ids)).collect();
         let all = sets.iter().flatten().chain(learners).copied().collect();
         let matched = matched.iter().copied().collect();
-        Members { sets, all, settled: true, last: 1_000, matched }
+        Members { me: 1, sets, all, settled: true, last: 1_000, matched }
     }
 
     #[test]
@@ -270,6 +341,24 @@ mod tests {
         assert_eq!(next_step(&half, &wanted(&[1, 2, 3], &[])), Step::Vote(set(&[1, 2])));
         let under_way = Members { settled: false, ..half };
         assert_eq!(next_step(&under_way, &wanted(&[1, 2], &[])), Step::Wait);
+    }
+
+    #[test]
+    fn step_when_the_leader_goes_then_another_leads_first_and_lets_it_go() {
+        let all = [(1, 1_000), (2, 990), (3, 1_000), (4, 1_000)];
+        let to = wanted(&[2, 3, 4], &[]);
+        let now = members(&[&[1, 2, 3]], &[4], &all);
+        assert_eq!(next_step(&now, &to), Step::HandOver(3));
+        let first = Wanted { first: Some(NodeId(2)), ..to.clone() };
+        assert_eq!(next_step(&now, &first), Step::HandOver(2));
+        // Nobody is handed a lead that it cannot take up.
+        let lagging = members(&[&[1, 2]], &[3], &[(1, 1_000), (2, 10), (3, 1_000)]);
+        assert_eq!(next_step(&lagging, &wanted(&[2, 3], &[])), Step::Wait);
+        let heir = Members { me: 3, ..now };
+        assert_eq!(next_step(&heir, &to), Step::Vote(set(&[2, 3, 4])));
+        // Nobody who votes stays: both vote for a while.
+        let alone = members(&[&[1]], &[2], &[(1, 1_000), (2, 1_000)]);
+        assert_eq!(next_step(&alone, &wanted(&[2], &[])), Step::Vote(set(&[1, 2])));
     }
 
     #[test]

@@ -61,7 +61,10 @@ async fn enter(
     let join = options.peering.as_ref().map(|peering| &peering.join[..]).unwrap_or_default();
     let (format, peers) = match &ground.network {
         Some(network) if !join.is_empty() => {
-            let admission = join::ask(&**network, ground.node, join).await?;
+            let (replaces, founds_with) = (None, None);
+            let who = join::Applicant { node: ground.node, replaces, founds_with, addresses: join };
+            let entered = join::ask(&**network, who).await?;
+            let (_, admission) = entered.ok_or(StartError::NoLeader { shard: 0 })?;
             (admission.format(), admission.peers)
         }
         _ => {

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -53,8 +53,10 @@ pub(crate) struct Format {
 /// A node's incarnation, and where it is written down.
 #[derive(Debug)]
 pub(crate) struct Incarnation {
-    node: NodeId,
+    /// 0 until the cluster has given one.
+    node: AtomicU64,
     now: AtomicU64,
+    removed: AtomicBool,
     /// `None` for a node without a folder.
     path: Option<PathBuf>,
 }
@@ -63,22 +65,46 @@ impl Incarnation {
     /// Of a node without a folder.
     #[cfg(test)]
     pub(crate) fn in_memory(node: NodeId, now: u64) -> Arc<Self> {
-        Arc::new(Self { node, now: now.into(), path: None })
+        let removed = AtomicBool::default();
+        Arc::new(Self { node: node.0.into(), now: now.into(), removed, path: None })
     }
 
     pub(crate) fn now(&self) -> u64 {
         self.now.load(Ordering::SeqCst)
     }
 
+    pub(crate) fn node(&self) -> NodeId {
+        NodeId(self.node.load(Ordering::SeqCst))
+    }
+
+    /// Writes down which node it is of; who knew that before needs no second time.
+    fn name(&self, node: NodeId) -> io::Result<()> {
+        if self.node() == node {
+            return Ok(());
+        }
+        self.node.store(node.0, Ordering::SeqCst);
+        self.write(self.now())
+    }
+
+    /// Marks the folder: its node was removed from the cluster, and never starts on it again.
+    pub(crate) fn set_removed(&self) -> io::Result<()> {
+        self.removed.store(true, Ordering::SeqCst);
+        self.write(self.now())
+    }
+
     /// Takes the one behind `latest`, or a higher one, and writes it down before anybody sees it.
     pub(crate) fn take_behind(&self, latest: u64) -> io::Result<u64> {
         let next = latest.max(self.now()).checked_add(1);
         let next = next.ok_or_else(|| io::Error::other("there are no more incarnations"))?;
-        if let Some(path) = &self.path {
-            replace(path, &node_text(self.node.0, next))?;
-        }
+        self.write(next)?;
         self.now.store(next, Ordering::SeqCst);
         Ok(next)
+    }
+
+    fn write(&self, now: u64) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let removed = if self.removed.load(Ordering::SeqCst) { REMOVED } else { "" };
+        replace(path, &(node_text(self.node().0, now) + removed))
     }
 }
 
@@ -148,19 +174,41 @@ impl Entered {
         self.format.is_none()
     }
 
+    /// Returns whose folder it is, or `NONE`.
+    pub(crate) fn node(&self) -> NodeId {
+        self.incarnation.node()
+    }
+
+    /// Returns which cluster it belongs to.
+    pub(crate) fn cluster(&self) -> Option<[u8; 16]> {
+        self.format.as_ref().map(|format| format.cluster)
+    }
+
+    fn name(&self, node: NodeId) -> Result<(), StartError> {
+        self.incarnation.name(node).map_err(io("write", &self.path.join("node")))
+    }
+
     /// Makes a new cluster in a new folder.
     pub(crate) fn found(self, options: &Options) -> Result<Folder, StartError> {
         let secret = io("read random bytes from", Path::new("/dev/urandom"));
         let [cluster, hash_key] = secrets().map_err(secret)?;
+        let node = if self.node() == NodeId::NONE { FIRST } else { self.node() };
+        self.name(node)?;
         let shards = options.shards;
         let format = Format { number: FORMAT, cluster, hash_key, shards, joined: false };
         self.write(format)
     }
 
-    /// Makes a new folder that of a member of `format`'s cluster.
-    pub(crate) fn join(self, format: &Format, options: &Options) -> Result<Folder, StartError> {
+    /// Makes a new folder that of a member `node` of `format`'s cluster.
+    pub(crate) fn join(
+        self,
+        node: NodeId,
+        format: &Format,
+        options: &Options,
+    ) -> Result<Folder, StartError> {
         let file = self.path.join("FORMAT");
         same(&file, "shards", u64::from(format.shards), u64::from(options.shards))?;
+        self.name(node)?;
         self.write(Format { number: FORMAT, joined: true, ..format.clone() })
     }
 
@@ -345,20 +393,40 @@ fn same(path: &Path, field: &'static str, found: u64, configured: u64) -> Result
 /// Checks whose folder it is, and counts this start.
 fn start(folder: &Path, options: &Options) -> Result<Arc<Incarnation>, StartError> {
     let path = folder.join("node");
-    let before = match fs::read_to_string(&path) {
+    let (node, before) = match fs::read_to_string(&path) {
         Ok(text) => {
             let (node, incarnation) = parse_node(&path, &text)?;
-            same(&path, "node", node, options.node.0)?;
-            incarnation
+            if field(&text, "removed").is_some_and(|removed| removed == "yes") {
+                return Err(StartError::Removed { path: folder.into(), node });
+            }
+            if options.node != NodeId::NONE {
+                same(&path, "node", node, options.node.0)?;
+            }
+            (NodeId(node), incarnation)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (options.node, 0),
         Err(error) => return Err(io("read", &path)(error)),
     };
-    let incarnation =
-        Incarnation { node: options.node, now: before.into(), path: Some(path.clone()) };
-    incarnation.take_behind(before).map_err(io("write", &path))?;
+    let incarnation = Incarnation {
+        node: node.0.into(),
+        now: before.into(),
+        removed: AtomicBool::default(),
+        path: Some(path.clone()),
+    };
+    if node == NodeId::NONE {
+        // Nothing to write down before the cluster has said who it is.
+        incarnation.now.store(before + 1, Ordering::SeqCst);
+    } else {
+        incarnation.take_behind(before).map_err(io("write", &path))?;
+    }
     Ok(Arc::new(incarnation))
 }
+
+/// Who makes a cluster and has no other id.
+const FIRST: NodeId = NodeId(1);
+
+/// Stands in `node` of a folder whose node was removed from its cluster.
+const REMOVED: &str = "removed = yes\n";
 
 /// Reads the text of `node`: id, and how often started; `path` is for errors.
 pub(crate) fn parse_node(path: &Path, text: &str) -> Result<(u64, u64), StartError> {
@@ -422,14 +490,43 @@ mod tests {
             Format { number: 1, cluster: [7; 16], hash_key: [8; 16], shards, joined: false };
         let few = Format { shards: 3, ..format.clone() };
         let entered = Folder::enter(&options).unwrap();
-        assert!(matches!(entered.join(&few, &options), Err(StartError::Mismatch { .. })));
+        let refused = entered.join(options.node, &few, &options);
+        assert!(matches!(refused, Err(StartError::Mismatch { .. })));
         let joined = Format { number: FORMAT, joined: true, ..format.clone() };
         let entered = Folder::enter(&options).unwrap();
         assert!(entered.is_new());
-        assert_eq!(entered.join(&format, &options).unwrap().format, joined);
+        assert_eq!(entered.join(options.node, &format, &options).unwrap().format, joined);
         let again = Folder::enter(&options).unwrap();
         assert!(!again.is_new());
         assert_eq!(again.open().unwrap().format, joined);
+    }
+
+    #[test]
+    fn folder_when_its_node_has_no_id_then_the_one_that_it_is_given_stays() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options { node: NodeId::NONE, ..Options::new(temp.path()) };
+        let shards = options.shards;
+        let format =
+            Format { number: FORMAT, cluster: [7; 16], hash_key: [8; 16], shards, joined: true };
+        // A start that was let in by nobody leaves no trace.
+        drop(Folder::enter(&options).unwrap());
+        let entered = Folder::enter(&options).unwrap();
+        assert_eq!((entered.node(), entered.incarnation.now()), (NodeId::NONE, 1));
+        drop(entered.join(NodeId(4), &format, &options).unwrap());
+        let again = Folder::enter(&options).unwrap();
+        assert_eq!((again.node(), again.incarnation.now()), (NodeId(4), 2));
+        again.incarnation.set_removed().unwrap();
+        // What counts on by itself meanwhile takes no mark away.
+        again.incarnation.take_behind(7).unwrap();
+        drop(again);
+        assert!(matches!(Folder::enter(&options), Err(StartError::Removed { node: 4, .. })));
+    }
+
+    #[test]
+    fn founder_when_it_has_no_id_then_node_1() {
+        let temp = tempfile::tempdir().unwrap();
+        let options = Options { node: NodeId::NONE, ..Options::new(temp.path()) };
+        assert_eq!(Folder::open(&options).unwrap().incarnation.node(), NodeId(1));
     }
 
     #[test]

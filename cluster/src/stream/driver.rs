@@ -145,12 +145,16 @@ impl Driver {
                 tracing::warn!(peer = to.0, "a peer answers what cannot be read");
                 Verdict::Doubtful
             }),
-            Err(LinkError::Unreachable | LinkError::Full) => Verdict::Refused(Refusal::Unsent),
+            Err(LinkError::Unreachable | LinkError::NoCluster | LinkError::Full) => {
+                Verdict::Refused(Refusal::Unsent)
+            }
             // No later try would fare better.
             Err(LinkError::TooLong) => Verdict::Refused(Refusal::Told(ProposeError::Overloaded)),
             Err(LinkError::Lost | LinkError::TimedOut) => Verdict::Doubtful,
             // Nobody is at that desk, or he cannot read this release's requests.
-            Err(LinkError::Refused(_)) => Verdict::Refused(Refusal::NotLeader(None)),
+            Err(LinkError::Refused(_) | LinkError::Denied(_)) => {
+                Verdict::Refused(Refusal::NotLeader(None))
+            }
         };
         let wrong = match &verdict {
             Verdict::Refused(Refusal::NotLeader(hint)) => Some(hint.map(NodeId)),

@@ -20,10 +20,16 @@ pub(crate) mod memory;
 #[cfg(test)]
 mod contract;
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use crate::id::NodeId;
 
@@ -76,6 +82,9 @@ pub enum LinkError {
     /// Not sent: there is no link to that node now.
     #[error("the node cannot be reached")]
     Unreachable,
+    /// Not sent: whoever listens there belongs to no cluster yet.
+    #[error("it belongs to no cluster yet")]
+    NoCluster,
     /// Not sent: too much is under way to that node. Later there is room again.
     #[error("too much is under way to the node")]
     Full,
@@ -88,6 +97,9 @@ pub enum LinkError {
     /// Sent, and not answered in time: the peer may or may not have acted.
     #[error("the node did not answer in time")]
     TimedOut,
+    /// The other side does not let this node in, and will not as things are: why.
+    #[error("{0}")]
+    Denied(String),
     /// The peer said no, and why.
     #[error("the node refused: {0}")]
     Refused(String),
@@ -97,7 +109,7 @@ impl LinkError {
     /// Returns whether the peer surely has not seen the request.
     #[must_use]
     pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::Unreachable | Self::Full | Self::TooLong)
+        matches!(self, Self::Unreachable | Self::NoCluster | Self::Full | Self::TooLong)
     }
 }
 
@@ -144,6 +156,20 @@ pub(crate) trait Network: Send + Sync + 'static {
     /// Replaces the peers, with their `host:port`. A link whose address changed is made anew.
     fn set_peers(&self, peers: BTreeMap<NodeId, String>);
 
+    /// Says which nodes were removed from the cluster: their connections end, and they are told so.
+    fn set_removed(&self, removed: BTreeSet<NodeId>);
+
+    /// Watches whether a peer has said that this node was removed.
+    fn removed(&self) -> watch::Receiver<bool>;
+
+    /// Takes the id that the cluster has given to a node that had none.
+    fn set_node(&self, node: NodeId);
+
+    /// Returns every address behind a `host:port`, to be knocked at one by one.
+    fn resolve(&self, address: String) -> BoxFuture<'static, Vec<String>> {
+        Box::pin(std::future::ready(vec![address]))
+    }
+
     /// Asks a peer. Enqueued by the call, not by the poll: the order of calls is the order of serving.
     ///
     /// - Dropping the future cancels nothing. Not to oneself.
@@ -164,6 +190,8 @@ pub(crate) trait Network: Send + Sync + 'static {
 
     /// Asks the [`Desk::Member`] of whoever listens at `address`, on a connection of its own: the way in
     /// for a node that knows neither the cluster nor its members.
+    ///
+    /// - `Denied` is for ever, as things are; `NoCluster` means that it has none either.
     fn knock(
         &self,
         address: String,

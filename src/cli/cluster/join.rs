@@ -22,6 +22,10 @@ pub(super) struct Join {
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
+    /// A member that is down and lost, whose place this node takes. Short for --set `cluster.replaces=NODE`.
+    #[arg(long, value_name = "NODE")]
+    replaces: Option<u64>,
+
     #[command(flatten)]
     config: ConfigArguments,
 }
@@ -29,5 +33,5 @@ pub(super) struct Join {
 /// # Errors
 /// What kept the node from starting, or ended it.
 pub(super) fn run(join: Join) -> anyhow::Result<()> {
-    serve::run_with(join.config.joining(&join.members, join.secret_file.as_deref()))
+    serve::run_with(join.config.joining(&join.members, join.secret_file.as_deref(), join.replaces))
 }

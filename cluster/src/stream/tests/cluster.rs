@@ -127,7 +127,7 @@ impl World {
         };
         let sink = Arc::new(|_: &_, _: &_| {});
         let started =
-            Cluster::start_on(&options, &|_| Lines, sink, entered, runtimes, Some(network));
+            Cluster::start_on(&options, &|_| Lines, |_| sink, entered, runtimes, Some(network));
         self.nodes.insert(node, started.unwrap());
     }
 

@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot},
+    sync::{Notify, oneshot, watch},
     task::{AbortHandle, JoinSet},
 };
 
@@ -50,6 +50,10 @@ struct Member {
     service: Option<Arc<dyn Service>>,
     cluster: Option<ClusterId>,
     peers: BTreeMap<NodeId, String>,
+    /// Whom it lets in no more.
+    removed: BTreeSet<NodeId>,
+    /// Somebody has said that it is one of those.
+    told_removed: watch::Sender<bool>,
     /// Where it lives; not where the hub does if each node has a clock of its own.
     home: Handle,
     /// What it is serving; ends with it.
@@ -122,6 +126,8 @@ impl Hub {
             service: None,
             cluster: None,
             peers: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            told_removed: watch::Sender::default(),
             home: Handle::current(),
             serving: JoinSet::new(),
         };
@@ -291,6 +297,11 @@ impl State {
         let now = self.now();
         let cut = self.is_cut(key, Way::There) || self.is_cut(key, Way::Back);
         let (from, to) = (self.members.get(&key.from)?, self.members.get(&key.to));
+        let is_out = to.is_some_and(|to| to.removed.contains(&key.from));
+        if is_out && !cut && key.lane != Lane::Knock {
+            from.told_removed.send_replace(true);
+            return None;
+        }
         let meets = to.is_some_and(|to| {
             to.service.is_some()
                 && to.cluster.is_some()
@@ -386,6 +397,28 @@ impl Network for MemoryNetwork {
         let stays = |node: &NodeId| peers.get(node) == old.get(node);
         let gone = |key: &Key| key.from == self.node && !stays(&key.to) && key.lane != Lane::Knock;
         state.break_links(gone, "the address has changed");
+    }
+
+    fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let mut state = shared.state.lock();
+        let Some(member) = self.member(&mut state) else { return };
+        let old = std::mem::replace(&mut member.removed, removed.clone());
+        let new: BTreeSet<NodeId> = removed.difference(&old).copied().collect();
+        let is_out =
+            |key: &Key| key.to == self.node && new.contains(&key.from) && key.lane != Lane::Knock;
+        state.break_links(is_out, "the node was removed");
+    }
+
+    fn removed(&self) -> watch::Receiver<bool> {
+        let none = || watch::Sender::default().subscribe();
+        let Some(shared) = self.shared.upgrade() else { return none() };
+        let mut state = shared.state.lock();
+        self.member(&mut state).map_or_else(none, |member| member.told_removed.subscribe())
+    }
+
+    fn set_node(&self, _node: NodeId) {
+        // Nodes of a hub have their ids from the beginning.
     }
 
     fn request(

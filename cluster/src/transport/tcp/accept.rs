@@ -77,7 +77,8 @@ async fn receive(
     let _ = socket.set_nodelay(true);
     let cluster = inner.cluster();
     let admit = |met: &Met| admit(&inner, met, &strangers);
-    let greeting = greet::listen(&mut socket, &inner.identity, cluster, admit);
+    let identity = inner.identity.load_full();
+    let greeting = greet::listen(&mut socket, &identity, cluster, admit);
     let greeted = tokio::time::timeout(LINK_GREETING_TIME, greeting).await;
     drop(turn);
     let (met, admitted) = match greeted.unwrap_or(Err(GreetError::TooSlow)) {
@@ -122,7 +123,12 @@ fn admit(inner: &Arc<Inner>, met: &Met, strangers: &Arc<Semaphore>) -> Result<Ad
     }
     let (node, instance) = (met.peer.node, met.peer.instance);
     match met.purpose {
-        Purpose::Link(class) => inner.registry.sit(node, instance, class).map(Admitted::Peer),
+        Purpose::Link(class) => {
+            let seat = inner.registry.sit(node, instance, class)?;
+            // After the seat is taken: who is removed from now on loses it.
+            let is_out = inner.removed.read().contains(&node);
+            if is_out { Err(Refusal::Removed) } else { Ok(Admitted::Peer(seat)) }
+        }
         Purpose::Knock => {
             inner.registry.check(node, instance)?;
             let permit = strangers.clone().try_acquire_owned();

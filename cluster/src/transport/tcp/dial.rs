@@ -22,7 +22,7 @@ use super::{
     Inner,
     frame::{Frame, HEAD_BYTES, Kind},
     greet::{self, GreetError, Met},
-    hello::Purpose,
+    hello::{Purpose, Refusal},
     link::Link,
     news::News,
     pipe::{self, Ended, Incoming, Outbox},
@@ -132,9 +132,30 @@ async fn meet(
     to: Option<NodeId>,
 ) -> Result<(TcpStream, Met), DialError> {
     let mut socket = connect(address).await.map_err(DialError::Connect)?;
-    let greeting = greet::call(&mut socket, &inner.identity, inner.cluster(), purpose, to);
-    let met = timeout(LINK_GREETING_TIME, greeting).await;
-    Ok((socket, met.unwrap_or(Err(GreetError::TooSlow))?))
+    let identity = inner.identity.load_full();
+    let greeting = greet::call(&mut socket, &identity, inner.cluster(), purpose, to);
+    let met = timeout(LINK_GREETING_TIME, greeting).await.unwrap_or(Err(GreetError::TooSlow));
+    if let Err(GreetError::RefusedByPeer(Refusal::Removed)) = met {
+        // Whoever knows the secret and the cluster knows its directory, and nobody is removed twice.
+        inner.told_removed.send_replace(true);
+    }
+    Ok((socket, met?))
+}
+
+/// Returns the addresses of a name; none if it has none, or cannot be asked for now.
+pub(super) async fn resolve(address: String) -> Vec<String> {
+    let found = timeout(LINK_CONNECT_TIME, tokio::net::lookup_host(&address)).await;
+    match found {
+        Ok(Ok(found)) => {
+            let found: std::collections::BTreeSet<_> = found.collect();
+            found.into_iter().map(|address| address.to_string()).collect()
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(address, %error, "the name cannot be resolved");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
 }
 
 async fn connect(address: &str) -> io::Result<TcpStream> {
@@ -195,6 +216,13 @@ pub(super) async fn knock(
 ) -> Result<Bytes, LinkError> {
     let mut socket = match meet(&inner, &address, Purpose::Knock, None).await {
         Ok((socket, _)) => socket,
+        // This node is one of those that belong to none.
+        Err(DialError::Greet(GreetError::RefusedByPeer(Refusal::NoCluster | Refusal::Itself))) => {
+            return Err(LinkError::NoCluster);
+        }
+        Err(DialError::Greet(why)) if why.is_final() => {
+            return Err(LinkError::Denied(why.to_string()));
+        }
         Err(DialError::Greet(why)) => return Err(LinkError::Refused(why.to_string())),
         Err(why) => {
             tracing::debug!(address, %why, "knocked in vain");

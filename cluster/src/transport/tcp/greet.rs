@@ -45,6 +45,8 @@ pub(super) enum GreetError {
     Closed,
     #[error(transparent)]
     Garbled(#[from] Garbled),
+    #[error("{}", Refusal::NodeTaken(*.0))]
+    SameNode(NodeId),
     #[error("{0}")]
     RefusedByPeer(Refusal),
     #[error("{}", .0.told())]
@@ -66,6 +68,29 @@ impl Identity {
     }
 }
 
+impl GreetError {
+    /// Returns whether another try cannot end otherwise, as things are.
+    pub(super) fn is_final(&self) -> bool {
+        match self {
+            Self::RefusedByPeer(why) | Self::RefusedByUs(why) => match why {
+                Refusal::Versions(..)
+                | Refusal::Secret
+                | Refusal::Cluster
+                | Refusal::NodeTaken(_)
+                | Refusal::Removed => true,
+                Refusal::OtherNode(_)
+                | Refusal::NotReady
+                | Refusal::Busy
+                | Refusal::Itself
+                | Refusal::NoCluster
+                | Refusal::Unknown(_) => false,
+            },
+            Self::SameNode(_) => true,
+            Self::TooSlow | Self::Closed | Self::Garbled(_) | Self::Io(_) => false,
+        }
+    }
+}
+
 /// Calls: says who we are and what for, and has the other side prove itself.
 pub(super) async fn call(
     socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
@@ -78,6 +103,9 @@ pub(super) async fn call(
     socket.write_all(&hello).await?;
     let (greeting, message) = read(socket).await?;
     let Message::Greeting(peer) = message else { return Err(unexpected(message)) };
+    if peer.node == us.node && us.node != NodeId::NONE && peer.instance != us.instance {
+        return Err(GreetError::SameNode(us.node));
+    }
     let Some(version) = hello::common_version(us.versions, peer.versions) else {
         let (min, max) = peer.versions;
         return Err(GreetError::RefusedByPeer(Refusal::Versions(min, max)));
@@ -145,9 +173,11 @@ fn look_at(
 ) -> Result<(), Refusal> {
     match (met.purpose, cluster) {
         _ if met.peer.instance == us.instance => Err(Refusal::Itself),
-        _ if met.peer.node == us.node => Err(Refusal::NodeTaken(us.node)),
+        _ if met.peer.node == us.node && us.node != NodeId::NONE => {
+            Err(Refusal::NodeTaken(us.node))
+        }
         _ if to.is_some_and(|to| to != us.node) => Err(Refusal::OtherNode(us.node)),
-        (_, None) => Err(Refusal::NotReady),
+        (_, None) => Err(Refusal::NoCluster),
         (Purpose::Link(_), Some(cluster)) if cluster != met.peer.cluster => Err(Refusal::Cluster),
         _ => Ok(()),
     }

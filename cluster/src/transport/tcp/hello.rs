@@ -80,6 +80,10 @@ pub(crate) enum Refusal {
     Busy,
     #[error("it is this process itself")]
     Itself,
+    #[error("this node was removed from the cluster; its id is not given again")]
+    Removed,
+    #[error("it belongs to no cluster yet")]
+    NoCluster,
     #[error("for a reason that this release does not know ({0})")]
     Unknown(u8),
 }
@@ -225,6 +229,8 @@ impl Refusal {
             Self::NotReady => "this node is not ready yet",
             Self::Busy => "there are too many connections",
             Self::Itself => "it is this process itself",
+            Self::Removed => "it was removed from the cluster",
+            Self::NoCluster => "this node belongs to no cluster yet",
             Self::Unknown(_) => "for an unknown reason",
         }
     }
@@ -239,6 +245,8 @@ impl Refusal {
             Self::NotReady => (6, 0, 0),
             Self::Busy => (7, 0, 0),
             Self::Itself => (8, 0, 0),
+            Self::Removed => (9, 0, 0),
+            Self::NoCluster => (10, 0, 0),
             Self::Unknown(code) => (code, 0, 0),
         };
         to.put_u8(code);
@@ -260,6 +268,8 @@ impl Refusal {
             6 => Self::NotReady,
             7 => Self::Busy,
             8 => Self::Itself,
+            9 => Self::Removed,
+            10 => Self::NoCluster,
             code => Self::Unknown(code),
         })
     }

@@ -27,7 +27,7 @@ mod dial;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::SocketAddr,
     sync::Arc,
@@ -56,8 +56,12 @@ pub(crate) const VERSIONS: (u16, u16) =
 
 /// What the tasks of a network share.
 struct Inner {
-    identity: Identity,
+    identity: ArcSwap<Identity>,
     cluster: RwLock<Option<ClusterId>>,
+    /// Nodes that are let in no more.
+    removed: RwLock<BTreeSet<NodeId>>,
+    /// A peer has said that this node is one of those.
+    told_removed: watch::Sender<bool>,
     service: RwLock<Option<Arc<dyn Service>>>,
     registry: Arc<Registry>,
     quiet: Quiet,
@@ -100,8 +104,10 @@ impl TcpNetwork {
         let listener = TcpListener::bind(address).await?;
         let listens = listener.local_addr()?;
         let inner = Arc::new(Inner {
-            identity,
+            identity: ArcSwap::from_pointee(identity),
             cluster: RwLock::default(),
+            removed: RwLock::default(),
+            told_removed: watch::Sender::default(),
             service: RwLock::default(),
             registry: Arc::default(),
             quiet: Quiet::default(),
@@ -156,7 +162,7 @@ impl Network for TcpNetwork {
     }
 
     fn set_peers(&self, mut addresses: BTreeMap<NodeId, String>) {
-        addresses.remove(&self.inner.identity.node);
+        addresses.remove(&self.inner.identity.load().node);
         let mut peers = self.peers.lock();
         // Those whose address is gone end by themselves.
         peers.retain(|node, _| addresses.contains_key(node));
@@ -176,6 +182,25 @@ impl Network for TcpNetwork {
         }
         let links = peers.iter().map(|(node, peer)| (*node, peer.links.clone()));
         self.links.store(Arc::new(links.collect()));
+    }
+
+    fn set_removed(&self, removed: BTreeSet<NodeId>) {
+        let old = std::mem::replace(&mut *self.inner.removed.write(), removed.clone());
+        removed.difference(&old).for_each(|node| self.inner.registry.evict(*node));
+    }
+
+    fn removed(&self) -> watch::Receiver<bool> {
+        self.inner.told_removed.subscribe()
+    }
+
+    fn set_node(&self, node: NodeId) {
+        let identity = Identity { node, ..Identity::clone(&self.inner.identity.load()) };
+        self.inner.identity.store(Arc::new(identity));
+    }
+
+    fn resolve(&self, address: String) -> BoxFuture<'static, Vec<String>> {
+        let resolving = self.runtime.spawn(dial::resolve(address));
+        Box::pin(async move { resolving.await.unwrap_or_default() })
     }
 
     fn request(

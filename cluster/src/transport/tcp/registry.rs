@@ -85,6 +85,13 @@ impl Registry {
         Ok(Seat { registry: self.clone(), node, class, number, turn, replaced })
     }
 
+    /// Ends all connections of a node.
+    pub(super) fn evict(&self, node: NodeId) {
+        if let Some(holder) = self.0.lock().holders.get(&node) {
+            holder.places.values().for_each(|place| place.replaced.notify_one());
+        }
+    }
+
     /// Says whether `instance` may speak for `node`.
     pub(super) fn check(&self, node: NodeId, instance: [u8; 16]) -> Result<(), Refusal> {
         match self.0.lock().holders.get(&node) {

@@ -37,7 +37,7 @@ async fn strangers_of_every_kind_then_refused_with_a_reason_that_helps() {
     for (one, two, clusters, reason) in [
         (other_secret, identity(TWO), OURS, "it has another secret"),
         (identity(ONE), identity(TWO), other, "it belongs to another cluster"),
-        (identity(ONE), identity(TWO), [Some(CLUSTER), None], "it is not ready yet"),
+        (identity(ONE), identity(TWO), [Some(CLUSTER), None], "it belongs to no cluster yet"),
         (identity(ONE), newer, OURS, "it speaks protocol versions 2 to 3 only"),
         (far_newer, older, OURS, "it speaks protocol versions 1 to 1 only"),
     ] {
@@ -102,7 +102,7 @@ async fn node_id_used_twice_then_the_first_stays_until_it_is_gone() {
     let asked = pair.two.request(ONE, Class::Control, Desk::Server, Bytes::new(), LONG).await;
     assert_eq!(asked, Ok(Bytes::new()));
     let knocked = double.knock(sockets.address(ONE), Bytes::new(), LONG).await;
-    assert!(matches!(knocked, Err(LinkError::Refused(why)) if why.contains("node id 2")));
+    assert!(matches!(knocked, Err(LinkError::Denied(why)) if why.contains("node id 2")));
     sockets.kill(TWO).await;
     wait_until("let in", || double.links().iter().all(|link| link.connected)).await;
 }
@@ -112,12 +112,12 @@ async fn knock_at_oneself_or_with_another_secret_then_refused_with_the_reason() 
     let mut sockets = Sockets::default();
     let pair = contract::pair(&mut sockets).await;
     let own = pair.two.knock(sockets.address(TWO), Bytes::new(), LONG).await;
-    assert_eq!(own, Err(LinkError::Refused("it is this process itself".into())));
+    assert_eq!(own, Err(LinkError::NoCluster));
     let other = Identity { secret: Secret::new(b"another"), ..identity(NodeId(3)) };
     let stranger = TcpNetwork::bind("127.0.0.1:0", other).await.unwrap();
     let knocked = stranger.knock(sockets.address(TWO), Bytes::new(), LONG).await;
     assert!(
-        matches!(&knocked, Err(LinkError::Refused(why)) if why.contains("another secret")),
+        matches!(&knocked, Err(LinkError::Denied(why)) if why.contains("another secret")),
         "{knocked:?}"
     );
     let nobody = stranger.knock("127.0.0.1:1".into(), Bytes::new(), LONG).await;
