@@ -9,6 +9,7 @@ mod crash;
 mod drain;
 mod upgrade;
 mod members;
+mod grow;
 mod live;
 mod log;
 mod failover;

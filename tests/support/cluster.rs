@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     broker::Broker,
-    http_client::{get, get_as_owner},
+    http_client::{get, get_as_owner, post_as_owner},
     node::Node,
     wait::{let_pass, now, wait_until_within},
 };
@@ -124,8 +124,26 @@ impl Cluster {
 
     /// What a node says of the cluster.
     pub(crate) fn report(&self, number: usize) -> serde_json::Value {
-        let data = self.node(number).data();
-        get_as_owner(self.broker(number).http(), &data, "/api/v1/cluster")
+        report_of(self.node(number))
+    }
+
+    /// Has a node leave for good, by a command to another; waits until its process has ended by itself.
+    pub(crate) fn shrink(&mut self, by: usize, number: usize) {
+        let data = self.node(by).data();
+        let order = serde_json::json!({ "node": number });
+        post_as_owner(self.broker(by).http(), &data, "/api/v1/cluster/leave", &order);
+        let status = self.node_mut(number).wait_end(READY_PATIENCE);
+        assert!(status.success(), "{status}:\n{}", self.node(number).log());
+    }
+
+    /// Waits until a node says that just these are members, and that nothing is on the move.
+    pub(crate) fn wait_still(&self, by: usize, members: &[u64]) {
+        self.wait_until("nothing is on the move", || {
+            let report = self.report(by);
+            let nodes = report["nodes"].as_array().unwrap().iter().map(|node| &node["node"]);
+            let moving = ["members_moving", "groups_moving"];
+            nodes.eq(members) && moving.iter().all(|key| report[key] == serde_json::json!([]))
+        });
     }
 
     fn is_whole(&self, number: usize) -> bool {
@@ -144,6 +162,11 @@ impl Cluster {
     pub(crate) fn wait_until(&self, what: &str, condition: impl FnMut() -> bool) {
         wait_until_within(READY_PATIENCE, what, condition);
     }
+}
+
+/// What a running node says of its cluster.
+pub(crate) fn report_of(node: &Node) -> serde_json::Value {
+    get_as_owner(node.broker().http(), &node.data(), "/api/v1/cluster")
 }
 
 /// Returns the settings of a member of the cluster on `host` that joins the named ones.

@@ -27,6 +27,19 @@ pub(crate) fn get_as_owner(
     serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap()
 }
 
+/// POST of what only the owner of the data folder may order.
+pub(crate) fn post_as_owner(
+    addr: SocketAddr,
+    data: &std::path::Path,
+    path: &str,
+    body: &serde_json::Value,
+) {
+    let token = std::fs::read_to_string(data.join("admin.token")).unwrap();
+    let request = ureq::post(format!("http://{addr}{path}"));
+    let request = request.header("authorization", format!("Bearer {token}"));
+    request.header("content-type", "application/json").send(body.to_string()).unwrap();
+}
+
 /// Returns a sample of `/metrics` by the start of its line.
 pub(crate) fn metric(addr: SocketAddr, start: &str) -> Option<f64> {
     let (status, body) = get(addr, "/metrics");

@@ -285,6 +285,24 @@ impl Node {
         status
     }
 
+    /// Waits until the process ends by itself.
+    pub(crate) fn wait_end(&mut self, patience: Duration) -> ExitStatus {
+        let mut running = self.running.take().expect("the node runs");
+        let start = now();
+        let status = loop {
+            if let Some(status) = running.child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > patience {
+                let _ = running.child.kill();
+                panic!("the node did not end by itself:\n{}", self.log());
+            }
+            let_pass(Duration::from_millis(10));
+        };
+        dismiss(running.watchdog);
+        status
+    }
+
     /// `kill -9` and a start on the same data.
     pub(crate) fn crash(&mut self) {
         self.kill();
