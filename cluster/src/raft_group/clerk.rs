@@ -87,6 +87,12 @@ impl Group {
         if !request.entries.is_empty() && kept.is_some() && !self.has_room().await {
             // What is here already takes no room; it may be what takes it all, and waits for its answer.
             let known = self.known(&request.entries);
+            // Nor does what replaces entries that nobody has committed: it makes room, and nothing else would.
+            let known = if self.replaces(request.entries.get(known)) {
+                request.entries.len()
+            } else {
+                known
+            };
             held_back = known < request.entries.len();
             request.entries.truncate(known);
             kept = request.entries.last().map(|entry| entry.log_id).or(kept);
@@ -109,6 +115,12 @@ impl Group {
         let log = self.log.group(self.number);
         let has = |entry: &&Entry| log.as_ref().is_some_and(|log| log.has(entry.log_id));
         entries.iter().take_while(has).count()
+    }
+
+    /// Tells whether the log here has another entry in this one's place.
+    fn replaces(&self, entry: Option<&Entry>) -> bool {
+        let last = self.log.group(self.number).and_then(|log| log.last());
+        entry.zip(last).is_some_and(|(entry, last)| entry.log_id.index <= last.index)
     }
 
     /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,
