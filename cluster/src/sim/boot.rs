@@ -31,7 +31,7 @@ const FOUNDER: NodeId = NodeId(1);
 
 fn options(ground: &Ground) -> Options {
     let shape = &ground.shape;
-    let others = (1..=shape.nodes).map(NodeId).filter(|other| *other != ground.node);
+    let others = (1..=shape.all_nodes()).map(NodeId).filter(|other| *other != ground.node);
     let founds = ground.node == FOUNDER;
     let peering = Peering {
         listen: ([127, 0, 0, 1], 0).into(),

@@ -7,7 +7,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{event::Event, host::Host, ledger::Ledger, oracle::Oracle, shape::Shape};
+use super::{
+    event::Event,
+    host::{Host, Place},
+    ledger::Ledger,
+    oracle::Oracle,
+    shape::Shape,
+};
 use crate::{
     handle::ClusterHandle,
     id::{NodeId, ShardId},
@@ -17,13 +23,17 @@ const REPLICAS_MAX: usize = 3;
 
 type Handle = ClusterHandle<Ledger>;
 
+fn members(hosts: &[Host]) -> impl Iterator<Item = &Host> {
+    hosts.iter().filter(|host| host.place == Place::Member)
+}
+
 fn handles(hosts: &[Host]) -> impl Iterator<Item = (&Host, &Handle)> {
-    hosts.iter().filter_map(|host| Some((host, host.handle()?)))
+    members(hosts).filter_map(|host| Some((host, host.handle()?)))
 }
 
 /// Returns why the cluster is not whole.
 pub(super) fn unwhole(hosts: &[Host], shape: &Shape) -> Option<String> {
-    if let Some(host) = hosts.iter().find(|host| host.handle().is_none()) {
+    if let Some(host) = members(hosts).find(|host| host.handle().is_none()) {
         return Some(format!("node {} does not run", host.node.0));
     }
     let unknown = handles(hosts).find_map(|(host, handle)| {
@@ -32,13 +42,21 @@ pub(super) fn unwhole(hosts: &[Host], shape: &Shape) -> Option<String> {
         let stranger = handles(hosts).find(|(_, other)| !is_up(other))?.0;
         Some(format!("node {} is not up for node {}", stranger.node.0, host.node.0))
     });
-    unknown.or_else(|| (0..shape.shards).map(ShardId).find_map(|shard| unplaced(hosts, shard)))
+    let odd = handles(hosts).find_map(|(host, handle)| {
+        let directory = handle.meta().directory();
+        let known: Vec<NodeId> = directory.nodes.keys().copied().collect();
+        let are: Vec<NodeId> = members(hosts).map(|host| host.node).collect();
+        (known != are).then(|| format!("node {} knows {known:?}", host.node.0))
+    });
+    unknown
+        .or(odd)
+        .or_else(|| (0..shape.shards).map(ShardId).find_map(|shard| unplaced(hosts, shard)))
 }
 
 /// Returns why a shard is not where it shall be.
 fn unplaced(hosts: &[Host], shard: ShardId) -> Option<String> {
     let replicas = replicas(hosts, shard);
-    if replicas.len() != hosts.len().min(REPLICAS_MAX) {
+    if replicas.len() != members(hosts).count().min(REPLICAS_MAX) {
         return Some(format!("{shard:?} has {replicas:?}"));
     }
     let leads = |handle: &Handle| handle.leadership(shard).borrow().here;
@@ -53,7 +71,8 @@ fn unplaced(hosts: &[Host], shard: ShardId) -> Option<String> {
 }
 
 fn replicas(hosts: &[Host], shard: ShardId) -> Vec<NodeId> {
-    let directory = hosts.first().and_then(Host::handle).map(|handle| handle.meta().directory());
+    let first = members(hosts).next().and_then(Host::handle);
+    let directory = first.map(|handle| handle.meta().directory());
     let replicas =
         directory.and_then(|directory| directory.shards.get(usize::from(shard.0)).cloned());
     replicas.unwrap_or_default()
@@ -68,7 +87,7 @@ pub(super) fn uneven(hosts: &[Host]) -> Option<String> {
             return Some(format!("the directories of {:?} and {:?}", pair[0].0, pair[1].0));
         }
     }
-    let shards = hosts.first()?.handle()?.shards();
+    let shards = members(hosts).next()?.handle()?.shards();
     (0..shards).map(ShardId).find_map(|shard| {
         let states: BTreeSet<_> = states(hosts, shard).map(|(_, state)| state).collect();
         (states.len() > 1).then(|| format!("replicas of {shard:?}: {states:?}"))
@@ -90,7 +109,7 @@ fn states(
 
 /// Shows the oracle the last state of each replica.
 pub(super) fn report(hosts: &[Host], oracle: &Oracle) {
-    let shards = hosts.first().and_then(Host::handle).map_or(0, Handle::shards);
+    let shards = members(hosts).next().and_then(Host::handle).map_or(0, Handle::shards);
     for shard in (0..shards).map(ShardId) {
         for (node, state) in states(hosts, shard) {
             oracle.see(&Event::Settled { node, shard, state });

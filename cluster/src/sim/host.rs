@@ -81,8 +81,19 @@ struct Life {
     runtime: Runtime,
 }
 
+/// What a machine is to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing yet.
+    Unused,
+    Member,
+    /// It was removed, or is lost with its disk.
+    Gone,
+}
+
 pub(super) struct Host {
     pub(super) node: NodeId,
+    pub(super) place: Place,
     /// Of the last start; a node that is declared down while it runs counts on by itself.
     pub(super) incarnation: u64,
     written: Arc<Incarnation>,
@@ -108,6 +119,7 @@ impl Host {
     pub(super) fn new(node: NodeId, random: &mut StdRng) -> Self {
         let mut host = Self {
             node,
+            place: Place::Member,
             incarnation: 0,
             written: Incarnation::in_memory(node, 0),
             disk: DiskTwin::new(),

@@ -18,6 +18,7 @@ mod links;
 mod boot;
 mod shape;
 mod faults;
+mod changes;
 mod workload;
 mod routes;
 mod ledger;

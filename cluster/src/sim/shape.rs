@@ -4,7 +4,10 @@
 //! - Each world has some kinds of faults only, so that none hides what another alone would show.
 //! - Source: own design; swarm testing (Groce and others, 2012), as tigerbeetle's VOPR does.
 
-use rand::{Rng, rngs::StdRng, seq::SliceRandom};
+use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
+
+/// Members come and go in every so-manieth world.
+const CHANGING: u64 = 4;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,10 @@ pub(super) struct Shape {
     pub(super) burst_max: u64,
     /// Mean time between two turns of a client.
     pub(super) turn_ms: u64,
+    /// Nodes that may join; 0: members neither come nor go.
+    pub(super) spares: u64,
+    /// Mean time between two changes of members.
+    pub(super) change_every_ms: u64,
 }
 
 impl Shape {
@@ -74,6 +81,25 @@ impl Shape {
             filler_max: *[0, 100, 1_600, 5_000].choose(random).unwrap_or(&100),
             burst_max: *[1, 4, 16].choose(random).unwrap_or(&4),
             turn_ms: random.gen_range(5..60),
+            spares: 0,
+            change_every_ms: 0,
         }
+    }
+
+    /// Lets members come and go in some worlds of several nodes; all others are what they were without.
+    pub(super) fn draw_changes(&mut self, seed: u64) {
+        if self.nodes < 2 || !seed.is_multiple_of(CHANGING) {
+            return;
+        }
+        let mut random = StdRng::seed_from_u64(!seed);
+        self.spares = random.gen_range(1..=3);
+        self.change_every_ms = random.gen_range(800..3_000);
+        // Time for some of them.
+        self.faults_ms += 6_000;
+    }
+
+    /// Returns how many nodes there may be in all.
+    pub(super) fn all_nodes(&self) -> u64 {
+        self.nodes + self.spares
     }
 }

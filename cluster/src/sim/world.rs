@@ -17,9 +17,10 @@ use std::{
 use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 
 use super::{
+    changes::{Changes, Ground},
     faults::{Faults, Targets},
     health,
-    host::{Death, Host},
+    host::{Death, Host, Place},
     links::Links,
     oracle::{Oracle, Violation},
     panics,
@@ -41,6 +42,9 @@ const WATCH_EVERY_MS: u64 = 10;
 /// Without faults the cluster has settled within this time.
 const SETTLE_MS: u64 = 30_000;
 
+/// Members that leave may take this much longer: one that is lost is declared down first.
+const CHANGES_SETTLE_MS: u64 = 60_000;
+
 /// What came of a world.
 pub(super) struct Report {
     pub(super) trace: String,
@@ -59,6 +63,7 @@ pub(super) struct World {
     clients: Vec<Client>,
     subscribers: Subscribers,
     faults: Faults,
+    changes: Changes,
     watch: Watch,
     oracle: Arc<Oracle>,
     trace: Trace,
@@ -86,10 +91,14 @@ pub(super) fn run(seed: u64) -> Report {
 impl World {
     fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let shape = Shape::draw(&mut random);
-        let hosts: Vec<Host> =
-            (1..=shape.nodes).map(|node| Host::new(NodeId(node), &mut random)).collect();
-        let links = Links::new(shape.nodes, &mut random);
+        let mut shape = Shape::draw(&mut random);
+        shape.draw_changes(seed);
+        let mut hosts: Vec<Host> =
+            (1..=shape.all_nodes()).map(|node| Host::new(NodeId(node), &mut random)).collect();
+        for host in hosts.iter_mut().filter(|host| host.node.0 > shape.nodes) {
+            host.place = Place::Unused;
+        }
+        let links = Links::new(shape.all_nodes(), &mut random);
         let home = |client: u32| usize::try_from(client).unwrap_or(0) % hosts.len();
         let clients = (0..shape.clients).map(|id| Client::new(id, home(id))).collect();
         let mut trace = Trace::default();
@@ -103,6 +112,7 @@ impl World {
             clients,
             subscribers: Subscribers::default(),
             faults: Faults::default(),
+            changes: Changes::default(),
             watch: Watch::default(),
             oracle: Arc::new(Oracle::new()),
             trace,
@@ -122,6 +132,7 @@ impl World {
             self.pass();
         }
         if self.goes_on() {
+            self.changes.over = true;
             let starts = self.with_faults(Faults::heal);
             starts.into_iter().for_each(|at| self.start(at));
             self.settle();
@@ -151,6 +162,9 @@ impl World {
 
     fn start(&mut self, at: usize) {
         let host = &mut self.hosts[at];
+        if host.place != Place::Member {
+            return;
+        }
         host.start(&self.shape, &self.links, &self.oracle);
         let (node, life) = (host.node.0, host.incarnation);
         self.trace.line(self.now_ms, format_args!("node {node}: start {life}"));
@@ -172,8 +186,22 @@ impl World {
         self.subscribers.act(&mut turn);
     }
 
+    fn change(&mut self) {
+        let mut ground = Ground {
+            now_ms: self.now_ms,
+            hosts: &mut self.hosts,
+            links: &self.links,
+            shape: &self.shape,
+            random: &mut self.random,
+            trace: &mut self.trace,
+        };
+        let starts = self.changes.step(&mut ground);
+        starts.into_iter().for_each(|at| self.start(at));
+    }
+
     /// Lets a millisecond pass, and looks at what came of it.
     fn pass(&mut self) {
+        self.change();
         self.oracle.set_time(self.now_ms);
         trace::set_time(self.now_ms);
         let mut order: Vec<usize> = (0..self.hosts.len()).collect();
@@ -217,7 +245,8 @@ impl World {
 
     /// Waits until the cluster is whole and quiet, and takes a last round of commands.
     fn settle(&mut self) {
-        let deadline = self.now_ms + SETTLE_MS;
+        let changes = if self.shape.spares > 0 { CHANGES_SETTLE_MS } else { 0 };
+        let deadline = self.now_ms + SETTLE_MS + changes;
         self.pass_until(deadline, "whole", |world| health::unwhole(&world.hosts, &world.shape));
         let quiet = |world: &Self| {
             let open = world.clients.iter().map(Client::open).sum::<usize>();
@@ -226,7 +255,9 @@ impl World {
         self.pass_until(deadline, "quiet", quiet);
         for shard in (0..self.shape.shards).map(ShardId) {
             for at in 0..self.hosts.len() {
-                self.last_round(at, shard, deadline);
+                if self.hosts[at].place == Place::Member {
+                    self.last_round(at, shard, deadline);
+                }
             }
         }
         self.pass_until(deadline, "even", |world| health::uneven(&world.hosts));
