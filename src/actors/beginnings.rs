@@ -1,8 +1,10 @@
 //! QoS 2 publishes of a client with a durable session, whose packet ids are being written (ONCE).
 //!
 //! - Owns: these publishes, in order of receipt, until each may go out or is given up.
-//! - Owns, too: which exchange each open packet id is. Exchanges have the lowest numbers that are free, so
-//!   that shards remember few of them (`shard/state/recent.rs`).
+//! - Owns, too: which exchange each open packet id is. Exchanges have the lowest numbers that are free in the
+//!   range of this claim of the session, so that shards remember few of them (`shard/state/recent.rs`).
+//!   What an earlier connection sent may still be on its way to a shard when this one has ended its exchange:
+//!   as long as nobody begins another in its place, it is known for what it is.
 //! - Takes: replies of the shard in any order. Gives: publishes in order of receipt.
 //! - Bound: the receive maximum of the server.
 
@@ -12,10 +14,17 @@ use std::{
 };
 
 use crate::model::{
-    id::{MessageId, SessionKey},
+    id::{Epoch, MessageId, SessionKey},
     message::Message,
     session::intake::Ticket,
 };
+
+/// Claims of a session until numbers of exchanges come again. Nothing is on its way for longer than some
+/// seconds, and a claim that finds the node of the one before silent waits for two.
+const RANGES: u16 = 8;
+
+/// Words of bits that are kept when few are in use.
+const TAKEN_KEPT: usize = 16;
 
 /// A QoS 2 publish of the client whose packet id is being written.
 #[derive(Debug)]
@@ -42,14 +51,17 @@ pub(super) struct Beginnings {
     first: u64,
     /// Exchanges by packet id, from PUBLISH to PUBREL.
     open: BTreeMap<u16, Exchange>,
-    /// One bit for each exchange that is open.
+    /// One bit for each exchange that is open, from `base` on.
     taken: Vec<u64>,
+    /// First number of this claim's range; where the range is full, the next ones follow.
+    base: u16,
 }
 
 impl Beginnings {
-    /// Goes on with what an earlier connection had open.
-    pub(super) fn resume(incoming: &[(u16, MessageId)]) -> Self {
-        let mut this = Self::default();
+    /// Goes on with what earlier connections had open.
+    pub(super) fn resume(epoch: Epoch, incoming: &[(u16, MessageId)]) -> Self {
+        let range = u16::try_from(epoch.0 % u64::from(RANGES)).unwrap_or(0);
+        let mut this = Self { base: range * (u16::MAX / RANGES + 1), ..Self::default() };
         for (packet_id, id) in incoming {
             this.take(*packet_id, Exchange { number: id.exchange(), resumed: true });
         }
@@ -71,9 +83,23 @@ impl Beginnings {
     /// The exchange of this packet id is over, or will be before the packet id is written again.
     pub(super) fn close(&mut self, packet_id: NonZeroU16) {
         let Some(Exchange { number, .. }) = self.open.remove(&packet_id.get()) else { return };
-        if let Some(word) = self.taken.get_mut(usize::from(number / 64)) {
-            *word &= !(1 << (number % 64));
+        let (word, bit) = self.place(number);
+        if let Some(word) = self.taken.get_mut(word) {
+            *word &= !bit;
         }
+        // One of an earlier claim may lie far behind the own ones.
+        while self.taken.len() > 1 && self.taken.last() == Some(&0) {
+            self.taken.pop();
+        }
+        if self.taken.capacity() > TAKEN_KEPT.max(2 * self.taken.len()) {
+            self.taken.shrink_to_fit();
+        }
+    }
+
+    /// Where the bit of an exchange stands.
+    fn place(&self, number: u16) -> (usize, u64) {
+        let at = number.wrapping_sub(self.base);
+        (usize::from(at / 64), 1 << (at % 64))
     }
 
     /// Tells whether an earlier connection opened the packet id: the shard knows it.
@@ -83,12 +109,11 @@ impl Beginnings {
 
     fn take(&mut self, packet_id: u16, exchange: Exchange) {
         self.open.insert(packet_id, exchange);
-        let number = exchange.number;
-        let word = usize::from(number / 64);
+        let (word, bit) = self.place(exchange.number);
         if self.taken.len() <= word {
             self.taken.resize(word + 1, 0);
         }
-        self.taken[word] |= 1 << (number % 64);
+        self.taken[word] |= bit;
     }
 
     /// There is one: packet ids are 65,535 at most.
@@ -96,7 +121,7 @@ impl Beginnings {
         let free = self.taken.iter().position(|word| *word != u64::MAX);
         let word = free.unwrap_or(self.taken.len());
         let bit = self.taken.get(word).map_or(0, |word| word.trailing_ones());
-        u16::try_from(word * 64 + bit as usize).unwrap_or(u16::MAX)
+        self.base.wrapping_add(u16::try_from(word * 64 + bit as usize).unwrap_or(u16::MAX))
     }
 
     /// Notes a QoS 2 publish of the client; returns its number.
@@ -161,7 +186,7 @@ mod tests {
 
     #[test]
     fn exchanges_when_packet_ids_go_round_are_few_and_never_shared() {
-        let mut beginnings = Beginnings::default();
+        let mut beginnings = Beginnings::resume(Epoch(0), &[]);
         let stuck = beginnings.id_for(PUBLISHER, id(1));
         for number in 2..2_000 {
             let next = beginnings.id_for(PUBLISHER, id(number));
@@ -170,11 +195,42 @@ mod tests {
         }
         assert_eq!(beginnings.id_for(PUBLISHER, id(1)).slot(), stuck.slot());
         // A new connection knows it from the shard.
-        let mut beginnings = Beginnings::resume(&[(1, stuck)]);
+        let mut beginnings = Beginnings::resume(Epoch(8), &[(1, stuck)]);
         let many: Vec<u16> =
             (2..=200).map(|number| beginnings.id_for(PUBLISHER, id(number)).exchange()).collect();
         assert_eq!(many, (1..200).collect::<Vec<u16>>());
         beginnings.close(id(1));
         assert_eq!(beginnings.id_for(PUBLISHER, id(300)).exchange(), 0);
+    }
+
+    #[test]
+    fn exchanges_when_the_session_is_claimed_again_then_those_of_late_publishes_stay_theirs() {
+        let mut open = Vec::new();
+        let mut used = std::collections::BTreeSet::new();
+        for epoch in 0..u64::from(RANGES) {
+            let mut beginnings = Beginnings::resume(Epoch(epoch), &open);
+            for number in 100..164 {
+                let next = beginnings.id_for(PUBLISHER, id(number));
+                assert!(used.insert(next.exchange()), "{}", next.exchange());
+            }
+            // The client ends what came before at once, but for one.
+            for (packet_id, _) in open.drain(..) {
+                beginnings.close(id(packet_id));
+            }
+            assert!(beginnings.taken.len() <= 2, "no room is kept for what has ended");
+            open.push((1, MessageId::in_exchange(PUBLISHER, beginnings.open[&100].number, 7)));
+        }
+    }
+
+    #[test]
+    fn exchanges_when_a_range_is_full_then_the_next_ones_follow_without_sharing() {
+        let last = u64::from(RANGES) - 1;
+        let mut beginnings = Beginnings::resume(Epoch(last), &[]);
+        let mut numbers: Vec<u16> = (1..=u16::MAX)
+            .map(|number| beginnings.id_for(PUBLISHER, id(number)).exchange())
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        assert_eq!(numbers.len(), usize::from(u16::MAX));
     }
 }

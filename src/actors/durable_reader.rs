@@ -146,7 +146,7 @@ impl DurableReader {
             reader: Reader::new(window, claimed.cursor, unfinished).with_beyond(&claimed.beyond),
             prepared: None,
             beginnings: (!claimed.incoming.is_empty())
-                .then(|| Box::new(Beginnings::resume(&claimed.incoming))),
+                .then(|| Box::new(Beginnings::resume(claimed.epoch, &claimed.incoming))),
             releases: None,
             acks: 0,
             reporting: false,
@@ -172,7 +172,8 @@ impl DurableReader {
 
     /// The client's own QoS 2 publishes.
     pub(super) fn beginnings(&mut self) -> &mut Beginnings {
-        self.beginnings.get_or_insert_default()
+        let epoch = self.epoch;
+        self.beginnings.get_or_insert_with(|| Box::new(Beginnings::resume(epoch, &[])))
     }
 
     /// Tells whether some of them wait for their packet ids.
