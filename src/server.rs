@@ -128,7 +128,8 @@ async fn serve(
     folder.announce(&listening, admin_token.secret())?;
     booted.set(true);
     let departed = departure::due_or(wait_for_signal(), &cluster).await?;
-    tracing::info!(?departed, "stopping: no new connections, clients are told");
+    let has_left = departed.is_some();
+    tracing::info!(has_left, "stopping: no new connections, clients are told");
     stopping.store(true, Ordering::Relaxed);
     let _ = stop.send(true);
     drain::leave(&cluster, &workers, config.shutdown.drain_timeout).await;
