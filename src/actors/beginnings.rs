@@ -151,6 +151,12 @@ impl Beginnings {
         self.beginning(number)?.take().map(|beginning| beginning.ticket)
     }
 
+    /// None of them goes out any more.
+    pub(super) fn give_up_all(&mut self) {
+        self.first += self.queue.len() as u64;
+        self.queue.clear();
+    }
+
     /// Takes the publishes at the front that may go out now, all of one kind: told first whether their packet
     /// ids carried them before.
     pub(super) fn take_begun(&mut self) -> (bool, Vec<Beginning>) {
@@ -220,6 +226,32 @@ mod tests {
             assert!(beginnings.taken.len() <= 2, "no room is kept for what has ended");
             open.push((1, MessageId::in_exchange(PUBLISHER, beginnings.open[&100].number, 7)));
         }
+    }
+
+    #[test]
+    fn publishes_when_one_in_front_failed_then_none_behind_it_goes_out() {
+        let mut beginnings = Beginnings::resume(Epoch(1), &[]);
+        let mut intake = crate::model::session::intake::Intake::default();
+        let mut begin = |beginnings: &mut Beginnings| {
+            let ticket = intake.owe(None, 0);
+            let message = crate::actors::testing::message(
+                "t",
+                Vec::new(),
+                crate::model::message::Qos::ExactlyOnce,
+            );
+            beginnings.begin(Beginning { ticket, message, committed: false, again: false })
+        };
+        let numbers = [(); 3].map(|()| begin(&mut beginnings));
+        assert!(beginnings.give_up(numbers[0]).is_some());
+        beginnings.give_up_all();
+        for number in numbers {
+            beginnings.begun(number, None);
+            assert!(beginnings.give_up(number).is_none());
+        }
+        assert!(beginnings.take_begun().1.is_empty() && beginnings.is_empty());
+        let next = begin(&mut beginnings);
+        beginnings.begun(next, None);
+        assert_eq!(beginnings.take_begun().1.len(), 1);
     }
 
     #[test]

@@ -163,8 +163,11 @@ impl Dial {
 
     /// Connects; `None` where nobody listens, or the server does not take the client now.
     pub(crate) fn try_connect(&self) -> Option<Client> {
-        std::net::TcpStream::connect(self.broker.mqtt()).ok()?;
-        let mut client = self.open();
+        let mut client = if self.websocket {
+            self.open()
+        } else {
+            Client::open(Box::new(Tcp::try_connect(self.broker.mqtt()).ok()?), self)
+        };
         (client.send_raw(&self.connect_bytes()) && client.try_read_connack()).then_some(client)
     }
 

@@ -39,10 +39,15 @@ pub(crate) struct Tcp {
 
 impl Tcp {
     pub(crate) fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&addr, super::wait::PATIENCE).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_write_timeout(Some(super::wait::PATIENCE)).unwrap();
-        Self { stream, scratch: vec![0; 64 * 1024] }
+        Self::try_connect(addr).unwrap()
+    }
+
+    /// As `connect`; the server may be gone.
+    pub(crate) fn try_connect(addr: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, super::wait::PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(super::wait::PATIENCE))?;
+        Ok(Self { stream, scratch: vec![0; 64 * 1024] })
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Stop, backend::Later, flag, work::Submitted};
+use super::{Connection, Event, Phase, Stop, backend::Later, flag, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -259,8 +259,19 @@ impl Connection {
                         | SubmitError::Unavailable)
             );
             self.refuse_begun(ticket, reason, written);
+            self.hold_back_if_ending();
         }
         self.publish_begun();
+    }
+
+    /// A publish has failed and its client will not hear of it, but send it again: what it sent behind it
+    /// must not be stored before (ORDER).
+    fn hold_back_if_ending(&mut self) {
+        if self.phase >= Phase::Ending
+            && let Some(durable) = &mut self.durable
+        {
+            durable.beginnings().give_up_all();
+        }
     }
 
     /// Refuses a publish whose packet id was not written now; it may be known of an earlier connection.
@@ -370,10 +381,12 @@ impl Connection {
         if let Err(reason) = outcome
             && !self.is_v5()
         {
-            return self.refuse_v4(reason);
-        }
-        if !self.ends_exchange(ticket, outcome) {
+            self.refuse_v4(reason);
+        } else if !self.ends_exchange(ticket, outcome) {
             self.intake().settle(ticket, reason_of(outcome));
+        }
+        if outcome.is_err() {
+            self.hold_back_if_ending();
         }
     }
 
