@@ -267,9 +267,11 @@ impl Connection {
     /// A publish has failed and its client will not hear of it, but send it again: what it sent behind it
     /// must not be stored before (ORDER).
     fn hold_back_if_ending(&mut self) {
-        if self.phase >= Phase::Ending
-            && let Some(durable) = &mut self.durable
-        {
+        if self.phase < Phase::Ending {
+            return;
+        }
+        self.taken = None;
+        if let Some(durable) = &mut self.durable {
             durable.beginnings().give_up_all();
         }
     }
