@@ -8,7 +8,7 @@ use std::{cell::OnceCell, collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use hongqiao_cluster::{
-    Cluster, Durability, MetaSink, Options, Peering, Secret,
+    Cluster, Durability, MetaSink, Options, Peering, ReadError, Secret,
     id::{NodeId, ShardId},
 };
 
@@ -139,7 +139,18 @@ pub(super) async fn create_demo_user(
     }
     let demo = DemoUser::default();
     if config.cluster.listen.is_none() {
-        return demo.make(shards, apps).await;
+        let start = clock::now();
+        loop {
+            match demo.make(shards, apps).await {
+                // Where the disk is slow a shard leads itself a moment later than the one of the apps.
+                Err(error)
+                    if error.is::<ReadError>() && start.elapsed() < limits::BOOT_SAYS_EVERY =>
+                {
+                    tokio::time::sleep(limits::HOME_RETRY).await;
+                }
+                made => return made,
+            }
+        }
     }
     let make = || demo.make(shards, apps);
     Ok(patiently("the demo user cannot be created", make).await)
