@@ -20,7 +20,11 @@ use crate::{
     raft_groups::Groups,
     storage::{
         disk::RealDisk,
-        format::{self, Format, Incarnation},
+        folder::{
+            format::{self, Format},
+            incarnation::{Incarnation, node_text},
+            marks::replace,
+        },
         health::Health,
         log::Log,
         state::{
@@ -81,8 +85,8 @@ pub(crate) fn write<M>(
     drop(kv);
     write_log(target, count, &marks)?;
     let node = target.join("node");
-    let text = format::node_text(origin.node.0, origin.incarnation.now());
-    format::replace(&node, &text).map_err(failed("write", &node))?;
+    let text = node_text(origin.node.0, origin.incarnation.now());
+    replace(&node, &text).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
     format::write(&target.join("FORMAT"), &origin.format)
         .map_err(|error| start_failed(error, target))?;

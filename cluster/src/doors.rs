@@ -14,7 +14,10 @@ use crate::{
     raft_group::wire as raft,
     storage::{
         disk::{Disk, SegmentFile},
-        format,
+        folder::{
+            format,
+            incarnation::{node_text, parse_node},
+        },
         log::{
             frame::{self, Record},
             recovered_entries,
@@ -90,8 +93,8 @@ pub fn folder_marks(text: &str) {
         let again = format::parse(&path, &format::text(&format));
         assert_eq!(again.ok(), Some(format), "marks read otherwise after being written");
     }
-    if let Ok((node, incarnation)) = format::parse_node(&path, text) {
-        let again = format::parse_node(&path, &format::node_text(node, incarnation));
+    if let Ok((node, incarnation)) = parse_node(&path, text) {
+        let again = parse_node(&path, &node_text(node, incarnation));
         assert_eq!(again.ok(), Some((node, incarnation)));
     }
 }

@@ -26,7 +26,7 @@ use crate::{
     membership::{error::MemberError, handle::all_know},
     meta::{MetaCommand, MetaHandle, MetaReply, Refusal},
     raft_group::group::Group,
-    storage::format::{FORMAT, Format},
+    storage::folder::format::{FORMAT, Format},
     transport::{Class, LinkError, Network, PeerService},
 };
 

@@ -36,7 +36,7 @@ use crate::{
     raft_groups::{Groups, Others, Parts},
     storage::{
         disk::{Disk, RealDisk},
-        format::{Entered, Folder},
+        folder::{Entered, Folder},
         health::Health,
         log::Log,
         shelf::RealShelf,

@@ -21,7 +21,7 @@ use crate::{
     id::{NodeId, ShardId},
     meta::MetaHandle,
     runtime,
-    storage::format::Incarnation,
+    storage::folder::incarnation::Incarnation,
     transport::Network,
 };
 

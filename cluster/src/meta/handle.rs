@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     directory::Directory, error::ProposeError, id::NodeId, raft_group::lead::Lead,
-    storage::format::Incarnation, transport::LinkError,
+    storage::folder::incarnation::Incarnation, transport::LinkError,
 };
 
 /// The way from here to the meta group and its members.

@@ -35,7 +35,7 @@ use crate::{
     directory::Directory,
     id::NodeId,
     limits::{LEASE_BYTES_MAX, LEASE_SPAN},
-    storage::format::Incarnation,
+    storage::folder::incarnation::Incarnation,
     transport::{Class, PeerService},
 };
 

@@ -29,7 +29,7 @@ use crate::{
     id::NodeId,
     machine::{Machine, Store, StoreMut},
     raft_group::lead::Lead,
-    storage::format::Incarnation,
+    storage::folder::incarnation::Incarnation,
     transport::{Class, LinkError, PeerService},
 };
 

@@ -26,7 +26,7 @@ use crate::{
     id::{NodeId, ShardId},
     machine::{Machine, Store, StoreMut},
     options::{Durability, Options, Peering, Secret},
-    storage::format::Folder,
+    storage::folder::Folder,
     transport::memory::Hub,
 };
 

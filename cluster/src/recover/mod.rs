@@ -38,7 +38,7 @@ use crate::{
     storage::{
         checkpoint::{Fill, ShardStore},
         disk::RealDisk,
-        format::{self, Found},
+        folder::{self, Found},
         health::Health,
         log::Log,
         shelf::{RealShelf, Shelf},
@@ -84,7 +84,7 @@ impl Survivor {
     /// # Errors
     /// A node runs on it, or it is damaged.
     pub fn open(path: &Path) -> Result<Self, StartError> {
-        let found = format::look(path)?;
+        let found = folder::look(path)?;
         let mark = rewrite::mark(path);
         let begun = rewrite::begun(&mark)?;
         let groups = found.format.shards + 1;

@@ -23,18 +23,22 @@ use crate::{
     id::{NodeId, ShardId},
     meta::{MetaCommand, command},
     raft_group::types::{Entry, LogId, Proposal, Types, Vote},
-    storage::format::{self, Format},
+    storage::folder::{
+        self,
+        format::{self, Format},
+        marks::replace,
+    },
 };
 
 /// Returns where the mark is.
 pub(super) fn mark(folder: &Path) -> PathBuf {
-    folder.join(format::RECOVERING)
+    folder.join(folder::RECOVERING)
 }
 
 /// Returns the cluster that an earlier attempt had begun to make.
 pub(super) fn begun(mark: &Path) -> Result<Option<[u8; 16]>, StartError> {
     match fs::read_to_string(mark) {
-        Ok(text) => format::cluster_of(mark, &text).map(Some),
+        Ok(text) => folder::cluster_of(mark, &text).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(start_io("read", mark)(error)),
     }
@@ -51,7 +55,7 @@ pub(super) fn run(
     batches.truncate(steps);
     let mark = mark(&folder.path);
     let cluster = folder.begun.map_or_else(format::random_id, Ok)?;
-    format::replace(&mark, &format::cluster_text(&cluster)).map_err(start_io("write", &mark))?;
+    replace(&mark, &folder::cluster_text(&cluster)).map_err(start_io("write", &mark))?;
     write(folder, batches)?;
     let format = Format { cluster, joined: false, ..folder.found.format.clone() };
     if rest > 0 {

@@ -20,7 +20,7 @@ use crate::{
     raft_groups::{Groups, Others, Parts},
     storage::{
         disk::Disk,
-        format::{FORMAT, Format},
+        folder::format::{FORMAT, Format},
         health::Health,
         log::Log,
     },

@@ -35,7 +35,7 @@ use crate::{
     id::NodeId,
     storage::{
         driven::Delay,
-        format::{Format, Incarnation},
+        folder::{format::Format, incarnation::Incarnation},
         twin::{DiskTwin, KvTwin, Power, ShelfTwin},
     },
     transport::Network,

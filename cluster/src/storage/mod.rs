@@ -17,7 +17,7 @@ pub(crate) mod health;
 pub(crate) mod shelf;
 pub(crate) mod log;
 pub(crate) mod state;
-pub(crate) mod format;
+pub(crate) mod folder;
 mod wake;
 #[cfg(all(test, feature = "sim"))]
 pub(crate) mod driven;

@@ -26,7 +26,7 @@ use crate::{
     machine::Store as _,
     node::{Cluster, Runtimes},
     options::{Durability, Options, Peering, Secret},
-    storage::format::Folder,
+    storage::folder::Folder,
     transport::memory::Hub,
 };
 
