@@ -1,7 +1,7 @@
 //! Answers what other members of this node's groups ask.
 //!
 //! - Owns: the groups it answers for. Takes: requests from the links. Gives: the answers of openraft.
-//! - Bound: entries wait for room in the memory tables, `ROOM_TIMEOUT` at most; then only their heartbeat
+//! - Bound: entries wait for room in memory (`room.rs`), `ROOM_TIMEOUT` at most; then only their heartbeat
 //!   counts, and the leader sends them again. So a follower that lags never holds more than it may.
 //! - Source: Raft §5, §9.6 (asking before an election).
 
@@ -87,12 +87,6 @@ impl Group {
         if !request.entries.is_empty() && kept.is_some() && !self.has_room().await {
             // What is here already takes no room; it may be what takes it all, and waits for its answer.
             let known = self.known(&request.entries);
-            // Nor does what replaces entries that nobody has committed: it makes room, and nothing else would.
-            let known = if self.replaces(request.entries.get(known)) {
-                request.entries.len()
-            } else {
-                known
-            };
             held_back = known < request.entries.len();
             request.entries.truncate(known);
             kept = request.entries.last().map(|entry| entry.log_id).or(kept);
@@ -107,7 +101,7 @@ impl Group {
     }
 
     async fn has_room(&self) -> bool {
-        tokio::time::timeout(ROOM_TIMEOUT, self.store.fill.room()).await.is_ok()
+        tokio::time::timeout(ROOM_TIMEOUT, self.room.to_follow()).await.is_ok()
     }
 
     /// Returns how many of the first entries are in the log here.
@@ -115,12 +109,6 @@ impl Group {
         let log = self.log.group(self.number);
         let has = |entry: &&Entry| log.as_ref().is_some_and(|log| log.has(entry.log_id));
         entries.iter().take_while(has).count()
-    }
-
-    /// Tells whether the log here has another entry in this one's place.
-    fn replaces(&self, entry: Option<&Entry>) -> bool {
-        let last = self.log.group(self.number).and_then(|log| log.last());
-        entry.zip(last).is_some_and(|(entry, last)| entry.log_id.index <= last.index)
     }
 
     /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,

@@ -25,6 +25,7 @@ use super::{
     log_store::LogStore,
     network::Links,
     proposer::Proposer,
+    room::Room,
     snapshot::spool::Snapshots,
     state_machine::{Shard, StateMachine},
     types::Types,
@@ -71,6 +72,7 @@ pub(crate) struct Group {
     pub(crate) raft: Raft<Types>,
     pub(crate) lead: Arc<LeadState>,
     pub(crate) log: Arc<Log>,
+    pub(crate) room: Room,
     pub(crate) snapshots: Arc<Snapshots>,
     /// When a leader was last heard of, or this group started.
     heard: Mutex<Instant>,
@@ -107,17 +109,17 @@ impl Group {
         shard: Arc<Shard<M>>,
         setting: Setting,
     ) -> Result<Arc<Self>, StartError> {
-        let Setting { node, incarnation, log, checkpointer, snapshots, .. } = setting;
-        let way = setting.network.clone().map(|network| Way::of(network, setting.published));
+        let Setting { node, incarnation, log, checkpointer, snapshots, network, .. } = setting;
+        let way = network.clone().map(|network| Way::of(network, setting.published));
         let store = shard.store.clone();
         let number = store.shard;
         let failed = || StartError::NoLeader { shard: number };
-        let (fill, health) = (checkpointer.fill.clone(), checkpointer.health.clone());
+        let health = checkpointer.health.clone();
+        let room = Room { log: log.clone(), store: store.clone() };
         let machine =
             StateMachine { shard: shard.clone(), checkpointer, snapshots: snapshots.clone() };
         let others = has_other_voters(&store, &log, node);
         let log_store = LogStore { log: log.clone(), group: number, node: others.then_some(node) };
-        let network = setting.network;
         let links = Links {
             node,
             group: number,
@@ -135,8 +137,10 @@ impl Group {
         }
         let queue = Queue::new(Origin { node: node.0, incarnation });
         driver::start(node, ShardId(number), &queue, lead.watch(), way);
-        let proposer =
-            Proposer { queue: queue.clone(), raft: raft.clone(), lead: lead.watch(), fill, health };
+        let proposer = {
+            let (queue, raft, lead) = (queue.clone(), raft.clone(), lead.watch());
+            Proposer { queue, raft, lead, room: room.clone(), health }
+        };
         tokio::spawn(proposer.run());
         let replica: Arc<dyn Replica> = shard;
         let group = Arc::new(Self {
@@ -148,6 +152,7 @@ impl Group {
             raft,
             lead,
             log,
+            room,
             snapshots,
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),

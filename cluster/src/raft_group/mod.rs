@@ -17,6 +17,7 @@ pub(crate) mod log_store;
 pub(crate) mod state_machine;
 pub(crate) mod wire;
 pub(crate) mod network;
+pub(crate) mod room;
 pub(crate) mod proposer;
 pub(crate) mod lead;
 pub(crate) mod group;

@@ -3,7 +3,7 @@
 //! - Owns: the entries that openraft has and that are not applied yet.
 //! - Takes: runs of commands from the group's queue, of this node and of others. Gives: entries to openraft.
 //! - Bound: permits before the queue; `ENTRIES_IN_FLIGHT_MAX` entries behind it; `ENTRY_BYTES_TARGET`
-//!   bytes and `ENTRY_COMMANDS_MAX` commands per entry. Waits while the memory tables are full.
+//!   bytes and `ENTRY_COMMANDS_MAX` commands per entry. Waits while memory is full (`room.rs`).
 //! - Commands that wait here when the disk fills up are refused: nothing of them was written.
 //! - Source: own design.
 
@@ -14,11 +14,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::{
     lead::Lead,
+    room::Room,
     types::{Proposal, Types},
 };
 use crate::{
     limits::ENTRIES_IN_FLIGHT_MAX,
-    storage::{checkpoint::Fill, health::Health},
+    storage::health::Health,
     stream::queue::{Asks, Gathered, Queue},
 };
 
@@ -30,7 +31,7 @@ pub(crate) struct Proposer {
     pub(crate) queue: Arc<Queue>,
     pub(crate) raft: Raft<Types>,
     pub(crate) lead: watch::Receiver<Lead>,
-    pub(crate) fill: Arc<Fill>,
+    pub(crate) room: Room,
     pub(crate) health: Arc<Health>,
 }
 
@@ -119,9 +120,9 @@ impl Proposer {
         }
     }
 
-    /// Waits for a place among the entries in flight and for room in the tables.
+    /// Waits for a place among the entries in flight and for room in memory.
     async fn turn(&mut self, on_the_way: &mut OnTheWay) {
-        let room = self.fill.room();
+        let room = self.room.to_lead();
         tokio::pin!(room);
         loop {
             if let Some(why) = self.health.state().refusal() {
@@ -132,7 +133,7 @@ impl Proposer {
                 biased;
                 () = on_the_way.settle_first(&mut self.lead), if full => {}
                 () = &mut room, if !full => return,
-                () = tokio::time::sleep(STALL_TICK) => self.fill.nudge(),
+                () = tokio::time::sleep(STALL_TICK) => self.room.nudge(),
             }
         }
     }

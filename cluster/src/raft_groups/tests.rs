@@ -13,14 +13,24 @@ use std::{
 };
 
 use bytes::Bytes;
+use openraft::{
+    CommittedLeaderId, EntryPayload,
+    raft::{AppendEntriesRequest, AppendEntriesResponse},
+};
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use super::{Groups, Others, Parts};
 use crate::{
     clock,
     error::ProposeError,
+    id::NodeId,
     machine::{Machine, Store, StoreMut},
     options::{Durability, Options},
+    raft_group::{
+        clerk::RaftClerk,
+        types::{Entry, LogId, Vote},
+        wire,
+    },
     storage::{
         disk::Disk,
         health::{DiskState, Health},
@@ -28,10 +38,18 @@ use crate::{
         twin::{DiskTwin, KvTwin, ShelfTwin},
     },
     stream::queue::Caller,
+    transport::{Class, PeerService as _},
 };
 
 /// A command that begins so leaves nothing behind, as a message that was acknowledged at once.
 const GONE: &[u8] = b"gone";
+
+/// Another member, in a term of its own.
+const TERM: u64 = 9;
+
+fn next(prev: LogId) -> LogId {
+    LogId::new(CommittedLeaderId::new(TERM, 2), prev.index + 1)
+}
 
 static LIVES: AtomicU64 = AtomicU64::new(1);
 
@@ -126,6 +144,29 @@ impl Node {
     fn kept(&self, shard: usize) -> Vec<(u64, Bytes)> {
         let found = self.groups.groups[shard].store.state.lock().scan(b"n", b"o", usize::MAX);
         found.into_iter().map(|(key, value)| (number(&key), value)).collect()
+    }
+
+    fn last(&self, group: u16) -> LogId {
+        self.groups.log.group(group).unwrap().last().unwrap()
+    }
+
+    /// Appends the entry behind `prev`, as another member does that leads.
+    fn append(
+        &self,
+        group: u16,
+        prev: LogId,
+        leader_commit: Option<LogId>,
+    ) -> AppendEntriesResponse<u64> {
+        let entry = Entry { log_id: next(prev), payload: EntryPayload::Blank };
+        let request = AppendEntriesRequest {
+            vote: Vote::new_committed(TERM, 2),
+            prev_log_id: Some(prev),
+            leader_commit,
+            entries: vec![entry],
+        };
+        let clerk = RaftClerk { groups: self.groups.groups.clone() };
+        let answer = clerk.serve(NodeId(2), Class::Consensus, wire::append(group, &request));
+        wire::read_answer(&self.runtime.block_on(answer).unwrap()).unwrap()
     }
 
     fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
@@ -303,4 +344,44 @@ fn groups_when_entries_leave_no_state_then_the_log_in_memory_stays_bounded() {
     let counted = node.groups.health.memory.bytes();
     let held: usize = (0..2).map(|group| node.groups.log.group(group).unwrap().bytes()).sum();
     assert_eq!(counted, held);
+}
+
+/// HEAL: entries of other groups fill the log, and wait for members that are as full as this one. Were it to
+/// wait for them before it takes anything, nobody would ever take anything.
+#[test]
+fn groups_when_the_log_is_full_of_what_waits_for_others_then_a_member_takes_what_is_to_be_committed()
+ {
+    let options = options();
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options);
+    node.propose(0, b"a").unwrap();
+    node.wait("a checkpoint", |node| !node.groups.groups[0].store.state.lock().is_dirty());
+    node.groups.health.memory.changed(0, options.checkpoint_bytes * 4);
+    let first = node.last(0);
+    assert_eq!(node.append(0, first, None), AppendEntriesResponse::Success);
+    // BOUNDED: what is committed takes room until a checkpoint covers it, and waits for nobody else.
+    kv.0.fail.store(true, Ordering::SeqCst);
+    let second = next(first);
+    assert_eq!(node.append(0, second, Some(second)), AppendEntriesResponse::Success);
+    let third = next(second);
+    let held_back = AppendEntriesResponse::PartialSuccess(Some(third));
+    assert_eq!(node.append(0, third, Some(third)), held_back);
+    // Sent again, what is here already is no news.
+    assert_eq!(node.append(0, second, Some(third)), AppendEntriesResponse::Success);
+    kv.0.fail.store(false, Ordering::SeqCst);
+    node.wait("taken", |node| node.append(0, third, Some(third)) != held_back);
+    assert_eq!(node.last(0), next(third));
+}
+
+/// HEAL, ALONE: a shard without a quorum fills the log, and others have nothing to do with that.
+#[test]
+fn groups_when_the_log_is_full_of_what_waits_for_others_then_a_leader_goes_on() {
+    let options = options();
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options);
+    node.propose(0, b"a").unwrap();
+    node.groups.health.memory.changed(0, options.checkpoint_bytes * 4);
+    for number in 0..20 {
+        assert_eq!(node.propose(1, b"a"), Ok(number));
+    }
 }

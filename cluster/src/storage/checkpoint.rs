@@ -149,15 +149,15 @@ impl Fill {
             || self.health.memory.bytes() >= self.kick_bytes.saturating_mul(LOG_MAX)
     }
 
-    /// Waits until the tables have room for more.
-    pub(crate) async fn room(&self) {
-        while self.is_full() {
+    /// Waits until the tables and the log have room for more, or `own` says that there is some kept for it.
+    pub(crate) async fn room_or(&self, own: impl Fn() -> bool) {
+        while self.is_full() && !own() {
             let (room, freed) = (self.room.notified(), self.health.memory.freed.notified());
             // Registered before the look, so that nothing is missed between it and the wait.
             tokio::pin!(room, freed);
             room.as_mut().enable();
             freed.as_mut().enable();
-            if !self.is_full() {
+            if !self.is_full() || own() {
                 return;
             }
             self.kick();
