@@ -202,8 +202,9 @@ impl Queue {
                 return Err(why);
             }
             let pushed = state.sender.push(command, caller, behind, now);
-            state.missed |= pushed.is_err();
-            pushed.map_err(|_| ProposeError::Unavailable)
+            let pushed = pushed.map_err(|(_, why)| why);
+            state.missed |= pushed == Err(ProposeError::Unavailable);
+            pushed
         });
         if pushed == Err(ProposeError::Unavailable) {
             // Nothing waits now, so nobody would look who leads, and every later one were refused as well.

@@ -82,10 +82,30 @@ struct Item<C> {
     since: Moment,
     /// `None` once told.
     caller: Option<C>,
+    /// Why, if its caller was told of a failure.
+    failed: Option<ProposeError>,
     /// In the state.
     done: bool,
     /// How many breaks there had been when it was taken.
     order: u64,
+}
+
+impl<C> Item<C> {
+    /// Returns the caller, if he was told nothing yet, to be told of a failure.
+    fn give_up(&mut self, why: ProposeError) -> Option<C> {
+        let caller = self.caller.take();
+        self.failed = self.failed.or(caller.is_some().then_some(why));
+        caller
+    }
+}
+
+/// Returns why a command fails that is dropped because of the failure in front of it: for the same reason,
+/// and of itself it is known that nothing was written.
+fn behind_a(failure: ProposeError) -> ProposeError {
+    match failure {
+        ProposeError::Unknown | ProposeError::TooLarge => ProposeError::Unavailable,
+        why => why,
+    }
 }
 
 struct UnderWay {
@@ -113,6 +133,8 @@ pub(crate) struct Sender<C> {
     superseded: bool,
     /// Counts callers who were told that their command failed, or that nobody knows.
     breaks: u64,
+    /// What the last of them was told.
+    last_break: ProposeError,
 }
 
 impl<C> Sender<C> {
@@ -132,46 +154,55 @@ impl<C> Sender<C> {
             not_before: Moment::ZERO,
             superseded: false,
             breaks: 0,
+            last_break: ProposeError::Unavailable,
         }
     }
 
-    /// Takes a command behind all that were taken before, and tells its order; gives the caller back if
-    /// there is no hope, or if one of those it was to follow (of the order `behind`) has failed.
+    /// Takes a command behind all that were taken before, and tells its order.
+    ///
+    /// # Errors
+    /// The caller, if there is no hope, or if one of those it was to follow (of the order `behind`) has failed.
     pub(crate) fn push(
         &mut self,
         command: Bytes,
         caller: C,
         behind: Option<u64>,
         now: Moment,
-    ) -> Result<u64, C> {
-        let broken = behind.is_some_and(|order| order != self.breaks);
-        if broken || self.superseded || self.is_leaderless(now) {
-            return Err(caller);
+    ) -> Result<u64, (C, ProposeError)> {
+        if self.superseded || self.is_leaderless(now) {
+            return Err((caller, ProposeError::Unavailable));
+        }
+        if behind.is_some_and(|order| order != self.breaks) {
+            return Err((caller, behind_a(self.last_break)));
         }
         let (order, caller) = (self.breaks, Some(caller));
-        self.items.push_back(Item { command, since: now, caller, done: false, order });
+        let item = Item { command, since: now, caller, failed: None, done: false, order };
+        self.items.push_back(item);
         Ok(order)
     }
 
     /// Tells a caller that its command failed, or that nobody knows.
     fn fail(&mut self, caller: Option<C>, why: ProposeError, told: &mut Told<C>) {
         if let Some(caller) = caller {
-            self.breaks += 1;
+            (self.breaks, self.last_break) = (self.breaks + 1, why);
             told.push((caller, Err(why)));
         }
     }
 
     /// Keeps of `items`, which are not in the state, those that nothing in front of them has failed: their
-    /// callers wait, and they were taken after the last one that is dropped had told its caller.
+    /// callers wait, and they were taken after the last one that is dropped had told its caller. The others
+    /// hear what the one in front heard.
     fn keep_unbroken(&mut self, items: VecDeque<Item<C>>, told: &mut Told<C>) {
-        let mut broken = None;
+        let mut broken: Option<(u64, ProposeError)> = None;
         for item in items {
-            if item.caller.is_some() && broken.is_none_or(|order| item.order > order) {
+            if item.caller.is_some() && broken.is_none_or(|(order, _)| item.order > order) {
                 self.items.push_back(item);
                 continue;
             }
-            broken = broken.max(Some(item.order));
-            self.fail(item.caller, ProposeError::Unavailable, told);
+            let in_front = broken.map(|(_, why)| why);
+            let why = item.failed.or(in_front).map_or(ProposeError::Unavailable, behind_a);
+            broken = Some((item.order, why));
+            self.fail(item.caller, why, told);
         }
     }
 
@@ -321,7 +352,7 @@ impl<C> Sender<C> {
             let at = usize::try_from(run.first.saturating_sub(self.first)).unwrap_or(usize::MAX);
             let count = usize::try_from(run.count).unwrap_or(usize::MAX);
             let run = self.items.range_mut(..self.sent).skip(at).take(count);
-            let callers: Vec<_> = run.map(|item| item.caller.take()).collect();
+            let callers: Vec<_> = run.map(|item| item.give_up(error)).collect();
             callers.into_iter().for_each(|caller| self.fail(caller, error, told));
         }
         self.mode = match self.mode {
@@ -430,7 +461,7 @@ impl<C> Sender<C> {
         let is_old = |item: &Item<C>, age: Duration| now >= item.since.saturating_add(age);
         let sent = self.items.range_mut(..self.sent);
         let old = sent.take_while(|item| is_old(item, PROPOSE_TIMEOUT));
-        let old: Vec<_> = old.map(|item| item.caller.take()).collect();
+        let old: Vec<_> = old.map(|item| item.give_up(ProposeError::Unknown)).collect();
         old.into_iter().for_each(|caller| self.fail(caller, ProposeError::Unknown, told));
         let gives_up = self.items.get(self.sent).is_some_and(|item| is_old(item, STREAM_GIVE_UP));
         if gives_up || self.is_leaderless(now) {

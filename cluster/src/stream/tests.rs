@@ -14,8 +14,9 @@ use super::{
     desk::ProposeClerk,
     driver,
     queue::{Caller, Queue},
-    run::Origin,
+    run::{Origin, Refusal, Verdict},
     seek::Way,
+    sender::{Leader, Room, Sender},
 };
 use crate::{
     clock,
@@ -210,6 +211,26 @@ async fn stream_when_the_leader_refuses_then_callers_are_told_and_the_numbers_ar
     assert_eq!(world.kept(), expected);
     assert_eq!(world.groups.permits.taken(), (0, 0));
     world.stop().await;
+}
+
+#[test]
+fn stream_when_one_in_front_is_refused_then_those_behind_hear_the_same_reason() {
+    let (now, mut told) = (Duration::from_secs(1), Vec::new());
+    let why = ProposeError::Overloaded;
+    let mut sender = Sender::new(Origin { node: OTHER.0, incarnation: 1 });
+    sender.lead(Some(Leader { node: LEADER.0, term: 1 }), now, &mut told);
+    // Two are on their way, each in a request of its own, and a third has not been sent.
+    let room = Room { bytes: 100, commands: 1, requests: 2, any_size: true };
+    let order = sender.push(Bytes::from_static(b"refused"), 1, None, now).unwrap();
+    let refused = sender.next(now, room).unwrap();
+    sender.push(Bytes::from_static(b"behind"), 2, None, now).unwrap();
+    let behind = sender.next(now, room).unwrap();
+    sender.push(Bytes::from_static(b"not sent"), 3, None, now).unwrap();
+    sender.settle(refused.request, Verdict::Refused(Refusal::Told(why)), now, &mut told);
+    sender.settle(behind.request, Verdict::Refused(Refusal::Behind), now, &mut told);
+    assert_eq!(told, [(1, Err(why)), (2, Err(why)), (3, Err(why))]);
+    let late = sender.push(Bytes::from_static(b"late"), 4, Some(order), now);
+    assert_eq!(late, Err((4, why)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

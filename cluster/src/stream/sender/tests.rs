@@ -127,7 +127,7 @@ impl World {
         let behind = self.behind(caller);
         match self.sender.push(command.into(), id, behind, self.now) {
             Ok(order) => self.orders[caller] = Some(order),
-            Err(id) => self.tell(vec![(id, Err(ProposeError::Unavailable))]),
+            Err((id, why)) => self.tell(vec![(id, Err(why))]),
         }
         self.chains[caller].last_mut().unwrap().push(id);
     }
