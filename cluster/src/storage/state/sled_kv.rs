@@ -4,7 +4,9 @@
 //!   the disk sled refuses everything, so it is opened again.
 //! - Bound: cache as configured; no background flush; values small enough that sled never writes to
 //!   its `blobs/` folder, which it does not sync.
-//! - Source: sled 0.34.7; `flush` there is `sync_file_range`, hence the `fdatasync` here.
+//! - Source: sled 0.34.7; `flush` there is `sync_file_range`, hence the `fdatasync` here. Its threads let go of
+//!   a written buffer, and with it of the locked file, after whoever waits for the write goes on; so after its
+//!   last handle sled may still hold its file for a moment, and this waits until it is free.
 
 use std::{
     fs::{self, File},
@@ -12,13 +14,20 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::kv::{Batch, Kv, Pair};
-use crate::limits::PIECE_BYTES_MAX;
+use crate::{clock, limits::PIECE_BYTES_MAX};
+
+/// How long sled may hold its file after its last handle; it takes the time of one thread switch.
+const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often to look whether it still does.
+const LET_GO_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A sled database with one tree per shard.
 pub(crate) struct SledKv {
@@ -30,11 +39,28 @@ pub(crate) struct SledKv {
     closed: AtomicBool,
 }
 
+/// Dropped in this order: the file is waited for when sled's handles are gone.
 struct Open {
     trees: Vec<sled::Tree>,
     db: sled::Db,
-    /// The file that sled writes, to sync what its `flush` only hands to the kernel.
-    file: File,
+    file: SledFile,
+}
+
+/// The file that sled writes, to sync what its `flush` only hands to the kernel. Dropped once sled's lock on
+/// it is gone, so that it can be opened again.
+struct SledFile(File);
+
+impl Drop for SledFile {
+    fn drop(&mut self) {
+        let deadline = clock::now() + LET_GO_TIMEOUT;
+        while fs2::FileExt::try_lock_exclusive(&self.0).is_err() {
+            if clock::now() >= deadline {
+                tracing::warn!("sled does not let go of its file");
+                return;
+            }
+            std::thread::park_timeout(LET_GO_INTERVAL);
+        }
+    }
 }
 
 impl SledKv {
@@ -62,8 +88,14 @@ impl SledKv {
         let trees = (0..self.shards)
             .map(|shard| db.open_tree(format!("shard-{shard:05}")).map_err(plain))
             .collect::<Result<_, _>>()?;
-        let file = File::open(self.path.join("db"))?;
+        let file = SledFile(File::open(self.path.join("db"))?);
         Ok(Open { trees, db, file })
+    }
+
+    /// Keeps sled open beyond `close`.
+    #[cfg(test)]
+    pub(crate) fn handle(&self) -> Option<sled::Tree> {
+        self.open.read().as_ref()?.trees.first().cloned()
     }
 
     fn with<R>(
@@ -151,7 +183,7 @@ impl Kv for SledKv {
         let open = self.open.read();
         let open = open.as_ref().ok_or_else(not_open)?;
         open.db.flush().map_err(plain)?;
-        open.file.sync_data()
+        open.file.0.sync_data()
     }
 
     fn reopen(&self) -> io::Result<()> {
@@ -159,7 +191,7 @@ impl Kv for SledKv {
         if self.closed.load(Ordering::SeqCst) {
             return Err(io::Error::other("the state is closed"));
         }
-        // sled holds a lock on its file until the last handle is gone.
+        // sled holds a lock on its file.
         *open = None;
         *open = Some(unpanicked(|| self.open_once())?);
         self.generation.fetch_add(1, Ordering::SeqCst);

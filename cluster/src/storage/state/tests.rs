@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -290,5 +291,30 @@ fn sled_when_a_snapshot_was_left_half_written_then_opens_with_all_data() {
         std::fs::write(temp.path().join("snap.00000000FFFFFFFF.generating"), half).unwrap();
         kv.reopen().unwrap();
         assert_eq!(kv.get(0, b"key").unwrap().as_deref(), Some(half));
+    }
+}
+
+/// A thread of sled's own may be the last to let go of the file, just after the last handle is dropped.
+#[test]
+fn sled_when_something_of_it_lives_a_moment_longer_then_closed_only_once_its_file_is_free() {
+    let temp = tempfile::tempdir().unwrap();
+    for reopens in [true, false] {
+        let kv = SledKv::open(temp.path(), 1, 4 << 20).unwrap();
+        let (close, closing) = std::sync::mpsc::channel();
+        let last = kv.handle().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                closing.recv().unwrap();
+                // The other thread is in its wait by then, or about to be.
+                std::thread::park_timeout(Duration::from_millis(50));
+                drop(last);
+            });
+            close.send(()).unwrap();
+            if reopens {
+                kv.reopen().unwrap();
+            }
+            kv.close();
+            SledKv::open(temp.path(), 1, 4 << 20).unwrap();
+        });
     }
 }
