@@ -6,6 +6,7 @@
 //!           ─▶ meta group led here: one shard after the other to its place (`mover.rs`, `placement.rs`);
 //!              members that leave, once no group has them: released, and removed when they are down
 //!           ─▶ shards led here that another shall lead: handed over, one at a time
+//! disk      ─▶ groups led here while it takes no writes: handed over, all of them
 //! ```
 //!
 //! - Owns: one task per node, and nothing that must survive: whoever leads next goes on from what is there.
@@ -119,6 +120,7 @@ impl Keeper {
             // Who is alone again may still have members to forget.
             let others = others || self.groups.iter().any(|group| group.has_company());
             if others && clock::now() >= look_at {
+                join_all(self.groups.iter().map(|group| group.relieve(&*self.network))).await;
                 let busy = self.move_on(&directory, &mut state.ask_at).await;
                 if !busy {
                     self.balance(&directory, &mut state.balance_at).await;
@@ -312,15 +314,19 @@ impl Keeper {
             return;
         }
         let shards = self.groups.iter().zip(&directory.shards);
-        let to = shards.filter(|(group, _)| group.lead.now().here && !group.is_pinned()).find_map(
-            |(group, replicas)| {
+        let to = shards
+            .filter(|(group, _)| {
+                group.lead.now().here && !group.is_pinned() && group.may_hand_over()
+            })
+            .find_map(|(group, replicas)| {
                 let first = *replicas.first().filter(|first| **first != self.node)?;
                 let up = directory.nodes.get(&first).is_some_and(|member| member.up);
                 (up && group.is_followed_by(first)).then_some((group, first))
-            },
-        );
+            });
         if let Some((group, first)) = to {
-            group.hand_over(first, &*self.network, false).await;
+            if !group.hand_over(first, &*self.network, false).await {
+                group.put_off_hand_over();
+            }
             *at = clock::now() + BALANCE_INTERVAL;
         }
     }

@@ -6,7 +6,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool, atomic::Ordering},
     time::Duration,
 };
@@ -22,6 +22,9 @@ use crate::support::{
 
 const DIAL_PATIENCE: Duration = Duration::from_secs(2);
 const CONNACK_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Refuses every connection.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 
 /// Where nodes listen, and when to stop.
 #[derive(Clone)]
@@ -49,6 +52,13 @@ impl World {
     /// A node that was started again may listen elsewhere.
     pub(super) fn moved(&self, node: usize, address: SocketAddr) {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)[node] = address;
+    }
+
+    /// Nobody reaches a node any more. Their addresses are nobody's once their network is gone, and packets
+    /// to them would leave this machine.
+    pub(super) fn end(&self) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.fill(NOWHERE);
     }
 
     pub(super) fn stop(&self) {

@@ -17,6 +17,8 @@ use crate::support::{
 
 /// A node that is mended serves within this time.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
+/// Shards of a node with its default settings.
+const GROUPS: u32 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Deed {
@@ -40,6 +42,8 @@ enum Deed {
     Reset,
     /// The node has no space on its disk.
     FillDisk,
+    /// Some group's lead is given to the node, by an operator's order.
+    Transfer,
 }
 
 /// What was done.
@@ -85,7 +89,7 @@ impl<'a> Nemesis<'a> {
             let lasts = Duration::from_millis(self.random.random_range(100..9_000));
             eprintln!("{:?}: {deed:?} of node {} for {lasts:?}", start.elapsed(), victim + 1);
             *self.deeds.0.entry(deed).or_default() += 1;
-            self.set_broken(victim, !matches!(deed, Deed::Slow | Deed::Reset));
+            self.set_broken(victim, !matches!(deed, Deed::Slow | Deed::Reset | Deed::Transfer));
             self.strike(victim, deed, lasts);
             if self.random.random_bool(0.7) {
                 self.wait_for(victim);
@@ -96,10 +100,12 @@ impl<'a> Nemesis<'a> {
     }
 
     fn possible(&self) -> Vec<Deed> {
-        use Deed::{Apart, Cut, CutIn, CutOut, FillDisk, Kill, Pause, Reset, Restart, Slow};
+        use Deed::{
+            Apart, Cut, CutIn, CutOut, FillDisk, Kill, Pause, Reset, Restart, Slow, Transfer,
+        };
         let mut possible = vec![Kill, Kill, Pause, Restart];
         if self.victims.proxy.is_some() {
-            possible.extend([Cut, CutOut, CutIn, Apart, Slow, Reset]);
+            possible.extend([Cut, CutOut, CutIn, Apart, Slow, Reset, Transfer]);
         }
         if !self.victims.disks.is_empty() {
             possible.push(FillDisk);
@@ -170,6 +176,16 @@ impl<'a> Nemesis<'a> {
                 self.victims.disks[victim].fill();
                 let_pass(lasts);
                 self.victims.disks[victim].free();
+            }
+            Deed::Transfer => {
+                let start = now();
+                while start.elapsed() < lasts {
+                    let group = self.random.random_range(0..GROUPS).to_string();
+                    let words = ["transfer", &group, &(victim + 1).to_string()];
+                    // Refused where it leads already, or others know better.
+                    self.victims.cluster(victim, &words);
+                    let_pass(Duration::from_millis(self.random.random_range(100..2_000)));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::{
     io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -110,6 +110,31 @@ impl Victims {
         let mut ask = self.on_host(host, "curl");
         let asked = ask.args(["-sf", "-m", "2", "-o", "/dev/null", &url]).status();
         asked.expect("curl").success()
+    }
+
+    /// How many groups a node leads, as another sees it.
+    pub(super) fn led_by(&self, seen_from: usize, host: usize) -> usize {
+        self.groups(seen_from).iter().filter(|group| group["leader"] == host + 1).count()
+    }
+
+    /// Every group has a replica on every node, as one of them sees it.
+    pub(super) fn are_grown(&self, seen_from: usize) -> bool {
+        let voters = |group: &serde_json::Value| group["voters"].as_array().unwrap().len();
+        self.groups(seen_from).iter().all(|group| voters(group) == self.nodes.len())
+    }
+
+    fn groups(&self, seen_from: usize) -> Vec<serde_json::Value> {
+        let report = self.cluster(seen_from, &["status", "--json"]);
+        assert!(report.status.success(), "{report:?}");
+        let report: serde_json::Value = serde_json::from_slice(&report.stdout).unwrap();
+        report["groups"].as_array().unwrap().clone()
+    }
+
+    /// Runs `hongqiao cluster` on the host of a node, for this node.
+    pub(super) fn cluster(&self, host: usize, words: &[&str]) -> Output {
+        let mut command = self.on_host(host, env!("CARGO_BIN_EXE_hongqiao"));
+        command.arg("cluster").args(words).arg("--data").arg(self.nodes[host].data());
+        command.output().unwrap()
     }
 
     /// Prepares a program on the host of a node.

@@ -67,6 +67,9 @@ pub enum MemberError {
     /// It may or may not be done; asking once more does no harm.
     #[error("it is not known whether it was done; look at the status of the cluster")]
     Unknown,
+    /// It takes no lead: it stops, or could write nothing.
+    #[error("node {} takes no lead now: its disk takes no writes, or it is about to stop", .0.0)]
+    Unwilling(NodeId),
 }
 
 impl MemberError {

@@ -110,6 +110,9 @@ pub(crate) async fn transfer(
     if !group.is_followed_by(to) {
         return Err(MemberError::NotReady(shard, to));
     }
+    if !group.is_willing(to, network).await {
+        return Err(MemberError::Unwilling(to));
+    }
     let handed = group.hand_over(to, network, true).await;
     if handed { Ok(()) } else { Err(MemberError::Stayed(shard)) }
 }

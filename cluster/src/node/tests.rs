@@ -5,6 +5,7 @@
 
 mod directory;
 mod catch_up;
+mod disk;
 mod members;
 mod recover;
 

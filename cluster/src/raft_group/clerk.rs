@@ -63,7 +63,7 @@ impl Group {
             Request::Vote(request) => self.vote(request).await,
             Request::Ask { last } => Some(wire::answer(&self.would_vote(last))),
             Request::Elect { pinned } => {
-                if self.is_leaving() {
+                if !self.would_lead() {
                     return None;
                 }
                 tracing::debug!(from = from.0, group = self.number, "asked to take over the lead");
@@ -71,6 +71,7 @@ impl Group {
                 self.elect().await?;
                 Some(wire::answer(&()))
             }
+            Request::Willing => Some(wire::answer(&self.would_lead())),
         }
     }
 

@@ -39,6 +39,7 @@ use crate::{
     meta::machine::Published,
     storage::{
         checkpoint::{Checkpointer, ShardStore},
+        health::DiskState,
         log::Log,
     },
     stream::{driver, queue::Queue, run::Origin, seek::Way},
@@ -47,6 +48,9 @@ use crate::{
 
 /// A group of one voter elects itself and replays its log within this time, or the node does not start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A hand-over that failed is not tried again before; proposals wait during each.
+const HAND_OVER_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a group says for itself, whatever its machine is.
 pub(crate) trait Replica: Send + Sync {
@@ -187,8 +191,8 @@ impl Group {
         self.hand_over_at.lock().is_none_or(|at| clock::now() >= at)
     }
 
-    pub(crate) fn put_off_hand_over(&self, time: Duration) {
-        *self.hand_over_at.lock() = Some(clock::now() + time);
+    pub(crate) fn put_off_hand_over(&self) {
+        *self.hand_over_at.lock() = Some(clock::now() + HAND_OVER_AGAIN);
     }
 
     /// Refuses leads that others want to give to this node, from now on.
@@ -198,6 +202,16 @@ impl Group {
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the disk takes writes: a leader without one refuses all that it is given.
+    pub(crate) fn can_write(&self) -> bool {
+        self.store.base.health.state() == DiskState::Ready
+    }
+
+    /// Returns whether this node takes a lead that another gives away.
+    pub(crate) fn would_lead(&self) -> bool {
+        !self.is_leaving() && self.can_write()
     }
 
     /// Notes that a leader was heard of.

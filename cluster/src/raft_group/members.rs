@@ -42,9 +42,6 @@ const VOTES_OF_TWO: usize = 3;
 /// How often a hand-over looks whether the other has caught up.
 const HAND_OVER_LOOK: Duration = Duration::from_millis(10);
 
-/// A hand-over that failed is not tried again before; proposals wait during each.
-const HAND_OVER_AGAIN: Duration = Duration::from_secs(10);
-
 /// Who shall be in a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -216,7 +213,7 @@ impl Group {
             Step::Forget(nodes) => ChangeMembers::RemoveNodes(nodes),
             Step::HandOver(heir) => {
                 if self.may_hand_over() && !self.hand_over(NodeId(heir), network, false).await {
-                    self.put_off_hand_over(HAND_OVER_AGAIN);
+                    self.put_off_hand_over();
                 }
                 return false;
             }
@@ -231,14 +228,29 @@ impl Group {
         false
     }
 
-    /// Gives the lead, if it is here, to the voter that has most of the log.
-    pub(crate) async fn resign(&self, network: &dyn Network) {
+    /// Gives the lead, if it is here, to the voter that has most of the log among those that take it;
+    /// `false` if it stayed.
+    pub(crate) async fn resign(&self, network: &dyn Network) -> bool {
         let members = self.members();
         let others = members.matched.iter().filter(|(id, _)| NodeId(**id) != self.node);
         let votes = |id: &u64| members.sets.iter().all(|set| set.contains(id));
         let near = others.filter(|(id, _)| votes(id) && self.is_followed_by(NodeId(**id)));
-        if let Some((to, _)) = near.max_by_key(|(id, at)| (**at, **id)) {
-            self.hand_over(NodeId(*to), network, false).await;
+        let mut heirs: Vec<(u64, u64)> = near.map(|(id, at)| (*at, *id)).collect();
+        heirs.sort_unstable();
+        while let Some((_, to)) = heirs.pop() {
+            if self.is_willing(NodeId(to), network).await {
+                return self.hand_over(NodeId(to), network, false).await;
+            }
+        }
+        false
+    }
+
+    /// Gives the lead away, if it is here and the disk takes no writes; where nobody takes it, it stays for
+    /// a while.
+    pub(crate) async fn relieve(&self, network: &dyn Network) {
+        let wants = self.lead.now().here && !self.can_write() && self.may_hand_over();
+        if wants && !self.resign(network).await {
+            self.put_off_hand_over();
         }
     }
 
@@ -250,8 +262,14 @@ impl Group {
             return false;
         }
         self.lead.set_handing_over(true);
-        self.queue.hold(true);
-        let handing = self.hand_over_held(to, network, pinned);
+        let handing = async {
+            // Asked before proposals have to wait for it.
+            if !self.is_willing(to, network).await {
+                return false;
+            }
+            self.queue.hold(true);
+            self.hand_over_held(to, network, pinned).await
+        };
         let handed = tokio::time::timeout(HAND_OVER_TIMEOUT, handing).await;
         self.lead.set_quiet(false);
         self.queue.hold(false);
@@ -259,6 +277,13 @@ impl Group {
         let handed = handed.unwrap_or(false);
         tracing::debug!(group = self.number, to = to.0, handed, "lead handed over");
         handed
+    }
+
+    /// Asks a member whether it would take the lead.
+    pub(crate) async fn is_willing(&self, to: NodeId, network: &dyn Network) -> bool {
+        let body = wire::willing(self.number);
+        let asked = network.request(to, Class::Consensus, Desk::Raft, body, LEADER_LEASE).await;
+        asked.ok().and_then(|answer| wire::read_answer(&answer)).unwrap_or(false)
     }
 
     async fn hand_over_held(&self, to: NodeId, network: &dyn Network, pinned: bool) -> bool {

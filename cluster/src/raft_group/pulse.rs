@@ -36,6 +36,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// By how much candidates are told apart: the next in turn of a shard's replicas goes first.
 const TURN: Duration = Duration::from_millis(150);
 
+/// Whose disk takes no writes lets all others go first: it would have to give the lead away at once.
+const UNABLE: Duration = Duration::from_secs(1);
+
 /// What drives the clocks of a node's groups.
 pub(crate) struct Pulse {
     pub(crate) node: NodeId,
@@ -138,7 +141,8 @@ impl Pulse {
         let turn = (place + usize::from(group.number)) % count;
         let within = u64::try_from(TURN.as_millis()).unwrap_or(1);
         let random = Duration::from_millis(ClusterRuntime::thread_rng().gen_range(0..within));
-        TURN * u32::try_from(turn).unwrap_or(u32::MAX) + random
+        let unable = if group.can_write() { Duration::ZERO } else { UNABLE };
+        TURN * u32::try_from(turn).unwrap_or(u32::MAX) + random + unable
     }
 }
 

@@ -26,6 +26,7 @@ const APPEND: u8 = 1;
 const VOTE: u8 = 2;
 const ASK: u8 = 3;
 const ELECT: u8 = 4;
+const WILLING: u8 = 5;
 
 /// A request of one member to another.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub(crate) enum Request {
         /// And to keep the lead for a while, although another should have it.
         pinned: bool,
     },
+    /// The leader wants to know whether this member would take over.
+    Willing,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,6 +100,10 @@ pub(crate) fn elect(group: u16, pinned: bool) -> Bytes {
     begun(ELECT, group, &pinned, 0).into()
 }
 
+pub(crate) fn willing(group: u16) -> Bytes {
+    begun(WILLING, group, &(), 0).into()
+}
+
 fn take<T: DeserializeOwned>(from: &mut Bytes) -> Option<T> {
     let mut rest = &from[..];
     let value = options().deserialize_from(&mut rest).ok()?;
@@ -129,6 +136,7 @@ pub(crate) fn request(body: &Bytes) -> Option<(u16, Request)> {
         }
         ASK => Request::Ask { last: take(&mut fields)? },
         ELECT => Request::Elect { pinned: take(&mut fields)? },
+        WILLING => Request::Willing,
         _ => return None,
     };
     Some((group, request))
@@ -240,6 +248,7 @@ mod tests {
         write("vote", &super::vote(1, &vote));
         write("ask", &ask(1, None));
         write("elect", &elect(1, true));
+        write("willing", &willing(1));
     }
 
     proptest! {

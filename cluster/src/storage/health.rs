@@ -113,6 +113,15 @@ impl Health {
         }
     }
 
+    /// A disk that had no space for one write has too little, even if the next one fits: that one may have
+    /// taken what was kept in reserve. The next look at the free space tells.
+    fn note_full(&self, is_full: bool) {
+        self.full.store(is_full, Ordering::Relaxed);
+        if is_full && !self.low.swap(true, Ordering::Relaxed) {
+            tracing::error!("disk full: durable writes are refused");
+        }
+    }
+
     pub(crate) fn note_log(&self, error: Option<&std::io::Error>) {
         self.note(&self.log_failing, error, "log");
     }
@@ -127,7 +136,7 @@ impl Health {
                 self.retries.fetch_add(1, Ordering::Relaxed);
                 // A store that could not be opened again has told why before.
                 if error.kind() != ErrorKind::NotConnected {
-                    self.full.store(super::disk::is_full(error), Ordering::Relaxed);
+                    self.note_full(super::disk::is_full(error));
                 }
                 let was = flag.swap(true, Ordering::Relaxed);
                 // No try mends that; whoever stopped the node here would lose what can still be read.
@@ -182,7 +191,22 @@ mod tests {
         assert_eq!(health.state(), DiskState::Failing);
         health.note_log(Some(&std::io::Error::from(std::io::ErrorKind::StorageFull)));
         assert_eq!(health.state(), DiskState::Full);
+        health.note_log(Some(&std::io::Error::other("broken")));
+        health.note_free(900, 800);
+        assert_eq!(health.state(), DiskState::Failing);
         health.note_log(None);
+        assert_eq!(health.state(), DiskState::Ready);
+    }
+
+    #[test]
+    fn health_when_a_write_found_no_space_then_full_until_space_was_seen() {
+        let health = Health::default();
+        health.note_log(Some(&std::io::Error::from(std::io::ErrorKind::StorageFull)));
+        health.note_log(None);
+        assert_eq!(health.state(), DiskState::Full);
+        health.note_free(899, 800);
+        assert_eq!(health.state(), DiskState::Full);
+        health.note_free(900, 800);
         assert_eq!(health.state(), DiskState::Ready);
     }
 }
