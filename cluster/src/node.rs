@@ -385,9 +385,10 @@ fn meet_others<M: Machine>(shared: &Shared<M>, runtime: &Handle, peers: Vec<(Nod
         moves: shared.moves.clone(),
     };
     shared.desks.set_member(MemberKind::Order, Arc::new(orders));
-    network.set_peers(peers.into_iter().collect());
     network.set_service(shared.desks.clone());
     network.set_cluster(cluster);
+    // Last: who called them before would be taken for a node of another cluster.
+    network.set_peers(peers.into_iter().collect());
     let moves = shared.moves.clone();
     runtime.spawn(Keeper { node, groups, meta, network: network.clone(), moves }.run());
 }

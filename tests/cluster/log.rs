@@ -17,6 +17,11 @@ fn said(cluster: &Cluster, number: usize, from: usize) -> Vec<(String, String)> 
 fn log_when_a_node_dies_and_comes_back_then_each_news_once() {
     let _turn = alone();
     let mut cluster = Cluster::start(3);
+    for number in cluster.numbers() {
+        // Nodes that join are told nothing but what is so.
+        let log = cluster.node(number).log();
+        assert!(!log.contains("another cluster"), "node {number}:\n{log}");
+    }
     let others = [1, 2];
     let from = others.map(|number| cluster.node(number).log().len());
     cluster.kill(3);
