@@ -162,6 +162,8 @@ async fn submits_behind_a_batch_that_fails_fail_with_it_and_later_ones_pass() {
 
 #[actix::test]
 async fn message_behind_a_failure_that_its_publisher_may_not_know_is_refused() {
+    // Timers of the appender run one after the other, and all before this test's own, however late they are.
+    tokio::time::pause();
     let failures = Rc::new(RefCell::new(vec![Err(SubmitError::Unavailable)]));
     let propose: Propose = Rc::new(move |_, _, _| {
         let reply = failures.borrow_mut().pop();
