@@ -58,7 +58,7 @@ impl Drop for SledFile {
                 tracing::warn!("sled does not let go of its file");
                 return;
             }
-            std::thread::park_timeout(LET_GO_INTERVAL);
+            clock::rest(LET_GO_INTERVAL);
         }
     }
 }

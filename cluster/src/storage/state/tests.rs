@@ -306,7 +306,7 @@ fn sled_when_something_of_it_lives_a_moment_longer_then_closed_only_once_its_fil
             scope.spawn(move || {
                 closing.recv().unwrap();
                 // The other thread is in its wait by then, or about to be.
-                std::thread::park_timeout(Duration::from_millis(50));
+                crate::clock::rest(Duration::from_millis(50));
                 drop(last);
             });
             close.send(()).unwrap();
