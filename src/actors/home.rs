@@ -342,11 +342,21 @@ impl Handler<ReleaseBy> for Home {
         // Sent here, not when the reply is first polled: a claim handled next must be applied after it,
         // or a dropped will would be taken for one that is due.
         let released = self.neighbours.submit.send(Submit { shard: self.shard, command });
-        let look = self.neighbours.look.clone();
+        let (look, sweep) = (self.neighbours.look.clone(), self.neighbours.sweep.clone());
+        let start = by.by;
         Box::pin(async move {
             // Without a commit the next start of the node, or the next claim, releases it.
             let released = released.await;
             let _ = look.try_send(Look);
+            if matches!(released, Ok(Ok(Reply::Fenced))) {
+                // Taken over; or its own claim was applied twice, the second time by the stream of an earlier
+                // home and with an epoch that nobody has been told. Then the session is held by a connection
+                // that will be gone in a moment.
+                actix_rt::spawn(async move {
+                    tokio::time::sleep(limits::HOME_RETRY_MAX).await;
+                    let _ = sweep.try_send(Sweep(start));
+                });
+            }
             matches!(released, Ok(Ok(_)))
         })
     }

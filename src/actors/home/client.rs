@@ -4,6 +4,8 @@
 //! - Takes: claims and releases. Gives: them to the home of the shard's leader, again while that changes.
 //! - Bound: a claim is tried for `limits::CLAIM_PATIENCE`, a release for `limits::RELEASE_PATIENCE`; then the
 //!   home is told to ask for itself.
+//! - A claim that stores something is made by one start of the node: if the others take it for dead meanwhile,
+//!   what it was granted is released, its will due, and the client is refused.
 //! - A node that is alone asks its own home once and copies nothing.
 //! - ALONE: a CONNECT that wants nothing stored is let in without a home; it is told of the connection when
 //!   there is one.
@@ -125,12 +127,16 @@ impl Homes {
         claim: Claim,
     ) -> Result<Box<Claimed>, ClaimError> {
         let (start, mut hint) = (clock::now(), None);
+        let (by, stores) = (self.view.me(), !claim.clean_start || claim.expiry_secs > 0);
         loop {
             let leader = hint.take().or_else(|| self.view.leader(shard));
             let asked = match leader {
                 Some(node) => self.claim_at(node, shard, claim.clone()).await,
                 None => Err(ClaimError::Moved { to: None }),
             };
+            if stores && self.view.me() != by {
+                return Err(ClaimError::Unavailable);
+            }
             match asked {
                 Ok(granted) if self.duty.counts(shard, granted.term) => return Ok(granted.claimed),
                 Err(ClaimError::Busy) => return Err(ClaimError::Busy),
@@ -141,12 +147,16 @@ impl Homes {
                 break;
             }
             self.pause(shard, limits::HOME_RETRY).await;
+            // Nor is it asked for again in the name of another start: that would be a takeover of its own.
+            if stores && self.view.me() != by {
+                return Err(ClaimError::Unavailable);
+            }
         }
-        if claim.clean_start && claim.expiry_secs == 0 {
-            self.duty.owe(shard);
-            return Ok(Box::default());
+        if stores {
+            return Err(ClaimError::Unavailable);
         }
-        Err(ClaimError::Unavailable)
+        self.duty.owe(shard);
+        Ok(Box::default())
     }
 
     async fn claim_at(

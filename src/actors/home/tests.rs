@@ -94,6 +94,7 @@ impl Handler<Submit> for Double {
                 let claimed = Claimed { epoch, previous_holder, ..Claimed::default() };
                 Ok(Reply::Claimed(Box::new(claimed)))
             }
+            Command::Release { epoch: FENCED, .. } => Ok(Reply::Fenced),
             Command::Release { .. } => {
                 self.log.borrow_mut().push("release".to_owned());
                 Ok(Reply::Done)
@@ -261,6 +262,8 @@ async fn settle() {
 }
 
 const KEY: SessionKey = SessionKey(5);
+/// What carries it is refused by the shard.
+const FENCED: Epoch = Epoch(99);
 
 fn connection(slot: u32) -> ConnectionId {
     ConnectionId::new(0, 1, slot)

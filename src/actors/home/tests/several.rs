@@ -166,3 +166,49 @@ async fn home_that_is_told_so_calls_the_roll_again_and_has_the_upkeep_look() {
     settle().await;
     assert!(!world.home.send(CallAgain(PEER)).await.unwrap());
 }
+
+/// Its connection may be what the shard names as the holder, under an epoch that it was never told.
+#[actix::test]
+async fn release_that_is_fenced_then_the_upkeep_looks_who_holds_the_session() {
+    let world = World::new(here(4), &[(PEER, true)], Vec::new());
+    settle().await;
+    let ReleaseBy { release, .. } = release(connection(8));
+    let release = Release { epoch: FENCED, ..release };
+    assert!(world.home.send(ReleaseBy { by: PEER, release }).await.unwrap());
+    assert!(!world.log.borrow().iter().any(|line| line.starts_with("sweep")), "it is there still");
+    tokio::time::sleep(limits::HOME_RETRY_MAX * 2).await;
+    assert_eq!(world.log.borrow().last().unwrap(), "sweep 2");
+}
+
+/// The claim of a start that was declared dead may have been granted, and its will published.
+#[actix::test]
+async fn claim_when_its_node_is_taken_for_dead_meanwhile_then_refused_and_not_made_again() {
+    let elsewhere = Lead { leader: Some(NodeId(2)), term: 4, here: false };
+    let world = World::new(elsewhere, &[(PEER, true)], Vec::new());
+    let view = View::new(vec![world.lead.subscribe()], world.members.subscribe());
+    let homes = Rc::new(client::Homes {
+        view,
+        peers: Peers::new(Arc::clone(&world.others) as _),
+        claim: vec![world.home.clone().recipient()],
+        release: vec![world.home.clone().recipient()],
+        again: vec![world.home.clone().recipient()],
+        duty: client::Duty::new(1),
+    });
+    // Nobody answers as a home.
+    for (expiry_secs, refused) in [(60, true), (0, false)] {
+        let ClaimBy { claim, .. } = claim(1, expiry_secs);
+        let claimed = homes.claim(ShardId(0), claim);
+        let die = async {
+            tokio::time::sleep(limits::CLAIM_PATIENCE / 2).await;
+            world.members.send_modify(|members| Arc::make_mut(members).me.incarnation += 1);
+        };
+        let (claimed, ()) = tokio::join!(claimed, die);
+        assert_eq!(claimed.is_err(), refused);
+        let asked = world.others.asked().into_iter().filter_map(|(_, request)| match request {
+            PeerRequest::Claim { incarnation, .. } => Some(incarnation),
+            _ => None,
+        });
+        let asked: std::collections::BTreeSet<_> = asked.collect();
+        assert_eq!(asked.len(), if refused { 1 } else { 2 }, "{asked:?}");
+    }
+}
