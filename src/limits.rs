@@ -14,8 +14,6 @@ pub const APPEND_BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const APPEND_BATCH_COMMANDS_MAX: usize = 2_048;
 /// Proposals of one worker under way in one shard; the next batch gathers meanwhile.
 pub const APPEND_PROPOSALS_MAX: usize = 2;
-/// Half the time in which publishers on one thread hear that a batch has failed.
-pub const APPEND_FAILURE_TOLD: Duration = Duration::from_millis(1);
 /// Messages that may wait in an appender's mailbox before senders wait.
 pub const APPENDER_MAILBOX_MESSAGES: usize = 4_096;
 
@@ -302,6 +300,9 @@ pub const V4_UNFINISHED_MAX: usize = 64;
 /// How long publishes may stand still before the client is told "quota exceeded"; counted in whole seconds
 /// of the worker, so up to two more may pass.
 pub const STALL_WAIT: Duration = Duration::from_secs(5);
+
+/// Most that one turn of a worker's clock, once a second, counts: what is longer it was not running.
+pub const WORKER_STEP_MAX: Duration = Duration::from_secs(2);
 
 /// Reads of one connection before other tasks of its thread have their turn.
 pub const CONNECTION_TURNS_PER_POLL: usize = 16;

@@ -21,6 +21,7 @@ use hongqiao::{
         counters::Counters,
         home::{Claim, ClaimError, Release},
         interest::Interests,
+        line::Line,
         publish::{Outcome, Published},
         topic_router::{Subscribe, Subscription, TopicRouter},
         worker::{LinkLimits, Worker, WorkerConfig},
@@ -66,6 +67,15 @@ impl Backend for Grant {
         Box::pin(async { Ok(Reply::Done) })
     }
 
+    fn submit_in_line(
+        &self,
+        _: SessionKey,
+        _: Command,
+        _: Line,
+    ) -> Later<Result<Reply, SubmitError>> {
+        Box::pin(async { Ok(Reply::Done) })
+    }
+
     fn page(
         &self,
         _: SessionKey,
@@ -77,11 +87,11 @@ impl Backend for Grant {
         Box::pin(async { Ok(Page::default()) })
     }
 
-    fn publish(&self, _: &[Arc<Message>]) -> Published {
+    fn publish(&self, _: &[Arc<Message>], _: &mut Option<Line>) -> Published {
         Published { outcomes: Vec::new(), taken: None }
     }
 
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
+    fn publish_again(&self, messages: &[Arc<Message>], _: &mut Option<Line>) -> Published {
         let outcomes = messages.iter().map(|_| Outcome::Done(Ok(()))).collect();
         Published { outcomes, taken: None }
     }

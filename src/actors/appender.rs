@@ -5,10 +5,10 @@
 //! - Bound: `limits::APPEND_WAITING_BYTES_MAX` per shard; beyond it `SubmitError::Overloaded`.
 //!   `limits::APPEND_PROPOSALS_MAX` proposals per shard under way.
 //!   What an app has left of its quota goes into a command when its batch leaves (`quota_ledger`).
-//! - Order: commands of one worker to one shard are applied in the order of submission. What follows a
-//!   batch that failed, and was submitted before its failure was told, fails with it: a publisher sends
-//!   what has failed again, and what it sent later must not be there before (ORDER). A publisher is told once
-//!   its task has run: until then its messages to that shard are refused.
+//! - Order: commands of one worker to one shard are applied in the order of submission. What waits behind a
+//!   batch that failed fails with it. Behind a failure of its own line a publisher's messages are refused,
+//!   to whichever shard: it sends what has failed again, and what it sent later must not be there before
+//!   (ORDER). The line is cut before anybody is told.
 //!
 //! ```text
 //! Submit ─► waiting[shard] ─(end of this poll, or a proposal came back)─► one batch ─► cluster
@@ -28,8 +28,11 @@ use bytes::Bytes;
 use hongqiao_cluster::{Order, ProposeError, id::ShardId};
 use tokio::sync::oneshot;
 
-use self::queue::{Answer, Queue, bytes_of, is_of_publisher};
-use super::facts::{Facts, RefuseCause};
+use self::queue::{Asker, Queue, bytes_of};
+use super::{
+    facts::{Facts, RefuseCause},
+    line::Line,
+};
 use crate::{
     limits,
     shard::command::{self, Command, Reply},
@@ -43,6 +46,16 @@ pub struct Submit {
     pub shard: ShardId,
     /// What.
     pub command: Command,
+}
+
+/// Sent by connections for what their clients publish.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Reply, SubmitError>")]
+pub struct SubmitInLine {
+    /// What and where.
+    pub submit: Submit,
+    /// Nothing is written behind a failure of it.
+    pub line: Line,
 }
 
 /// Why a command has no reply.
@@ -120,18 +133,16 @@ impl Appender {
         Self { propose, facts, queues, marked: Vec::new() }
     }
 
-    fn enqueue(&mut self, submit: Submit, answer: Answer, ctx: &mut Context<Self>) {
+    fn enqueue(&mut self, submit: Submit, asker: Asker, ctx: &mut Context<Self>) {
         let at = usize::from(submit.shard.0);
         let Some(queue) = self.queues.get_mut(at) else {
             self.facts.refuse(RefuseCause::NoLeader, 1);
-            let _ = answer.send(Err(SubmitError::Unavailable));
+            asker.fail(SubmitError::Unavailable);
             return;
         };
-        if let Some(error) = queue.failure
-            && is_of_publisher(&submit.command)
-        {
+        if let Some(error) = asker.line.as_ref().and_then(Line::failure) {
             self.facts.refuse(error.cause(), 1);
-            let _ = answer.send(Err(error));
+            asker.fail(error);
             return;
         }
         let bytes = bytes_of(&submit.command);
@@ -139,14 +150,24 @@ impl Appender {
             && !queue.commands.is_empty()
         {
             self.facts.refuse(RefuseCause::Overloaded, 1);
-            let _ = answer.send(Err(SubmitError::Overloaded));
-            self.tell_failure(at, SubmitError::Overloaded, ctx);
+            asker.fail(SubmitError::Overloaded);
             return;
         }
         queue.waiting_bytes += bytes;
         queue.commands.push(submit.command);
-        queue.answers.push(answer);
+        queue.askers.push(asker);
         self.mark(at, ctx);
+    }
+
+    fn take(
+        &mut self,
+        submit: Submit,
+        line: Option<Line>,
+        ctx: &mut Context<Self>,
+    ) -> ResponseFuture<Result<Reply, SubmitError>> {
+        let (answer, reply) = oneshot::channel();
+        self.enqueue(submit, Asker { answer, line }, ctx);
+        Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unknown)) })
     }
 
     /// Sees to it that the shard's commands are proposed after the mailbox was drained.
@@ -169,23 +190,17 @@ impl Appender {
         if queue.commands.is_empty() || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
             return;
         }
-        let (mut commands, answers) = queue.take_batch();
+        let (mut commands, askers) = queue.take_batch();
         queue.proposals += 1;
         let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
         let granted = self.facts.ledger.grant(shard, &mut commands);
         let batch = command::encode_batch(&commands);
-        let published = commands.iter().any(is_of_publisher);
         let behind = self.queues[at].order;
         let (order, proposed) = (self.propose)(shard, batch, behind);
         ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
             actor.facts.ledger.settle(shard, granted);
             actor.settle(at, &replies);
-            if let Err(error) = replies
-                && published
-            {
-                actor.tell_failure(at, error, ctx);
-            }
-            answer_all(replies, answers, &actor.facts);
+            answer_all(replies, askers, &actor.facts);
             if !actor.queues[at].commands.is_empty() {
                 actor.mark(at, ctx);
             }
@@ -212,30 +227,14 @@ impl Appender {
         }
     }
 
-    /// Refuses messages until all who wait for an answer have run. Tasks run in the order of their waking: by
-    /// the first timer each answer has been handed on, by the second each publisher has seen it.
-    fn tell_failure(&mut self, at: usize, error: SubmitError, ctx: &mut Context<Self>) {
-        // Of what is refused here nothing is written.
-        let error = if error == SubmitError::Unknown { SubmitError::Unavailable } else { error };
-        let queue = &mut self.queues[at];
-        (queue.untold, queue.failure) = (queue.untold + 1, Some(error));
-        ctx.run_later(limits::APPEND_FAILURE_TOLD, move |_, ctx| {
-            ctx.run_later(limits::APPEND_FAILURE_TOLD, move |actor, _| {
-                let queue = &mut actor.queues[at];
-                queue.untold -= 1;
-                queue.failure = queue.failure.filter(|_| queue.untold > 0);
-            });
-        });
-    }
-
     /// Refuses what waits for one shard; nothing of it was proposed.
     fn refuse_waiting(&mut self, at: usize) {
         let queue = &mut self.queues[at];
         queue.commands.clear();
         queue.waiting_bytes = 0;
-        let answers = mem::take(&mut queue.answers);
-        if !answers.is_empty() {
-            answer_all(Err(SubmitError::Unavailable), answers, &self.facts);
+        let askers = mem::take(&mut queue.askers);
+        if !askers.is_empty() {
+            answer_all(Err(SubmitError::Unavailable), askers, &self.facts);
         }
     }
 }
@@ -246,7 +245,7 @@ fn is_refused(reply: &Reply) -> bool {
 }
 
 /// Hands each reply to its asker; one who has gone away is passed over.
-fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>, facts: &Facts) {
+fn answer_all(replies: Result<Bytes, SubmitError>, askers: Vec<Asker>, facts: &Facts) {
     let replies = replies.and_then(|bytes| {
         command::decode_replies(&bytes).map_err(|error| {
             tracing::error!(%error, "shard reply is unreadable");
@@ -260,15 +259,16 @@ fn answer_all(replies: Result<Bytes, SubmitError>, answers: Vec<Answer>, facts: 
                 facts.refuse(RefuseCause::Quota, full as u64);
             }
             let mut replies = replies.into_iter();
-            for answer in answers {
-                let _ = answer.send(replies.next().ok_or(SubmitError::Unknown));
+            for asker in askers {
+                match replies.next() {
+                    Some(reply) => drop(asker.answer.send(Ok(reply))),
+                    None => asker.fail(SubmitError::Unknown),
+                }
             }
         }
         Err(error) => {
-            facts.refuse(error.cause(), answers.len() as u64);
-            for answer in answers {
-                let _ = answer.send(Err(error));
-            }
+            facts.refuse(error.cause(), askers.len() as u64);
+            askers.into_iter().for_each(|asker| asker.fail(error));
         }
     }
 }
@@ -285,9 +285,15 @@ impl Handler<Submit> for Appender {
     type Result = ResponseFuture<Result<Reply, SubmitError>>;
 
     fn handle(&mut self, submit: Submit, ctx: &mut Self::Context) -> Self::Result {
-        let (answer, reply) = oneshot::channel();
-        self.enqueue(submit, answer, ctx);
-        Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unknown)) })
+        self.take(submit, None, ctx)
+    }
+}
+
+impl Handler<SubmitInLine> for Appender {
+    type Result = ResponseFuture<Result<Reply, SubmitError>>;
+
+    fn handle(&mut self, behind: SubmitInLine, ctx: &mut Self::Context) -> Self::Result {
+        self.take(behind.submit, Some(behind.line), ctx)
     }
 }
 

@@ -253,6 +253,7 @@ impl Connection {
             Event::Released => self.phase = Phase::Ended,
             Event::Begun(number, reply) => self.on_begun(number, &reply),
             Event::Controlled(late) if self.phase >= Phase::Ending => self.on_late(*late),
+            Event::Published(_, Err(_)) if self.phase >= Phase::Ending => self.works.cut_line(),
             _ if self.phase >= Phase::Ending => {}
             Event::Installed => self.accept(),
             Event::Published(ticket, outcome) => self.settle(ticket, outcome),

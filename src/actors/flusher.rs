@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::worker::Worker;
@@ -26,15 +26,37 @@ pub(super) fn spawn(worker: Rc<Worker>) {
 /// Starts the clock of a worker: one timer for all its connections.
 pub(super) fn spawn_clock(worker: Rc<Worker>) {
     actix::spawn(async move {
-        let start = clock::now();
+        let mut lived = Lived::from(clock::now());
         let mut ticks = tokio::time::interval(Duration::from_secs(1));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             std::future::poll_fn(|cx| Pin::new(&mut ticks).poll_tick(cx)).await;
-            let since = clock::now().saturating_duration_since(start).as_secs();
-            worker.tick(u32::try_from(since).unwrap_or(u32::MAX));
+            worker.tick(lived.until(clock::now()));
         }
     });
+}
+
+/// The time in which a thread has run. A process that was paused has heard nobody meanwhile, and taken
+/// nothing from anybody: that time counts against no client.
+struct Lived {
+    last: Instant,
+    time: Duration,
+}
+
+impl From<Instant> for Lived {
+    fn from(start: Instant) -> Self {
+        Self { last: start, time: Duration::ZERO }
+    }
+}
+
+impl Lived {
+    /// Returns the whole seconds until `now`; called about once a second.
+    fn until(&mut self, now: Instant) -> u32 {
+        let since = now.saturating_duration_since(self.last);
+        self.time += since.min(limits::WORKER_STEP_MAX);
+        self.last = now;
+        u32::try_from(self.time.as_secs()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Writes everything that is dirty now.
@@ -67,4 +89,20 @@ fn flush_some(worker: &Worker, batch: &mut Vec<u32>) -> bool {
         }
     }
     !batch.is_empty() || !worker.dirty.borrow().is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lived_when_the_process_was_paused_then_that_time_does_not_count() {
+        let start = clock::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut lived = Lived::from(start);
+        let steps = [(1_000, 1), (2_100, 2), (3_000, 3), (9_500, 5), (10_500, 6), (10_400, 6)];
+        for (ms, secs) in steps {
+            assert_eq!(lived.until(at(ms)), secs, "{ms}");
+        }
+    }
 }

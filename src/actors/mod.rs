@@ -51,6 +51,7 @@ pub mod publish;
 pub mod redispatch;
 pub mod retained;
 pub mod appender;
+pub mod line;
 mod beginnings;
 pub mod connection;
 mod durable_reader;

@@ -28,10 +28,11 @@ use hongqiao_cluster::id::{Bucket, NodeId, ShardId};
 use smallvec::SmallVec;
 
 use super::{
-    appender::{Appender, Submit, SubmitError},
+    appender::{Appender, Submit, SubmitError, SubmitInLine},
     facts::Facts,
     groups::{Dispatch, DispatchAgain, GroupKey, GroupTable, Groups},
     interest::Interests,
+    line::Line,
     live_routes::LiveRoutes,
     meta::{Meta, NoMeta},
     peer,
@@ -182,20 +183,30 @@ impl Publisher {
     ///
     /// A batch with a message to be retained reaches subscribers, live and durable, after that is
     /// committed: who subscribes meanwhile finds it in one place or the other.
+    ///
+    /// Nothing of QoS 1 or 2 goes out behind a failure of `line`, which is made if something may fail later.
     #[must_use]
-    pub fn publish(&self, messages: &[Arc<Message>]) -> Published {
-        if self.may_publish(messages) { self.publish_now(messages) } else { self.hold(messages) }
+    pub fn publish(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published {
+        if self.may_publish(messages) {
+            self.publish_now(messages, line)
+        } else {
+            self.hold(messages, line.get_or_insert_default())
+        }
     }
 
-    fn publish_now(&self, messages: &[Arc<Message>]) -> Published {
+    fn publish_now(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published {
+        if let Some(error) = line.as_ref().and_then(Line::failure) {
+            return self.publish_unreliable(messages, error);
+        }
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         self.deal(messages, &mut parts);
-        let retained = self.retain(messages, &mut parts);
+        let retained = self.retain(messages, &mut parts, line);
         let mut taken = Parts::new();
         if retained.is_empty() {
-            taken.extend(self.spread(messages, &Versions::default(), &mut parts));
+            taken.extend(self.spread(messages, &Versions::default(), &mut parts, line));
         } else {
-            let routed = self.spread_after(retained, messages, &mut parts);
+            let line = line.get_or_insert_default();
+            let routed = self.spread_after(retained, messages, &mut parts, line);
             // Acknowledged means also: who subscribes from now on gets the copy alone.
             let kept = messages.iter().zip(&mut parts).filter(|(message, _)| message.retain);
             kept.for_each(|(_, parts)| parts.push(Box::pin(routed.clone())));
@@ -213,26 +224,46 @@ impl Publisher {
         Published { outcomes, taken: join(taken) }
     }
 
+    /// Publishes what has QoS 0, and refuses the rest: something in front of it has failed.
+    fn publish_unreliable(&self, messages: &[Arc<Message>], error: SubmitError) -> Published {
+        let is_unreliable = |message: &Arc<Message>| message.qos == Qos::AtMostOnce;
+        let rest: Vec<_> =
+            messages.iter().filter(|message| is_unreliable(message)).cloned().collect();
+        let Published { taken, .. } = self.publish_now(&rest, &mut None);
+        let outcome = |message: &Arc<Message>| {
+            let refused = || accepted(&Err(error));
+            Outcome::Done(if is_unreliable(message) { Ok(()) } else { refused() })
+        };
+        Published { outcomes: messages.iter().map(outcome).collect(), taken }
+    }
+
     /// Stores messages whose first publication may have been cut short: each shard knows its doubles by
     /// their ids, a group's home asks the shards; live receivers get nothing twice (ONCE).
     #[must_use]
-    pub fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
+    pub fn publish_again(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published {
         if self.may_publish(messages) {
-            Published { outcomes: self.publish_again_now(messages), taken: None }
+            Published { outcomes: self.publish_again_now(messages, line), taken: None }
         } else {
-            self.hold_again(messages)
+            self.hold_again(messages, line.get_or_insert_default())
         }
     }
 
-    fn publish_again_now(&self, messages: &[Arc<Message>]) -> Vec<Outcome> {
+    fn publish_again_now(
+        &self,
+        messages: &[Arc<Message>],
+        line: &mut Option<Line>,
+    ) -> Vec<Outcome> {
+        if let Some(error) = line.as_ref().and_then(Line::failure) {
+            return messages.iter().map(|_| Outcome::Done(accepted(&Err(error)))).collect();
+        }
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         self.deal_by(messages, &mut parts, |group, key, message| DispatchAgain {
             group,
             key,
             message,
         });
-        self.store(messages, &mut parts);
-        self.retain(messages, &mut parts);
+        self.store(messages, &mut parts, line);
+        self.retain(messages, &mut parts, line);
         let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
         parts.into_iter().map(outcome).collect()
     }
@@ -242,7 +273,7 @@ impl Publisher {
     /// # Errors
     /// The reason to refuse it with.
     pub async fn publish_one(&self, message: Arc<Message>) -> Accepted {
-        let Published { outcomes, taken } = self.publish(&[message]);
+        let Published { outcomes, taken } = self.publish(&[message], &mut None);
         if let Some(taken) = taken {
             taken.await?;
         }
@@ -256,7 +287,7 @@ impl Publisher {
     }
 
     /// Appends to the shards with durable subscribers.
-    fn store(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
+    fn store(&self, messages: &[Arc<Message>], parts: &mut [Parts], line: &mut Option<Line>) {
         let tables = self.targets.beyond.tables.load();
         let routes = self.targets.facts.routes.load();
         for (message, parts) in messages.iter().zip(parts) {
@@ -266,13 +297,18 @@ impl Publisher {
             for shard in tables.shards(message.app, &message.topic, &routes).iter() {
                 let quota = self.targets.quotas.of(message.app).quota;
                 let command = Command::Append { message: Arc::clone(message), quota };
-                parts.push(self.submit(shard, command));
+                parts.push(self.submit(shard, command, line));
             }
         }
     }
 
     /// Sets the retained messages; also returns what must be committed before the batch is routed.
-    fn retain(&self, messages: &[Arc<Message>], parts: &mut [Parts]) -> Vec<Retaining> {
+    fn retain(
+        &self,
+        messages: &[Arc<Message>],
+        parts: &mut [Parts],
+        line: &mut Option<Line>,
+    ) -> Vec<Retaining> {
         let targets = &self.targets;
         let mut retained = Vec::new();
         let retains = messages.iter().zip(parts).enumerate().filter(|(_, (m, _))| m.retain);
@@ -286,7 +322,9 @@ impl Publisher {
             };
             let shard = Bucket::of(hash).shard(targets.shards);
             let version = Rc::<Cell<Option<Position>>>::default();
-            let (reply, set) = (self.appender.send(Submit { shard, command }), Rc::clone(&version));
+            let line = line.get_or_insert_default().clone();
+            let submit = SubmitInLine { submit: Submit { shard, command }, line };
+            let (reply, set) = (self.appender.send(submit), Rc::clone(&version));
             let part: Part = Box::pin(async move {
                 let reply = reply.await.unwrap_or(Err(SubmitError::Unavailable));
                 if let Ok(Reply::Retained { version, refused: false }) = reply {
@@ -301,8 +339,10 @@ impl Publisher {
         retained
     }
 
-    fn submit(&self, shard: ShardId, command: Command) -> Part {
-        let reply = self.appender.send(Submit { shard, command });
+    fn submit(&self, shard: ShardId, command: Command, line: &mut Option<Line>) -> Part {
+        let line = line.get_or_insert_default().clone();
+        let submit = SubmitInLine { submit: Submit { shard, command }, line };
+        let reply = self.appender.send(submit);
         Box::pin(async move { accepted(&reply.await.unwrap_or(Err(SubmitError::Unavailable))) })
     }
 

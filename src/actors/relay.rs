@@ -40,6 +40,7 @@ pub(in crate::actors) use frame::reads_again;
 use lane::Lane;
 
 use super::{
+    line::Line,
     peer::Wire,
     publish::{Part, Parts, Versions},
     route_tables::{RouteTables, Snapshot},
@@ -110,6 +111,7 @@ impl Relay {
         messages: &[Arc<Message>],
         versions: &Versions,
         parts: &mut [Parts],
+        line: &mut Option<Line>,
     ) -> Option<Part> {
         let shares = shares(snapshot, messages);
         if shares.is_empty() {
@@ -136,7 +138,10 @@ impl Relay {
             if sent.is_empty() {
                 continue;
             }
-            let lane::Sent { outcome, room } = lane.send(sent.iter().map(item).collect());
+            let lane::Sent { outcome, room } = {
+                let line = line.get_or_insert_default().clone();
+                lane.send(sent.iter().map(item).collect(), line)
+            };
             rooms.extend(room);
             let outcome: Part = Box::pin(async move {
                 let outcome = tokio::time::timeout(limits::RELAY_WAIT, outcome).await;

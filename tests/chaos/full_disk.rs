@@ -18,7 +18,7 @@ fn disk_of_a_leader_when_full_then_others_lead_until_it_has_space_again() {
     let Some(victims) = three_hosts() else { return };
     let world = World::new(victims.addresses(), victims.user());
     let leads = || victims.led_by(1, 0);
-    let history = run(&world, rand::random(), |_| {
+    let history = run(&world, rand::random(), super::DYING, |_| {
         wait_until_within(PATIENCE, "every shard is everywhere", || victims.are_grown(1));
         wait_until_within(PATIENCE, "the node leads shards", || leads() > 0);
         victims.disks[0].fill();

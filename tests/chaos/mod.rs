@@ -38,7 +38,10 @@ use self::{
     nemesis::{Deeds, Nemesis},
     victims::Victims,
 };
-use crate::support::wait::{let_pass, now};
+use crate::support::{
+    node::signal,
+    wait::{let_pass, now},
+};
 
 /// Publishers by number: the first ones with QoS 1, then those with QoS 2, then clients that die.
 const AT_LEAST_ONCE: usize = 6;
@@ -47,6 +50,9 @@ const DYING: usize = 2;
 const SUBSCRIBERS: usize = 6;
 /// Between two messages of a publisher.
 const PAUSE: Duration = Duration::from_millis(3);
+
+/// Longer than a publish may wait for its outcome, and than a silent node counts as up.
+const SLEEP: Duration = Duration::from_millis(6_500);
 
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|text| text.parse().ok())
@@ -69,8 +75,8 @@ fn spawn<T: Send + 'static>(
     std::thread::spawn(move || work(&world))
 }
 
-fn publishers(world: &World, seed: u64) -> Vec<JoinHandle<Sent>> {
-    let all = 0..AT_LEAST_ONCE + EXACTLY_ONCE + DYING;
+fn publishers(world: &World, seed: u64, dying: usize) -> Vec<JoinHandle<Sent>> {
+    let all = 0..AT_LEAST_ONCE + EXACTLY_ONCE + dying;
     all.map(|number| {
         let seed = seed.wrapping_add(number as u64);
         let kind = if number < AT_LEAST_ONCE { Kind::AtLeastOnce } else { Kind::ExactlyOnce };
@@ -94,11 +100,11 @@ impl Drop for Leash<'_> {
     }
 }
 
-/// Runs the load while `work` goes on, and returns the history.
-fn run(world: &World, seed: u64, work: impl FnOnce(&World) -> Deeds) -> History {
+/// Runs the load, so many dying clients in it, while `work` goes on, and returns the history.
+fn run(world: &World, seed: u64, dying: usize, work: impl FnOnce(&World) -> Deeds) -> History {
     let _leash = Leash(world);
     (0..SUBSCRIBERS).for_each(|number| load::open(world, number));
-    let publishers = publishers(world, seed);
+    let publishers = publishers(world, seed, dying);
     let kept = SharedKept::default();
     let (keeper, reader) = (kept.clone(), kept.clone());
     let keepers = [
@@ -187,7 +193,7 @@ fn torment(mut victims: Victims) {
     eprintln!("CHAOS_SEED={seed}");
     let time = Duration::from_secs(setting("HONGQIAO_CHAOS_SECONDS").unwrap_or(12));
     let world = World::new(victims.addresses(), victims.user());
-    let history = run(&world, seed, |world| {
+    let history = run(&world, seed, DYING, |world| {
         let deeds = Nemesis::new(&mut victims, world, seed).torment(time);
         eprintln!("faults are over");
         deeds
@@ -198,7 +204,7 @@ fn torment(mut victims: Victims) {
 /// Does `work` while clients of nodes at these addresses are busy, and judges what they have seen.
 pub(crate) fn under_load(addresses: Vec<SocketAddr>, work: impl FnOnce()) {
     let world = World::new(addresses, None);
-    let history = run(&world, rand::random(), |_| {
+    let history = run(&world, rand::random(), DYING, |_| {
         work();
         Deeds::default()
     });
@@ -215,6 +221,29 @@ fn chaos_on_one_node_when_it_is_killed_and_paused_then_nothing_is_lost() {
 fn chaos_on_three_nodes_when_any_is_killed_paused_and_cut_off_then_nothing_is_lost() {
     let _turn = crate::delivery::alone();
     torment(Victims::three());
+}
+
+/// When it wakes, everything on it has waited for too long at once: its proposals, its lease, its publishers.
+/// Without clients that die: one that connects in that moment may have two wills, which is not mended yet.
+#[test]
+fn chaos_on_three_nodes_when_one_sleeps_past_all_deadlines_then_order_is_kept() {
+    let _turn = crate::delivery::alone();
+    let victims = Victims::three();
+    let all = victims.addresses();
+    // Most clients are on the one that sleeps.
+    let world = World::new([vec![all[0]; 3], all].concat(), victims.user());
+    let history = run(&world, rand::random(), 0, |_| {
+        for _ in 0..2 {
+            let_pass(Duration::from_secs(2));
+            let pid = victims.nodes[0].pid();
+            signal(pid, "STOP");
+            let_pass(SLEEP);
+            signal(pid, "CONT");
+            let_pass(Duration::from_secs(2));
+        }
+        Deeds::default()
+    });
+    judge(&history, victims.panics());
 }
 
 #[test]

@@ -13,8 +13,9 @@ use std::{
 
 use super::alone;
 use crate::support::{
+    broker::Broker,
     cluster::Cluster,
-    mqtt_client::{Client, Received, message},
+    mqtt_client::{Received, message},
     packet::{AckKind, Packet, Version},
     property::SERVER_REFERENCE,
     wait::{let_pass, now},
@@ -42,7 +43,8 @@ struct Publish {
 }
 
 /// Publishes one after the other on one node, until told to stop.
-fn publish(mut client: Client, topic: usize, stop: Arc<AtomicBool>) -> JoinHandle<Vec<Publish>> {
+fn publish(broker: Broker, topic: usize, stop: Arc<AtomicBool>) -> JoinHandle<Vec<Publish>> {
+    let mut client = broker.v5(&format!("from{topic}")).connect();
     std::thread::spawn(move || {
         let mut all = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -55,6 +57,11 @@ fn publish(mut client: Client, topic: usize, stop: Arc<AtomicBool>) -> JoinHandl
                 Received::Packet(Packet::Ack { kind: AckKind::Puback, id: of, code, .. }) => {
                     assert_eq!(of, id);
                     all.push(Publish { at, took: at.elapsed(), accepted: code < 0x80 });
+                }
+                // It has no outcome, or nobody leads: its connection ends, so that it is sent again.
+                Received::Packet(Packet::Disconnect { .. }) => {
+                    all.push(Publish { at, took: at.elapsed(), accepted: false });
+                    client = broker.v5(&format!("from{topic}")).connect();
                 }
                 other => panic!("wanted PUBACK, got {other:?} after {:?}", at.elapsed()),
             }
@@ -83,8 +90,8 @@ fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
     let stop = Arc::<AtomicBool>::default();
     let publishers: Vec<_> = (0..TOPICS)
         .map(|topic| {
-            let client = cluster.broker(2 + topic % 2).v5(&format!("from{topic}")).connect();
-            publish(client, topic, Arc::clone(&stop))
+            let broker = cluster.broker(2 + topic % 2);
+            publish(broker, topic, Arc::clone(&stop))
         })
         .collect();
     let_pass(LOADED);

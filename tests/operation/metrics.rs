@@ -13,7 +13,7 @@ use crate::support::{
     http_client::{get, metric},
     mqtt_client::message,
     node::Node,
-    packet::Publish,
+    packet::{Packet, Publish},
     property::{MESSAGE_EXPIRY, Props},
     wait::{PATIENCE, now, wait_until},
 };
@@ -168,10 +168,18 @@ fn disk_that_fails_then_writes_are_refused_and_counted_until_it_works_again() {
     live.subscribe("live", 0);
     let mut from = broker.v5("from").connect();
     let large = || Publish { payload: vec![b'x'; 64 * 1_024], ..message("a", "", 1) };
-    // Of the write that met the end the outcome is unknown after 5 s; those behind it were not written.
-    let refused = (0..200).map(|_| from.publish_code(large())).find(|code| *code >= 0x80);
+    // Of the write that met the end the outcome is unknown after 5 s, which ends its connection; those behind it
+    // were not written.
+    let answer = |_| {
+        from.send_publish(large());
+        from.wait_for("an answer", |packet| match packet {
+            Packet::Ack { code, .. } | Packet::Disconnect { code, .. } => Some(*code),
+            _ => None,
+        })
+    };
+    let refused = (0..200).map(answer).find(|code| *code >= 0x80);
     assert!(matches!(refused, Some(QUOTA_EXCEEDED | 0x80)), "{refused:x?}");
-    // What comes right behind a failure is refused for that alone.
+    let mut from = broker.v5("from").connect();
     wait_until("the publisher is told why", || from.publish_code(large()) == QUOTA_EXCEEDED);
     assert_eq!(metric(http, "hongqiao_disk_writable "), Some(0.0));
     assert_eq!(get(http, "/readyz").0, 503);

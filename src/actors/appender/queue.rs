@@ -11,32 +11,43 @@ use tokio::sync::oneshot;
 
 use super::SubmitError;
 use crate::{
+    actors::line::Line,
     limits,
     model::message::Message as Published,
     shard::command::{Command, Reply},
 };
 
-/// Takes the reply to one command.
-pub(super) type Answer = oneshot::Sender<Result<Reply, SubmitError>>;
+/// Who waits for the reply to a command.
+pub(super) struct Asker {
+    pub(super) answer: oneshot::Sender<Result<Reply, SubmitError>>,
+    pub(super) line: Option<Line>,
+}
+
+impl Asker {
+    /// Tells that there is none. What its publisher sends before it has heard goes nowhere.
+    pub(super) fn fail(self, error: SubmitError) {
+        if let Some(line) = self.line {
+            line.cut(error);
+        }
+        let _ = self.answer.send(Err(error));
+    }
+}
 
 /// What waits for one shard.
 #[derive(Default)]
 pub(super) struct Queue {
     pub(super) commands: Vec<Command>,
-    pub(super) answers: Vec<Answer>,
+    pub(super) askers: Vec<Asker>,
     pub(super) waiting_bytes: usize,
     pub(super) proposals: usize,
     /// Of the last one, while it has no outcome.
     pub(super) order: Option<Order>,
     pub(super) marked: bool,
-    /// Failures that not every publisher has heard of, and the last of them.
-    pub(super) untold: u32,
-    pub(super) failure: Option<SubmitError>,
 }
 
 impl Queue {
     /// Takes commands from the front until a batch is full.
-    pub(super) fn take_batch(&mut self) -> (Vec<Command>, Vec<Answer>) {
+    pub(super) fn take_batch(&mut self) -> (Vec<Command>, Vec<Asker>) {
         let mut bytes = 0;
         let full = self.commands.iter().position(|command| {
             bytes += bytes_of(command);
@@ -48,10 +59,10 @@ impl Queue {
             .min(self.commands.len());
         let rest = self.commands.split_off(count);
         let commands = mem::replace(&mut self.commands, rest);
-        let rest = self.answers.split_off(count);
-        let answers = mem::replace(&mut self.answers, rest);
+        let rest = self.askers.split_off(count);
+        let askers = mem::replace(&mut self.askers, rest);
         self.waiting_bytes -= commands.iter().map(bytes_of).sum::<usize>();
-        (commands, answers)
+        (commands, askers)
     }
 }
 
@@ -70,9 +81,4 @@ pub(super) fn bytes_of(command: &Command) -> usize {
         }
         _ => FIXED,
     }
-}
-
-/// Tells whether a publisher sends it again if it fails, and other ones behind it.
-pub(super) fn is_of_publisher(command: &Command) -> bool {
-    matches!(command, Command::Append { .. } | Command::Retain { .. } | Command::InBegin { .. })
 }

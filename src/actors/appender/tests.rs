@@ -161,25 +161,28 @@ async fn submits_behind_a_batch_that_fails_fail_with_it_and_later_ones_pass() {
 }
 
 #[actix::test]
-async fn message_behind_a_failure_that_its_publisher_may_not_know_is_refused() {
-    // Timers of the appender run one after the other, and all before this test's own, however late they are.
-    tokio::time::pause();
-    let failures = Rc::new(RefCell::new(vec![Err(SubmitError::Unavailable)]));
+async fn message_behind_a_failure_of_its_line_is_refused_and_those_of_others_pass() {
+    let failures = Rc::new(RefCell::new(vec![Err(SubmitError::Unknown)]));
     let propose: Propose = Rc::new(move |_, _, _| {
         let reply = failures.borrow_mut().pop();
         let reply = reply.unwrap_or_else(|| Ok(command::encode_replies(&[Reply::Done])));
         (Some(Order::default()), Box::pin(std::future::ready(reply)))
     });
-    let appender = Appender::new(1, propose, Facts::new(1)).start();
+    let appender = Appender::new(2, propose, Facts::new(2)).start();
     let small = Arc::new(message("t", b"m".to_vec(), Qos::AtLeastOnce));
-    let append = || {
+    let (line, other) = (Line::default(), Line::default());
+    let append = |shard, line: &Line| {
         let command = Command::Append { message: Arc::clone(&small), quota: QUOTA };
-        appender.send(Submit { shard: ShardId(0), command })
+        let submit = Submit { shard: ShardId(shard), command };
+        appender.send(SubmitInLine { submit, line: line.clone() })
     };
-    assert_eq!(append().await.unwrap(), Err(SubmitError::Unavailable));
-    assert_eq!(append().await.unwrap(), Err(SubmitError::Unavailable));
-    let other = Submit { shard: ShardId(0), command: tick(1) };
-    assert_eq!(appender.send(other).await.unwrap(), Ok(Reply::Done));
-    tokio::time::sleep(limits::APPEND_FAILURE_TOLD * 20).await;
-    assert_eq!(append().await.unwrap(), Ok(Reply::Done));
+    assert_eq!(append(0, &line).await.unwrap(), Err(SubmitError::Unknown));
+    // Nothing of it is written, whenever and to wherever it comes.
+    for shard in [0, 1] {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        assert_eq!(append(shard, &line).await.unwrap(), Err(SubmitError::Unavailable));
+    }
+    assert_eq!(append(0, &other).await.unwrap(), Ok(Reply::Done));
+    let no_message = Submit { shard: ShardId(0), command: tick(1) };
+    assert_eq!(appender.send(no_message).await.unwrap(), Ok(Reply::Done));
 }

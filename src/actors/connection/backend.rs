@@ -15,6 +15,7 @@ use crate::{
     actors::{
         appender::SubmitError,
         home::{Claim, ClaimError, Release},
+        line::Line,
         publish::Published,
     },
     auth::{Admission, Credentials, Verdict},
@@ -72,6 +73,14 @@ pub trait Backend: 'static {
     /// the calls.
     fn submit(&self, session: SessionKey, command: Command) -> Later<Result<Reply, SubmitError>>;
 
+    /// As `submit`, for what the client publishes: not written behind a failure of `line`.
+    fn submit_in_line(
+        &self,
+        session: SessionKey,
+        command: Command,
+        line: Line,
+    ) -> Later<Result<Reply, SubmitError>>;
+
     /// Reads on in the log of a durable session.
     fn page(
         &self,
@@ -82,12 +91,13 @@ pub trait Backend: 'static {
         bytes: usize,
     ) -> Later<Result<Page, PageError>>;
 
-    /// Publishes messages of one client in order; the next batch may come after `taken`.
-    fn publish(&self, messages: &[Arc<Message>]) -> Published;
+    /// Publishes messages of one client in order; the next batch may come after `taken`. Nothing of QoS 1
+    /// or 2 goes out behind a failure of `line`; it is made if there is none and something may fail later.
+    fn publish(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published;
 
     /// Stores messages again that were published before, under the same ids: live receivers have
     /// them, shards know their doubles. The next batch may come after `taken`, here too.
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Published;
+    fn publish_again(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published;
 
     /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
     /// has its limit of filters; `shared` of them it has in groups.

@@ -90,7 +90,7 @@ impl Connection {
         let will = self.rare().will.take();
         let Some(will) = will.filter(|_| !dropped) else { return };
         let message = Arc::new(will_message(will, self.app, self.session()));
-        let Published { outcomes, taken } = self.backend.publish(&[message]);
+        let Published { outcomes, taken } = self.backend.publish(&[message], &mut None);
         let pending = outcomes.into_iter().filter_map(|outcome| match outcome {
             Outcome::Done(_) => None,
             Outcome::Pending(part) => Some(part),

@@ -13,9 +13,10 @@ use hongqiao_cluster::id::ShardId;
 use super::backend::{Backend, Later, PageError, Subscriber};
 use crate::{
     actors::{
-        appender::{Appender, Submit, SubmitError},
+        appender::{Appender, Submit, SubmitError, SubmitInLine},
         groups::{GroupKey, Groups, Join, Leave, Member, MemberKey},
         home::{Claim, ClaimError, Release, client::Homes},
+        line::Line,
         publish::{Published, Publisher},
         suback_barrier::SubackBarrier,
         topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
@@ -189,6 +190,17 @@ impl Backend for Rc<Node> {
         Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unavailable)) })
     }
 
+    fn submit_in_line(
+        &self,
+        session: SessionKey,
+        command: Command,
+        line: Line,
+    ) -> Later<Result<Reply, SubmitError>> {
+        let submit = Submit { shard: self.shard(session), command };
+        let reply = self.appender.send(SubmitInLine { submit, line });
+        Box::pin(async move { reply.await.unwrap_or(Err(SubmitError::Unavailable)) })
+    }
+
     fn page(
         &self,
         session: SessionKey,
@@ -200,12 +212,12 @@ impl Backend for Rc<Node> {
         (self.read_page)(session, epoch, after, messages, bytes)
     }
 
-    fn publish(&self, messages: &[Arc<Message>]) -> Published {
-        self.publisher.publish(messages)
+    fn publish(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published {
+        self.publisher.publish(messages, line)
     }
 
-    fn publish_again(&self, messages: &[Arc<Message>]) -> Published {
-        self.publisher.publish_again(messages)
+    fn publish_again(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published {
+        self.publisher.publish_again(messages, line)
     }
 
     fn subscribe(

@@ -34,7 +34,7 @@ use crate::{
     shard::command::{Command, Reply},
 };
 
-use super::{Connection, Event, Phase, Stop, backend::Later, flag, work::Submitted};
+use super::{Connection, Event, Stop, backend::Later, flag, work::Submitted};
 
 /// What an ack is about.
 type AckId = (AckKind, NonZeroU16);
@@ -186,7 +186,8 @@ impl Connection {
             self.publish_batch(batch);
             let _ = self.intake().count(u16::MAX);
             let ticket = self.intake().owe(Some((AckKind::Puback, packet_id)), 0);
-            self.settle(ticket, Err(Reason::PacketIdInUse));
+            self.intake().settle(ticket, Reason::PacketIdInUse);
+            self.send_ready();
             return Ok(false);
         }
         batch.firsts += 1;
@@ -227,8 +228,10 @@ impl Connection {
             again: false,
         });
         let command = Command::InBegin { key: session, epoch, packet_id: packet_id.get(), id };
-        let reply = self.backend.submit(session, command);
-        self.works.push(async move { Event::Begun(number, reply.await) });
+        let line = self.works.line().unwrap_or_default();
+        let reply = self.backend.submit_in_line(session, command, line.clone());
+        self.works.keep_line(Some(line));
+        self.works.push_begin(async move { Event::Begun(number, reply.await) });
     }
 
     /// A packet id of QoS 2 is written, or not. Messages are published in the order of receipt.
@@ -259,27 +262,14 @@ impl Connection {
                         | SubmitError::Unavailable)
             );
             self.refuse_begun(ticket, reason, written);
-            self.hold_back_if_ending();
         }
         self.publish_begun();
     }
 
-    /// A publish has failed and its client will not hear of it, but send it again: what it sent behind it
-    /// must not be stored before (ORDER).
-    fn hold_back_if_ending(&mut self) {
-        if self.phase < Phase::Ending {
-            return;
-        }
-        self.taken = None;
-        if let Some(durable) = &mut self.durable {
-            durable.beginnings().give_up_all();
-        }
-    }
-
     /// Refuses a publish whose packet id was not written now; it may be known of an earlier connection.
     fn refuse_begun(&mut self, ticket: Ticket, reason: Reason, written: bool) {
-        if !self.is_v5() {
-            return self.refuse_v4(reason);
+        if !self.may_refuse(reason) {
+            return self.fail(reason);
         }
         let packet_id = self.intake().pubrec_of(ticket);
         let known = packet_id.zip(self.durable.as_mut()).is_some_and(|(packet_id, durable)| {
@@ -308,11 +298,13 @@ impl Connection {
             }
             let (tickets, messages): (Vec<_>, Vec<_>) =
                 begun.into_iter().map(|begun| (begun.ticket, Arc::new(begun.message))).unzip();
+            let mut line = self.works.line();
             let published = if again {
-                self.backend.publish_again(&messages)
+                self.backend.publish_again(&messages, &mut line)
             } else {
-                self.backend.publish(&messages)
+                self.backend.publish(&messages, &mut line)
             };
+            self.works.keep_line(line);
             let outcomes = self.take_note(published);
             for (ticket, outcome) in tickets.into_iter().zip(outcomes) {
                 self.await_outcome(ticket, outcome);
@@ -341,7 +333,10 @@ impl Connection {
         if batch.messages.is_empty() {
             return;
         }
-        let outcomes = self.take_note(self.backend.publish(&batch.messages));
+        let mut line = self.works.line();
+        let published = self.backend.publish(&batch.messages, &mut line);
+        self.works.keep_line(line);
+        let outcomes = self.take_note(published);
         let owed = batch.messages.drain(..).zip(batch.acks.drain(..));
         for ((message, ack), outcome) in owed.zip(outcomes) {
             let owes = self.intake.as_ref().is_some_and(|intake| intake.owes());
@@ -380,38 +375,40 @@ impl Connection {
     }
 
     fn note_outcome(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
-        if let Err(reason) = outcome
-            && !self.is_v5()
-        {
-            self.refuse_v4(reason);
-        } else if !self.ends_exchange(ticket, outcome) {
-            self.intake().settle(ticket, reason_of(outcome));
-        }
-        if outcome.is_err() {
-            self.hold_back_if_ending();
+        match outcome {
+            Err(reason) if !self.may_refuse(reason) => self.fail(reason),
+            Err(reason) if self.ends_exchange(ticket, reason) => {}
+            outcome => self.intake().settle(ticket, reason_of(outcome)),
         }
     }
 
-    /// 3.1.1 has no way to say no but to close (3.1.1 section 3.3.5). At once, not when its ack would be due:
-    /// the client sends the message again, and what it has sent after it must not be stored before (ORDER).
-    fn refuse_v4(&mut self, reason: Reason) {
-        self.end(Some((reason, "publish refused")), Ending::default());
+    /// Tells whether the client is told no and stays. 3.1.1 has no way to say it (3.1.1 section 3.3.5). v5 is
+    /// told what there is no room for, as it may want to know; a client that is told does not send it again by
+    /// itself (MQTT 5.0 section 4.4).
+    fn may_refuse(&self, reason: Reason) -> bool {
+        self.is_v5() && reason == Reason::QuotaExceeded
+    }
+
+    /// A publish has no outcome, or none that lasts: its client is to send it again, on a new connection and with
+    /// all that it has sent behind it, which must not be stored before (ORDER). An ack that says so could be
+    /// lost, or lead to a second sending behind its successors; and some shards may have the message, so its
+    /// packet id stays what it is, and the next connection finishes it (ONCE). At once, not when its ack
+    /// would be due.
+    fn fail(&mut self, reason: Reason) {
+        self.works.cut_line();
+        self.end(Some((reason, "publish not finished: send it again")), Ending::default());
+        if let Some(durable) = &mut self.durable {
+            durable.beginnings().give_up_all();
+        }
     }
 
     /// A PUBREC that refuses ends the exchange (MQTT 5.0 section 4.3.3): before the client may use the packet
     /// id for another message, the shard must not take that for this one. `true`: the PUBREC waits.
-    fn ends_exchange(&mut self, ticket: Ticket, outcome: Result<(), Reason>) -> bool {
-        let Err(reason) = outcome else { return false };
+    fn ends_exchange(&mut self, ticket: Ticket, reason: Reason) -> bool {
         if self.durable.is_none() {
             return false;
         }
         let Some(packet_id) = self.intake().pubrec_of(ticket) else { return false };
-        if reason != Reason::QuotaExceeded {
-            // Some shards may have it, and the PUBREC may be lost: the client would send it again as another
-            // message. So the packet id stays what it is, and the next connection finishes it (ONCE).
-            self.end(Some((reason, "publish not finished: send it again")), Ending::default());
-            return true;
-        }
         let reply = self.end_exchange(packet_id);
         self.works.push(async move { Event::Refused(ticket, reason, reply.await) });
         true
@@ -449,9 +446,6 @@ impl Connection {
 
     /// Sends one ack.
     fn send_ack(&mut self, kind: AckKind, packet_id: NonZeroU16, reason: Reason) {
-        if reason != Reason::Success && kind != AckKind::Pubcomp && !self.is_v5() {
-            return self.refuse_v4(reason);
-        }
         let ack = Ack { kind, packet_id, reason };
         self.link.send(&Outbound::Ack { ack, reason_string: None });
     }

@@ -12,4 +12,5 @@ mod will;
 mod durable;
 mod durable_qos;
 mod durable_will;
+mod order;
 mod abuse;

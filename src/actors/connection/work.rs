@@ -17,7 +17,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 
 use super::backend::PageError;
 use crate::{
-    actors::{appender::SubmitError, home::ClaimError, publish::Part},
+    actors::{appender::SubmitError, home::ClaimError, line::Line, publish::Part},
     auth::Principal,
     model::{reason::Reason, session::intake::Ticket},
     shard::command::{Claimed, Page, Reply},
@@ -98,6 +98,10 @@ pub(in crate::actors) struct Works {
 #[derive(Default)]
 struct Set {
     futures: FuturesUnordered<Work>,
+    /// Of the publishes among them.
+    line: Option<Line>,
+    /// How many they are. When none is left all have come out, and the next ones begin a new line.
+    publishes: usize,
     /// Something was added that has not been polled.
     fresh: bool,
 }
@@ -111,6 +115,38 @@ impl Works {
     /// Adds a publish.
     pub(super) fn push_publish(&mut self, ticket: Ticket, part: Part) {
         self.add(Work::Publish(ticket, part));
+        self.count_publish();
+    }
+
+    /// Adds the writing of a publish's packet id.
+    pub(super) fn push_begin(&mut self, begin: impl Future<Output = Event> + 'static) {
+        self.push(begin);
+        self.count_publish();
+    }
+
+    fn count_publish(&mut self) {
+        if let Some(set) = &mut self.set {
+            set.publishes += 1;
+        }
+    }
+
+    /// Returns the line of the publishes under way, if there is one.
+    pub(super) fn line(&self) -> Option<Line> {
+        self.set.as_ref().and_then(|set| set.line.clone())
+    }
+
+    /// Keeps the line of publishes that are added next.
+    pub(super) fn keep_line(&mut self, line: Option<Line>) {
+        if let Some(line) = line {
+            self.set.get_or_insert_default().line = Some(line);
+        }
+    }
+
+    /// Nothing is published behind what is under way: some of it has failed.
+    pub(super) fn cut_line(&self) {
+        if let Some(line) = self.set.as_ref().and_then(|set| set.line.as_ref()) {
+            line.cut(SubmitError::Unavailable);
+        }
     }
 
     /// Adds a timer.
@@ -137,7 +173,13 @@ impl Works {
         let set = self.set.as_mut()?;
         set.fresh = false;
         match set.futures.poll_next_unpin(cx) {
-            Poll::Ready(Some(event)) => Some(event),
+            Poll::Ready(Some(event)) => {
+                if matches!(event, Event::Published(..) | Event::Begun(..)) {
+                    set.publishes -= 1;
+                    set.line.take_if(|_| set.publishes == 0);
+                }
+                Some(event)
+            }
             Poll::Ready(None) => {
                 self.set = None;
                 None

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{Accepted, Outcome, Part, Parts, Published, Publisher, Retaining, Versions, join};
 use crate::{
-    actors::topic_router,
+    actors::{appender::SubmitError, line::Line, topic_router},
     limits,
     model::{
         message::{Message, Qos},
@@ -49,7 +49,7 @@ impl Publisher {
     }
 
     /// Publishes a batch when the lease is back, or without it what has QoS 0.
-    pub(super) fn hold(&self, messages: &[Arc<Message>]) -> Published {
+    pub(super) fn hold(&self, messages: &[Arc<Message>], line: &Line) -> Published {
         let (mut answers, mut outcomes) = (Answers::new(), Vec::new());
         for message in messages {
             if message.qos == Qos::AtMostOnce {
@@ -61,14 +61,14 @@ impl Publisher {
                 outcomes.push(Outcome::Pending(outcome));
             }
         }
-        let (this, messages) = (self.clone(), messages.to_vec());
+        let (this, messages, line) = (self.clone(), messages.to_vec(), line.clone());
         let taken: Part = Box::pin(async move {
             let (messages, _, answers) = if this.lease().await {
                 (messages, Versions::default(), answers)
             } else {
-                without_reliable(messages, &Versions::default(), answers)
+                without_reliable(messages, &Versions::default(), answers, &line)
             };
-            let Published { outcomes, taken } = this.publish_now(&messages);
+            let Published { outcomes, taken } = this.publish_now(&messages, &mut Some(line));
             pass_on(outcomes, answers);
             match taken {
                 Some(taken) => taken.await,
@@ -79,17 +79,17 @@ impl Publisher {
     }
 
     /// As [`hold`](Self::hold), for messages that are stored again.
-    pub(super) fn hold_again(&self, messages: &[Arc<Message>]) -> Published {
+    pub(super) fn hold_again(&self, messages: &[Arc<Message>], line: &Line) -> Published {
         let (answers, outcomes): (Vec<_>, Vec<_>) = messages.iter().map(|_| answer()).unzip();
         let answers: Answers = answers.into_iter().map(Some).collect();
-        let (this, messages) = (self.clone(), messages.to_vec());
+        let (this, messages, line) = (self.clone(), messages.to_vec(), line.clone());
         let taken: Part = Box::pin(async move {
             let (messages, _, answers) = if this.lease().await {
                 (messages, Versions::default(), answers)
             } else {
-                without_reliable(messages, &Versions::default(), answers)
+                without_reliable(messages, &Versions::default(), answers, &line)
             };
-            pass_on(this.publish_again_now(&messages), answers);
+            pass_on(this.publish_again_now(&messages, &mut Some(line)), answers);
             Ok(())
         });
         Published {
@@ -105,6 +105,7 @@ impl Publisher {
         retained: Vec<Retaining>,
         messages: &[Arc<Message>],
         parts: &mut [Parts],
+        line: &Line,
     ) -> Shared<Part> {
         let mut answers = Answers::with_capacity(messages.len());
         for parts in parts {
@@ -112,7 +113,7 @@ impl Publisher {
             answers.push(Some(answer));
             parts.push(stored);
         }
-        let (this, messages) = (self.clone(), messages.to_vec());
+        let (this, messages, line) = (self.clone(), messages.to_vec(), line.clone());
         let spread: Part = Box::pin(async move {
             join_all(retained.iter().map(|each| each.part.clone())).await;
             let mut versions = Versions::default();
@@ -122,10 +123,10 @@ impl Publisher {
             {
                 (messages, versions, answers)
             } else {
-                without_reliable(messages, &versions, answers)
+                without_reliable(messages, &versions, answers, &line)
             };
             let mut stored: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
-            let taken = this.spread(&messages, &versions, &mut stored);
+            let taken = this.spread(&messages, &versions, &mut stored, &mut Some(line));
             let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
             pass_on(stored.into_iter().map(outcome).collect(), answers);
             match taken {
@@ -142,14 +143,15 @@ impl Publisher {
         messages: &[Arc<Message>],
         versions: &Versions,
         parts: &mut [Parts],
+        line: &mut Option<Line>,
     ) -> Option<Part> {
-        self.store(messages, parts);
+        self.store(messages, parts, line);
         let beyond = &self.targets.beyond;
         let tables = beyond.tables.load();
         let far = if tables.is_alone() {
             None
         } else {
-            beyond.relay.spread(&tables, messages, versions, parts)
+            beyond.relay.spread(&tables, messages, versions, parts, line)
         };
         let near = self.route(messages, versions);
         match far {
@@ -190,12 +192,14 @@ fn answer() -> (oneshot::Sender<Accepted>, Part) {
     (answer, Box::pin(outcome))
 }
 
-/// Refuses what must not be published without a lease, and leaves the rest.
+/// Refuses what must not be published without a lease, and what comes behind it; leaves the rest.
 fn without_reliable(
     messages: Vec<Arc<Message>>,
     versions: &Versions,
     answers: Answers,
+    line: &Line,
 ) -> (Vec<Arc<Message>>, Versions, Answers) {
+    line.cut(SubmitError::Unavailable);
     let (mut left, mut left_versions, mut left_answers) =
         (Vec::new(), Versions::default(), Vec::new());
     for (place, (message, answer)) in messages.into_iter().zip(answers).enumerate() {

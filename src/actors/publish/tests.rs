@@ -113,8 +113,8 @@ async fn outcomes(published: Published) -> Vec<Accepted> {
 fn qos_1_without_the_lease_is_held_and_goes_out_with_it_in_order() {
     with_publisher(&[0, 1], |publisher, meta, peer| async move {
         meta.set_lease(false);
-        let published =
-            publisher.publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]));
+        let published = publisher
+            .publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]), &mut None);
         let mut outcomes = Box::pin(outcomes(published));
         let early = tokio::time::timeout(Duration::from_secs(2), &mut outcomes).await;
         assert!(early.is_err() && got(&peer).is_empty());
@@ -129,21 +129,50 @@ fn qos_1_without_the_lease_is_held_and_goes_out_with_it_in_order() {
 fn qos_1_without_the_lease_for_long_is_refused_and_qos_0_goes_on() {
     with_publisher(&[0, 1], |publisher, meta, peer| async move {
         meta.set_lease(false);
-        let published = publisher.publish(&batch(&[("0", Qos::AtMostOnce)]));
+        let published = publisher.publish(&batch(&[("0", Qos::AtMostOnce)]), &mut None);
         assert_eq!(outcomes(published).await, [Ok(())]);
         testing::settle().await;
         assert_eq!(got(&peer), ["0"], "waits for nobody");
         let began = tokio::time::Instant::now();
-        let published =
-            publisher.publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]));
+        let published = publisher
+            .publish(&batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]), &mut None);
         let refused = Err(Reason::ImplementationSpecificError);
         assert_eq!(outcomes(published).await, [refused, Ok(())]);
         assert!(began.elapsed() >= limits::LEASE_WAIT);
         testing::settle().await;
         assert_eq!(got(&peer), ["2"]);
-        let again = publisher.publish_again(&batch(&[("3", Qos::ExactlyOnce)]));
+        let again = publisher.publish_again(&batch(&[("3", Qos::ExactlyOnce)]), &mut None);
         assert!(again.taken.is_some(), "what comes next would overtake it");
         assert_eq!(outcomes(again).await, [refused]);
+    });
+}
+
+#[test]
+fn what_is_held_goes_nowhere_behind_a_failure_of_its_line_and_qos_0_goes_on() {
+    with_publisher(&[0, 1], |publisher, meta, peer| async move {
+        let refused = Err(Reason::ImplementationSpecificError);
+        for waits_in_vain in [true, false] {
+            meta.set_lease(false);
+            let mut line = None;
+            let messages = batch(&[("1", Qos::AtLeastOnce), ("2", Qos::AtMostOnce)]);
+            let held = tokio::task::spawn_local(outcomes(publisher.publish(&messages, &mut line)));
+            let line = &mut Some(line.unwrap());
+            if waits_in_vain {
+                // What its publisher sends before it has heard may find the lease there again.
+                tokio::time::sleep(limits::LEASE_WAIT + limits::LEASE_LOOK).await;
+                meta.set_lease(true);
+            } else {
+                line.as_ref().unwrap().cut(SubmitError::Unknown);
+                meta.set_lease(true);
+            }
+            assert_eq!(held.await.unwrap(), [refused, Ok(())]);
+            let messages = batch(&[("3", Qos::ExactlyOnce), ("4", Qos::AtMostOnce)]);
+            assert_eq!(outcomes(publisher.publish(&messages, line)).await, [refused, Ok(())]);
+            let again = publisher.publish_again(&messages[..1], line);
+            assert_eq!(outcomes(again).await, [refused]);
+            testing::settle().await;
+            assert_eq!(got(&peer), ["2", "4"]);
+        }
     });
 }
 
@@ -151,7 +180,7 @@ fn qos_1_without_the_lease_for_long_is_refused_and_qos_0_goes_on() {
 fn node_alone_asks_for_no_lease() {
     with_publisher(&[0], |publisher, meta, peer| async move {
         meta.set_lease(false);
-        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]), &mut None);
         assert!(matches!(published.outcomes[0], Outcome::Done(Ok(()))));
         assert_eq!(outcomes(published).await, [Ok(())]);
         testing::settle().await;
@@ -163,14 +192,14 @@ fn node_alone_asks_for_no_lease() {
 fn shard_that_has_not_told_its_routes_gets_what_matches_nothing_here() {
     with_publisher(&[0, 1], |publisher, _meta, _peer| async move {
         // No shard is known to the directory of this test: nothing is stored, the message is accepted.
-        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]), &mut None);
         assert_eq!(outcomes(published).await, [Ok(())]);
         let mut directory = Directory::default();
         directory.nodes.insert(NodeId(0), member());
         directory.nodes.insert(NodeId(1), member());
         directory.shards = imbl::Vector::from(vec![Vec::new()]);
         publisher.targets.beyond.tables.take(&directory, &[MetaChange::Reloaded]);
-        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]));
+        let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]), &mut None);
         let refused = Err(Reason::ImplementationSpecificError);
         assert_eq!(outcomes(published).await, [refused], "its shard does not answer");
     });

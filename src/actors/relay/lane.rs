@@ -33,6 +33,8 @@ use tokio::{
 use super::frame::{self, Answer, Head};
 use crate::{
     actors::{
+        appender::SubmitError,
+        line::Line,
         peer::{Class, PeerError, Wire},
         publish::Accepted,
         route_tables::RouteTables,
@@ -48,6 +50,22 @@ struct Parcel {
     publisher: Mutex<Option<oneshot::Sender<Accepted>>>,
     given_up: AtomicBool,
     since: Instant,
+    line: Option<Line>,
+}
+
+impl Parcel {
+    /// Is not sent any more, nor is what its publisher sends behind it.
+    fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+        if let Some(line) = &self.line {
+            line.cut(SubmitError::Unavailable);
+        }
+    }
+
+    /// Tells whether something in front of it has failed.
+    fn is_cut(&self) -> bool {
+        self.line.as_ref().is_some_and(|line| line.failure().is_some())
+    }
 }
 
 impl Drop for Parcel {
@@ -124,7 +142,7 @@ impl Lane {
         let messages = items.len() as u64;
         let room = Arc::clone(&self.window).try_acquire_many_owned(room_of(&items));
         match room {
-            Ok(room) if !self.inner.lock().broken => self.enqueue(items, room, None),
+            Ok(room) if !self.inner.lock().broken => self.enqueue(items, room, None, None),
             _ => {
                 self.dropped.fetch_add(messages, Relaxed);
             }
@@ -133,15 +151,15 @@ impl Lane {
 
     /// Sends messages that must arrive: on their way when this returns, if there is room; else the answer
     /// is a future that waits for it, and the publisher sends nothing more until then.
-    pub(super) fn send(self: &Arc<Self>, items: Vec<Bytes>) -> Sent {
+    pub(super) fn send(self: &Arc<Self>, items: Vec<Bytes>, line: Line) -> Sent {
         let (told, outcome) = oneshot::channel();
         let size = room_of(&items);
         let room = match Arc::clone(&self.window).try_acquire_many_owned(size) {
             Ok(room) => {
-                self.enqueue(items, room, Some(told));
+                self.enqueue(items, room, Some(told), Some(line));
                 None
             }
-            Err(_) => Some(Arc::clone(self).wait_for_room(items, size, told)),
+            Err(_) => Some(Arc::clone(self).wait_for_room(items, size, told, line)),
         };
         Sent { outcome, room: room.map(|room| Box::pin(room) as _) }
     }
@@ -151,11 +169,13 @@ impl Lane {
         items: Vec<Bytes>,
         size: u32,
         told: oneshot::Sender<Accepted>,
+        line: Line,
     ) {
         let room = Arc::clone(&self.window).acquire_many_owned(size);
         match tokio::time::timeout(limits::RELAY_WAIT, room).await {
-            Ok(Ok(room)) => self.enqueue(items, room, Some(told)),
+            Ok(Ok(room)) => self.enqueue(items, room, Some(told), Some(line)),
             _ => {
+                line.cut(SubmitError::Overloaded);
                 let _ = told.send(Err(Reason::QuotaExceeded));
             }
         }
@@ -166,12 +186,14 @@ impl Lane {
         items: Vec<Bytes>,
         room: OwnedSemaphorePermit,
         publisher: Option<oneshot::Sender<Accepted>>,
+        line: Option<Line>,
     ) {
         let parcel = Arc::new(Parcel {
             _room: room,
             publisher: Mutex::new(publisher),
             given_up: AtomicBool::new(false),
             since: clock::timer_now(),
+            line,
         });
         let mut inner = self.inner.lock();
         let items = items.into_iter().map(|bytes| Item { bytes, parcel: Arc::clone(&parcel) });
@@ -288,7 +310,7 @@ impl Lane {
     }
 
     /// Takes out what nobody waits for any more: all of it if the node is down (its live receivers are
-    /// gone), else what is too old.
+    /// gone), else what is too old, and what its publisher has sent behind something that failed.
     fn sort_out(
         &self,
         inner: &mut Inner,
@@ -296,9 +318,9 @@ impl Lane {
     ) -> (VecDeque<Batch>, Vec<Item>) {
         let is_down = self.tables.load().incarnation(self.peer).is_none();
         let is_gone = |item: &Item| {
-            let late = item.parcel.since.elapsed() >= limits::RELAY_WAIT;
+            let late = item.parcel.since.elapsed() >= limits::RELAY_WAIT || item.parcel.is_cut();
             if late && !is_down {
-                item.parcel.given_up.store(true, Relaxed);
+                item.parcel.give_up();
             }
             is_down || late
         };

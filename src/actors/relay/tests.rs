@@ -62,7 +62,7 @@ impl World {
     /// `THERE` starts with this incarnation, without memory of what it was sent.
     fn start_there(&mut self, incarnation: u64) {
         self.declare(member(incarnation, true));
-        let spawn = Box::new(|task: BoxFuture<'static, ()>| drop(actix_rt::spawn(task)));
+        let spawn = Box::new(|task: BoxFuture<'static, ()>| drop(tokio::spawn(task)));
         let interests = self.bench.worker.interests().clone();
         let routers = vec![self.bench.router.clone()];
         let arrivals = Arrivals::new(routers, interests, Arc::clone(&self.there), spawn);
@@ -77,10 +77,15 @@ impl World {
 
     /// Publishes one batch at `HERE`; per message its outcome, and what the next batch waits for.
     fn publish(&self, messages: Vec<Message>) -> (Vec<Parts>, Option<Part>) {
+        self.publish_in_line(messages, &Line::default())
+    }
+
+    fn publish_in_line(&self, messages: Vec<Message>, line: &Line) -> (Vec<Parts>, Option<Part>) {
         let messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
         let tables = self.here.load();
-        let room = self.relay.spread(&tables, &messages, &Versions::default(), &mut parts);
+        let (none, line) = (Versions::default(), &mut Some(line.clone()));
+        let room = self.relay.spread(&tables, &messages, &none, &mut parts, line);
         (parts, room)
     }
 
@@ -209,6 +214,30 @@ fn message_that_was_given_up_never_comes_later() {
         assert_eq!(outcome.await, Ok(()));
         testing::settle().await;
         assert_eq!(payloads(&peer), ["new"]);
+    });
+}
+
+#[test]
+fn message_behind_one_of_its_line_that_was_given_up_is_given_up_and_those_of_others_go_on() {
+    in_world(|world, peer| async move {
+        world.wire.always(Fate::Lost);
+        let (line, other) = (Line::default(), Line::default());
+        let publish = |payload: &str, line: &Line| {
+            let one = message("a/1", payload.to_owned(), Qos::AtLeastOnce);
+            let (parts, _) = world.publish_in_line(vec![one], line);
+            join_all(parts.into_iter().flatten())
+        };
+        let first = publish("first", &line);
+        tokio::time::sleep(limits::RELAY_WAIT / 2).await;
+        let (behind, passes) = (publish("behind", &line), publish("other", &other));
+        assert_eq!(first.await, [Err(Reason::UnspecifiedError)]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.wire.always(Fate::Good);
+        assert_eq!(behind.await, [Err(Reason::UnspecifiedError)]);
+        assert_eq!(passes.await, [Ok(())]);
+        testing::settle().await;
+        assert_eq!(payloads(&peer), ["other"]);
+        assert!(line.failure().is_some() && other.failure().is_none());
     });
 }
 

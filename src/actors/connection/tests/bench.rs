@@ -323,7 +323,9 @@ fn routes(
         version: String::new(),
     };
     let nodes = others.iter().map(|node| (*node, member.clone())).collect();
-    let directory = Directory { nodes, ..Directory::default() };
+    // The shard has not told its routes: it gets everything.
+    let shards = imbl::Vector::from(vec![Vec::new()]);
+    let directory = Directory { nodes, shards, ..Directory::default() };
     tables.take(&directory, &[MetaChange::Reloaded]);
     let durable = Arc::clone(&targets.facts.durable_routes);
     let meta: Arc<dyn Meta> = Arc::new(Arc::clone(meta));

@@ -154,15 +154,15 @@ async fn publish_above_announced_limits_then_told() {
 }
 
 #[actix::test]
-async fn qos1_refused_by_the_shard_then_v5_is_told_and_v4_closed() {
+async fn publish_refused_by_the_shard_then_v5_is_told_and_v4_closed() {
     let bench = Bench::new();
-    bench.storage.refuse(Some(SubmitError::Unavailable));
+    bench.storage.refuse(Some(SubmitError::DiskFull));
     let retained = Delivery { retain: true, ..delivery("a", Q1, b"x") };
     let mut remote = bench.client("c").await;
     let packet_id = remote.publish(&retained).unwrap();
-    remote.expect_ack(AckKind::Puback, packet_id, Reason::ImplementationSpecificError).await;
+    remote.expect_ack(AckKind::Puback, packet_id, Reason::QuotaExceeded).await;
     let packet_id = remote.publish(&Delivery { qos: Q2, ..retained }).unwrap();
-    remote.expect_ack(AckKind::Pubrec, packet_id, Reason::ImplementationSpecificError).await;
+    remote.expect_ack(AckKind::Pubrec, packet_id, Reason::QuotaExceeded).await;
     remote.ack(AckKind::Pubrel, packet_id, Reason::Success);
     remote.expect_ack(AckKind::Pubcomp, packet_id, Reason::PacketIdNotFound).await;
     let (mut v4, _) = bench.connect(Client::V4, &connect_v4("d")).await;
@@ -173,7 +173,7 @@ async fn qos1_refused_by_the_shard_then_v5_is_told_and_v4_closed() {
 #[actix::test]
 async fn acks_when_an_earlier_publish_waits_then_in_order_of_receipt() {
     let bench = Bench::new();
-    bench.storage.refuse(Some(SubmitError::Unavailable));
+    bench.storage.refuse(Some(SubmitError::DiskFull));
     let mut remote = bench.client("c").await;
     remote.send(|codec, out| {
         let slow = Delivery { retain: true, ..delivery("a", Q1, b"x") };
@@ -182,7 +182,7 @@ async fn acks_when_an_earlier_publish_waits_then_in_order_of_receipt() {
         write_publish(codec, &delivery("a", Q2, b"x"), Some(id(3)), out);
         write_publish(codec, &delivery("a", Q1, b"x"), Some(id(4)), out);
     });
-    remote.expect_ack(AckKind::Puback, id(1), Reason::ImplementationSpecificError).await;
+    remote.expect_ack(AckKind::Puback, id(1), Reason::QuotaExceeded).await;
     remote.expect_ack(AckKind::Puback, id(2), Reason::Success).await;
     remote.expect_ack(AckKind::Pubrec, id(3), Reason::Success).await;
     remote.expect_ack(AckKind::Puback, id(4), Reason::Success).await;

@@ -318,7 +318,7 @@ fn message_published_after_a_suback_is_acknowledged_and_delivered_or_not_acknowl
             let since = subscribed.borrow().get(&topic).copied();
             number += 1;
             let one = message(&format!("t/{topic}"), number.to_string(), Qos::AtLeastOnce);
-            let ok = accepted(publisher.publish(&[Arc::new(one)])).await;
+            let ok = accepted(publisher.publish(&[Arc::new(one)], &mut None)).await;
             // Subscribed before it was published, and still when it was acknowledged.
             let still = subscribed.borrow().get(&topic).copied();
             acknowledged += u32::from(ok);
