@@ -227,6 +227,7 @@ async fn put_user_stores_a_hash_and_refuses_bad_bodies() {
 
 #[actix_web::test]
 async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
+    tokio::time::pause();
     let refused = AdminError::Refused("/b is not an empty folder".into());
     for (folder, outcome, status) in [
         ("/b", None, StatusCode::OK),
@@ -247,6 +248,7 @@ async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
 
 #[actix_web::test]
 async fn backup_that_takes_long_sends_pulses_and_then_its_outcome() {
+    tokio::time::pause();
     for (outcome, last) in [
         (None, r#"{"missing":[],"status":"done"}"#),
         (Some(AdminError::Unknown), r#""status":503"#),
