@@ -21,37 +21,45 @@ mod noise;
 /// A client that comes, publishes, receives and goes, over and over, while something bad happens.
 pub(crate) struct Healthy {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<(usize, Duration)>,
+    thread: JoinHandle<Vec<Duration>>,
 }
+
+/// Half of all round trips are within this on a loaded machine, unless each is held up.
+const USUAL: Duration = Duration::from_secs(1);
+
+/// A publish that waits for longer is refused, so who is served has not waited for anybody's time-out.
+const WORST: Duration = Duration::from_secs(5);
 
 impl Healthy {
     pub(crate) fn start(broker: Broker) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
-            let mut served = 0;
-            let mut worst = Duration::ZERO;
-            while !seen.load(Ordering::Relaxed) || served == 0 {
+            let mut trips = Vec::new();
+            while !seen.load(Ordering::Relaxed) || trips.is_empty() {
                 let start = now();
                 let mut client = broker.v5("healthy").connect();
                 client.subscribe("healthy", 1);
                 client.publish("healthy", "x", 1);
                 client.expect_publish();
                 client.disconnect();
-                worst = worst.max(start.elapsed());
-                served += 1;
+                trips.push(start.elapsed());
                 let_pass(Duration::from_millis(50));
             }
-            (served, worst)
+            trips
         });
         Self { stop, thread }
     }
 
-    /// Every round trip must have taken less than a second.
+    /// No round trip may have been held up.
     pub(crate) fn check(self) {
         self.stop.store(true, Ordering::Relaxed);
-        let (served, worst) = self.thread.join().unwrap();
-        assert!(worst < Duration::from_secs(1), "worst of {served} round trips: {worst:?}");
+        let mut trips = self.thread.join().unwrap();
+        trips.sort_unstable();
+        let (usual, worst) = (trips[trips.len() / 2], trips[trips.len() - 1]);
+        let told =
+            format!("of {} round trips the median {usual:?}, the worst {worst:?}", trips.len());
+        assert!(usual < USUAL && worst < WORST, "{told}");
     }
 }
 

@@ -17,8 +17,11 @@ use crate::support::{
     mqtt_client::{Client, Received, message},
     packet::{AckKind, Packet, Publish, Sub},
     property::{Props, SUBSCRIPTION_ID},
-    wait::now,
+    wait::{PATIENCE, now},
 };
+
+/// Whoever waits for a node that died waits longer than this; nobody is declared down earlier.
+const HELD_UP: Duration = Duration::from_secs(2);
 
 /// Clients on two different nodes of a cluster.
 struct Pair {
@@ -250,14 +253,11 @@ fn publisher_waits_for_a_node_that_died_until_its_nodedown_and_others_not_at_all
         let began = now();
         bystander.publish(&names.topic("other"), &n.to_string(), 1);
         assert_eq!(to.expect_publish().text(), n.to_string());
-        assert!(began.elapsed() < Duration::from_secs(1));
+        assert!(began.elapsed() < HELD_UP, "waits for the dead node too");
     }
     let mut acknowledged = false;
     while !acknowledged {
-        assert!(
-            killed.elapsed() < Duration::from_secs(9),
-            "held up longer than its NodeDown takes"
-        );
+        assert!(killed.elapsed() < PATIENCE, "held up longer than its NodeDown takes");
         match from.receive(Duration::from_millis(100)) {
             Received::Packet(Packet::Ack { id: its, code, .. }) => {
                 assert_eq!((its, code), (id, 0));
@@ -267,10 +267,10 @@ fn publisher_waits_for_a_node_that_died_until_its_nodedown_and_others_not_at_all
             other => panic!("{other:?}"),
         }
     }
-    assert!(killed.elapsed() > Duration::from_secs(2), "acknowledged before anybody could know");
+    assert!(killed.elapsed() > HELD_UP, "acknowledged before anybody could know");
     let began = now();
     from.publish(&names.topic("both"), "then", 1);
-    assert!(began.elapsed() < Duration::from_secs(1), "its routes are gone");
+    assert!(began.elapsed() < HELD_UP, "its routes are gone");
     assert_eq!(to.expect_publish().text(), "then");
     cluster.restart(2);
     cluster.wait_ready();
