@@ -7,12 +7,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 
 use crate::{
     id::NodeId,
-    transport::{Class, Desk, PeerService, Service},
+    transport::{Class, Desk, PeerService, Served, Service},
 };
 
 /// Kinds of requests at [`Desk::Member`]: the first byte of each.
@@ -59,13 +58,7 @@ impl Desks {
 }
 
 impl Service for Desks {
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        desk: Desk,
-        mut body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, class: Class, desk: Desk, mut body: Bytes) -> Served {
         let clerk = if desk == Desk::Member {
             let kind = body.first().copied().map_or(0, usize::from);
             if !body.is_empty() {

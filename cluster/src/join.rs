@@ -8,18 +8,18 @@
 //!
 //! - Owns: the words of [`MemberKind::Join`]. Takes: requests of nodes that know the cluster's secret.
 //! - Gives: what a new node needs; a clear refusal where an id is in use.
-//! - Bound: messages of at most `BYTES_MAX`; an ask is repeated for `JOIN_TIMEOUT`.
+//! - Bound: messages of at most `CODEC.bytes_max`; an ask is repeated for `JOIN_TIMEOUT`.
 //! - Source: own design. Version 1 is the first.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use bincode::Options as _;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     clock,
+    codec::Codec,
     desks::MemberKind,
     error::{ProposeError, StartError},
     id::{NodeId, ShardId},
@@ -27,11 +27,10 @@ use crate::{
     meta::{MetaCommand, MetaHandle, MetaReply, Refusal},
     raft_group::group::Group,
     storage::folder::format::{FORMAT, Format},
-    transport::{Class, LinkError, Network, PeerService},
+    transport::{Class, LinkError, Network, PeerService, Served},
 };
 
-const VERSION: u8 = 1;
-const BYTES_MAX: u64 = 1 << 20;
+const CODEC: Codec = Codec { version: 1, bytes_max: 1 << 20 };
 
 /// A new node asks for this long, then its start fails.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -92,37 +91,18 @@ impl Admission {
     }
 }
 
-fn options() -> impl bincode::Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(BYTES_MAX)
-}
-
-fn encode(head: &[u8], value: &impl Serialize) -> Bytes {
-    let mut out = head.to_vec();
-    // Texts come from configurations, and lists from what fits a directory.
-    let _ = options().serialize_into(&mut out, value);
-    out.into()
-}
-
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
-    let (version, fields) = body.split_first()?;
-    if *version != VERSION {
-        return None;
-    }
-    options().deserialize(fields).ok()
-}
-
 /// Reads bytes as any message, for `crate::doors`.
 pub(crate) fn read(bytes: &[u8]) {
-    if let Some(request) = decode::<Request>(bytes) {
-        assert_eq!(decode(&encode(&[VERSION], &request)), Some(request));
+    if let Some(request) = CODEC.decode::<Request>(bytes) {
+        assert_eq!(CODEC.decode(&CODEC.encode(&request)), Some(request));
     }
-    if let Some(answer) = decode::<Answer>(bytes) {
-        assert_eq!(decode(&encode(&[VERSION], &answer)), Some(answer));
+    if let Some(answer) = CODEC.decode::<Answer>(bytes) {
+        assert_eq!(CODEC.decode(&CODEC.encode(&answer)), Some(answer));
     }
 }
 
 fn question(request: &Request) -> Bytes {
-    encode(&[MemberKind::Join as u8, VERSION], request)
+    CODEC.encode_as(MemberKind::Join as u8, request)
 }
 
 /// Who asks to be let in.
@@ -235,7 +215,7 @@ async fn knock(
     request: &Request,
 ) -> Result<Answer, LinkError> {
     let answer = network.knock(address.to_owned(), question(request), ASK_TIMEOUT).await?;
-    decode(&answer).ok_or_else(|| LinkError::Refused("the answer cannot be read".to_owned()))
+    CODEC.decode(&answer).ok_or_else(|| LinkError::Refused("the answer cannot be read".to_owned()))
 }
 
 /// What came of saying that this node is up.
@@ -274,13 +254,8 @@ pub(crate) struct JoinClerk {
 }
 
 impl PeerService for JoinClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let request: Option<Request> = decode(&body);
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
+        let request: Option<Request> = CODEC.decode(&body);
         let answer: BoxFuture<'static, Answer> = match request {
             None => {
                 tracing::warn!(from = from.0, "a request to join cannot be read");
@@ -299,7 +274,7 @@ impl PeerService for JoinClerk {
                 Box::pin(std::future::ready(Answer::HasVoters(has)))
             }
         };
-        Box::pin(async move { Ok(encode(&[VERSION], &answer.await)) })
+        Box::pin(async move { Ok(CODEC.encode(&answer.await)) })
     }
 }
 
@@ -408,12 +383,12 @@ mod tests {
         let request = Request::HasVoters { group: ShardId(3), voters: [NodeId(1)].into() };
         let body = question(&request);
         assert_eq!(body[0], MemberKind::Join as u8);
-        assert_eq!(decode(&body[1..]), Some(request));
-        assert_eq!(decode::<Request>(&body[1..body.len() - 1]), None);
+        assert_eq!(CODEC.decode(&body[1..]), Some(request));
+        assert_eq!(CODEC.decode::<Request>(&body[1..body.len() - 1]), None);
         let mut newer = body[1..].to_vec();
-        newer[0] = VERSION + 1;
-        assert_eq!(decode::<Request>(&newer), None);
-        assert_eq!(decode::<Request>(&[]), None);
+        newer[0] = CODEC.version + 1;
+        assert_eq!(CODEC.decode::<Request>(&newer), None);
+        assert_eq!(CODEC.decode::<Request>(&[]), None);
     }
 
     #[test]
@@ -438,7 +413,7 @@ mod tests {
         write("join_ask", &question(&Request::Ask { node: NodeId(2) })[1..]);
         write("join_add", &question(&Request::Add { up })[1..]);
         write("join_voters", &question(&Request::HasVoters { group: ShardId(3), voters })[1..]);
-        write("join_cluster", &encode(&[VERSION], &Answer::Cluster(admission)));
-        write("join_refused", &encode(&[VERSION], &Answer::Refused("no".into())));
+        write("join_cluster", &CODEC.encode(&Answer::Cluster(admission)));
+        write("join_refused", &CODEC.encode(&Answer::Refused("no".into())));
     }
 }

@@ -21,7 +21,6 @@ pub mod handle;
 pub mod stats;
 pub mod status;
 mod proposals;
-#[allow(dead_code, reason = "groups of several nodes begin to use it")]
 mod desks;
 mod placement;
 mod membership;
@@ -34,11 +33,11 @@ mod meta;
 mod raft_groups;
 mod raft_group;
 mod storage;
-#[allow(dead_code, reason = "groups of several nodes begin to use it")]
 mod stream;
 mod backup;
 pub mod recover;
 mod limits;
+mod codec;
 mod clock;
 mod runtime;
 #[cfg(test)]
@@ -67,4 +66,4 @@ pub use proposals::{Order, Proposed};
 pub use raft_group::lead::Lead;
 pub use stats::{DiskState, Stats};
 pub use status::{GroupStatus, Status};
-pub use transport::{Class, LinkError, LinkState, PeerService};
+pub use transport::{Class, LinkError, LinkState, PeerService, Served};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hongqiao_cluster::{
-    ClusterHandle, Lead, LinkError, MetaCommand, MetaReply, PeerService, Place, Store,
+    ClusterHandle, Lead, LinkError, MetaCommand, MetaReply, PeerService, Place, Served, Store,
     id::{NodeId, ShardId},
 };
 use tokio::sync::watch;
@@ -164,12 +164,7 @@ impl Wire for ClusterPort {
 }
 
 impl PeerService for Desks {
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, class: Class, body: Bytes) -> Served {
         self.dispatch(from, class, &body)
     }
 }

@@ -1,27 +1,25 @@
 //! What one member asks another to do with the groups that it leads.
 //!
 //! - Owns: the words of [`MemberKind::Order`]. Takes: orders of members. Gives: what came of them.
-//! - Bound: messages of at most `BYTES_MAX`; an order is carried out where it arrives, never sent on.
+//! - Bound: messages of at most `CODEC.bytes_max`; an order is carried out where it arrives, never sent on.
 //! - Source: own design. Version 1 is the first.
 
 use std::{sync::Arc, time::Duration};
 
-use bincode::Options as _;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::{Moves, error::MemberError, progress::Move};
 use crate::{
+    codec::Codec,
     desks::MemberKind,
     id::{NodeId, ShardId},
     meta::MetaHandle,
     raft_group::{group::Group, members::Report},
-    transport::{Class, Desk, LinkError, Network, PeerService},
+    transport::{Class, Desk, LinkError, Network, PeerService, Served},
 };
 
-const VERSION: u8 = 1;
-const BYTES_MAX: u64 = 64 << 10;
+const CODEC: Codec = Codec { version: 1, bytes_max: 64 << 10 };
 
 /// A hand-over takes 3 seconds at most.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,32 +47,13 @@ pub(crate) enum Outcome {
     Moves(Vec<Move>),
 }
 
-fn options() -> impl bincode::Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(BYTES_MAX)
-}
-
-fn encode(head: &[u8], value: &impl Serialize) -> Bytes {
-    let mut out = head.to_vec();
-    // Ids, and lists of members that fit a directory.
-    let _ = options().serialize_into(&mut out, value);
-    out.into()
-}
-
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
-    let (version, fields) = body.split_first()?;
-    if *version != VERSION {
-        return None;
-    }
-    options().deserialize(fields).ok()
-}
-
 /// Reads bytes as any message, for `crate::doors`.
 pub(crate) fn read(bytes: &[u8]) {
-    if let Some(order) = decode::<Order>(bytes) {
-        assert_eq!(decode(&encode(&[VERSION], &order)), Some(order));
+    if let Some(order) = CODEC.decode::<Order>(bytes) {
+        assert_eq!(CODEC.decode(&CODEC.encode(&order)), Some(order));
     }
-    if let Some(outcome) = decode::<Outcome>(bytes) {
-        assert_eq!(decode(&encode(&[VERSION], &outcome)), Some(outcome));
+    if let Some(outcome) = CODEC.decode::<Outcome>(bytes) {
+        assert_eq!(CODEC.decode(&CODEC.encode(&outcome)), Some(outcome));
     }
 }
 
@@ -84,14 +63,14 @@ pub(crate) async fn give(
     to: NodeId,
     order: &Order,
 ) -> Result<Outcome, MemberError> {
-    let body = encode(&[MemberKind::Order as u8, VERSION], order);
+    let body = CODEC.encode_as(MemberKind::Order as u8, order);
     let time_out = match order {
         Order::Transfer { .. } => ORDER_TIMEOUT,
         Order::Report { .. } | Order::Moves => REPORT_TIMEOUT,
     };
     let asked = network.request(to, Class::Control, Desk::Member, body, time_out);
     match asked.await {
-        Ok(answer) => decode(&answer).ok_or(MemberError::Unknown),
+        Ok(answer) => CODEC.decode(&answer).ok_or(MemberError::Unknown),
         Err(LinkError::Lost | LinkError::TimedOut) => Err(MemberError::Unknown),
         Err(why) => Err(MemberError::Unavailable(format!("node {}: {why}", to.0))),
     }
@@ -126,24 +105,19 @@ pub(crate) struct OrderClerk {
 }
 
 impl PeerService for OrderClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
-        let (number, to) = match decode(&body) {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
+        let (number, to) = match CODEC.decode(&body) {
             Some(Order::Transfer { group, to }) => (group, to),
             Some(Order::Report { group: number }) => {
                 let group = self.groups.get(usize::from(number.0));
                 let report = group.and_then(|group| group.report());
                 let no_leader = Outcome::Refused(MemberError::NoLeader(number));
                 let outcome = report.map_or(no_leader, Outcome::Report);
-                return Box::pin(std::future::ready(Ok(encode(&[VERSION], &outcome))));
+                return Box::pin(std::future::ready(Ok(CODEC.encode(&outcome))));
             }
             Some(Order::Moves) => {
                 let moves = self.moves.lock().moves(&self.meta.directory());
-                let answer = encode(&[VERSION], &Outcome::Moves(moves));
+                let answer = CODEC.encode(&Outcome::Moves(moves));
                 return Box::pin(std::future::ready(Ok(answer)));
             }
             None => {
@@ -166,7 +140,7 @@ impl PeerService for OrderClerk {
                 Ok(Err(why)) => Outcome::Refused(why),
                 Err(_) => Outcome::Refused(MemberError::Unknown),
             };
-            Ok(encode(&[VERSION], &outcome))
+            Ok(CODEC.encode(&outcome))
         })
     }
 }
@@ -178,14 +152,14 @@ mod tests {
     #[test]
     fn orders_when_damaged_or_of_another_version_then_refused() {
         let order = Order::Transfer { group: ShardId(3), to: NodeId(2) };
-        let body = encode(&[VERSION], &order);
-        assert_eq!(decode(&body), Some(order));
-        assert_eq!(decode::<Order>(&body[..body.len() - 1]), None);
+        let body = CODEC.encode(&order);
+        assert_eq!(CODEC.decode(&body), Some(order));
+        assert_eq!(CODEC.decode::<Order>(&body[..body.len() - 1]), None);
         let mut newer = body.to_vec();
-        newer[0] = VERSION + 1;
-        assert_eq!(decode::<Order>(&newer), None);
-        assert_eq!(decode::<Order>(&[]), None);
+        newer[0] = CODEC.version + 1;
+        assert_eq!(CODEC.decode::<Order>(&newer), None);
+        assert_eq!(CODEC.decode::<Order>(&[]), None);
         let refused = Outcome::Refused(MemberError::OldRelease(NodeId(1), "0.0.1".into()));
-        assert_eq!(decode(&encode(&[VERSION], &refused)), Some(refused));
+        assert_eq!(CODEC.decode(&CODEC.encode(&refused)), Some(refused));
     }
 }

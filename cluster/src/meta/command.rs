@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
+    codec::fixed,
     directory::{Role, RoomKind},
     id::{NodeId, ShardId},
 };
@@ -302,6 +303,5 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Opt
     let (VERSION, rest) = bytes.split_first().map(|(version, rest)| (*version, rest))? else {
         return None;
     };
-    let options = bincode::DefaultOptions::new().with_fixint_encoding();
-    options.with_limit(bytes_max as u64).deserialize(rest).ok()
+    fixed(bytes_max as u64).deserialize(rest).ok()
 }

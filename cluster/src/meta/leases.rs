@@ -19,7 +19,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
@@ -36,7 +35,7 @@ use crate::{
     id::NodeId,
     limits::{LEASE_BYTES_MAX, LEASE_SPAN},
     storage::folder::incarnation::Incarnation,
-    transport::{Class, PeerService},
+    transport::{Class, PeerService, Served},
 };
 
 /// What a member asks the leader of the meta group.
@@ -267,12 +266,7 @@ impl Leases {
 pub(crate) struct LeaseClerk(pub(super) Arc<Leases>);
 
 impl PeerService for LeaseClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
         let leases = self.0.clone();
         Box::pin(async move {
             let ask = command::decode(&body, LEASE_BYTES_MAX);

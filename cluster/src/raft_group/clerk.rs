@@ -8,7 +8,6 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{
     id::NodeId,
-    transport::{Class, PeerService},
+    transport::{Class, PeerService, Served},
 };
 
 /// Entries wait this long for room.
@@ -33,12 +32,7 @@ pub(crate) struct RaftClerk {
 }
 
 impl PeerService for RaftClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
         let found = wire::request(&body).and_then(|(group, request)| {
             let group = self.groups.get(usize::from(group))?;
             Some((group.clone(), request))

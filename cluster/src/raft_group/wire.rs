@@ -15,7 +15,10 @@ use openraft::raft::{AppendEntriesRequest, VoteRequest};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::types::{Entry, LogId, Types, Vote};
-use crate::storage::log::frame::{self, Record};
+use crate::{
+    codec::fixed,
+    storage::log::frame::{self, Record},
+};
 
 const VERSION: u8 = 1;
 
@@ -57,10 +60,7 @@ struct AppendHead {
 }
 
 fn options() -> impl bincode::Options {
-    bincode::DefaultOptions::new()
-        .with_fixint_encoding()
-        .with_limit(HEAD_BYTES_MAX)
-        .allow_trailing_bytes()
+    fixed(HEAD_BYTES_MAX).allow_trailing_bytes()
 }
 
 fn begun(kind: u8, group: u16, head: &impl Serialize, capacity: usize) -> Vec<u8> {

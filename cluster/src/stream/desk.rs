@@ -8,7 +8,6 @@
 use std::{future::ready, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 
 use super::{
     run::{Refusal, Verdict},
@@ -20,7 +19,7 @@ use crate::{
     limits::PROPOSE_TIMEOUT,
     raft_group::{group::Group, permits::Permits},
     storage::health::Health,
-    transport::{Class, PeerService},
+    transport::{Class, PeerService, Served},
 };
 
 /// Serves [`Desk::Propose`](crate::transport::Desk::Propose).
@@ -54,12 +53,7 @@ impl ProposeClerk {
 }
 
 impl PeerService for ProposeClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
         let Some(asked) = wire::asked(from, body) else {
             tracing::warn!(peer = from.0, "a peer proposes what cannot be read");
             return Box::pin(ready(Err("the proposal cannot be read".to_owned())));

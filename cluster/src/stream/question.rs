@@ -8,7 +8,6 @@
 use std::{future::ready, sync::Arc};
 
 use bytes::{Buf, BufMut, Bytes};
-use futures_util::future::BoxFuture;
 use tokio::{
     runtime::Handle,
     sync::Semaphore,
@@ -22,7 +21,7 @@ use crate::{
     id::{NodeId, ShardId},
     limits::{PROPOSE_TIMEOUT, READS_MAX, STREAM_RETRY},
     raft_group::group::Group,
-    transport::{Class, Desk, PeerService},
+    transport::{Class, Desk, PeerService, Served},
 };
 
 /// Version of questions and answers.
@@ -175,12 +174,7 @@ fn answered(mut body: Bytes) -> (Option<Bytes>, Option<NodeId>) {
 pub(crate) struct QueryClerk(pub(crate) Arc<Questions>);
 
 impl PeerService for QueryClerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
         let Some((group, question)) = decode(body) else {
             tracing::warn!(peer = from.0, "a peer asks what cannot be read");
             return Box::pin(ready(Err("the question cannot be read".to_owned())));

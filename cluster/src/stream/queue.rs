@@ -76,11 +76,6 @@ impl Asks {
         Self(Some(Arc::new(Mutex::new(asks))))
     }
 
-    /// Returns whether anybody may wait; nobody does on a replica that did not propose the entry.
-    pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
     fn take(&self) -> Vec<Ask> {
         self.0.as_ref().map(|asks| std::mem::take(&mut *asks.lock())).unwrap_or_default()
     }

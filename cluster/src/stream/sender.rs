@@ -216,11 +216,6 @@ impl<C> Sender<C> {
         self.leader
     }
 
-    /// Returns how many commands wait to be sent.
-    pub(crate) fn unsent(&self) -> usize {
-        self.items.len() - self.sent
-    }
-
     /// Returns whether no command waits for its outcome.
     pub(crate) fn is_idle(&self) -> bool {
         self.items.is_empty() && self.under_way.is_empty()

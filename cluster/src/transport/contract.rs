@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{Class, Desk, LinkError, Network, Service};
+use super::{Class, Desk, LinkError, Network, Served, Service};
 use crate::{
     id::NodeId,
     limits::{FRAME_BYTES_MAX, LINK_BYTES_MAX, LINK_REQUESTS_MAX},
@@ -55,13 +55,7 @@ impl Clerk {
 }
 
 impl Service for Clerk {
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        desk: Desk,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, class: Class, desk: Desk, body: Bytes) -> Served {
         self.seen.lock().push((from, class, desk, body.clone()));
         let (gate, waiting) = (self.gate.clone(), self.waiting.clone());
         async move {

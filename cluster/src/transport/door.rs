@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{
-    Class, Desk, LinkError, Network, Service,
+    Class, Desk, LinkError, Network, Served, Service,
     tcp::{Identity, TcpNetwork, VERSIONS, hello::Secret},
 };
 use crate::id::NodeId;
@@ -31,13 +31,7 @@ struct Echo {
 }
 
 impl Service for Echo {
-    fn serve(
-        &self,
-        _from: NodeId,
-        _class: Class,
-        _desk: Desk,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, _from: NodeId, _class: Class, _desk: Desk, body: Bytes) -> Served {
         self.served.fetch_add(1, Ordering::Relaxed);
         async { Ok(body) }.boxed()
     }

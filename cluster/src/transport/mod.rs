@@ -113,6 +113,9 @@ impl LinkError {
     }
 }
 
+/// What a request gets: bytes, or the text of a refusal.
+pub type Served = BoxFuture<'static, Result<Bytes, String>>;
+
 /// Where the server answers what its nodes ask each other.
 pub trait PeerService: Send + Sync + 'static {
     /// Serves one request or cast; what a cast gets back is dropped.
@@ -121,25 +124,14 @@ pub trait PeerService: Send + Sync + 'static {
     ///   call itself must not block.
     /// - The future is dropped when the peer no longer waits: what must go on is spawned.
     /// - `body` shares memory with its neighbours of the link; copy what is kept.
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn serve(&self, from: NodeId, class: Class, body: Bytes) -> Served;
 }
 
 /// What a node does with the requests of its peers; same rules as [`PeerService::serve`].
 pub(crate) trait Service: Send + Sync + 'static {
     /// Serves one request or cast. `from` of a knock is who the other side says to be, and need not
     /// be a member.
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        desk: Desk,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>>;
+    fn serve(&self, from: NodeId, class: Class, desk: Desk, body: Bytes) -> Served;
 }
 
 /// The id of a cluster, made at its formation.

@@ -11,7 +11,7 @@ use actix::{MessageResponse, Recipient};
 use bincode::Options as _;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hongqiao_cluster::id::NodeId;
+use hongqiao_cluster::{Served, id::NodeId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Choice, ChooseHere, DealHere, GroupKey, OfferHere};
@@ -100,7 +100,7 @@ type Serving = BoxFuture<'static, ShareReply>;
 
 impl GroupsDesk {
     /// Serves what came from a peer; what is asked goes into its mailbox before this returns.
-    pub fn serve(&self, from: NodeId, body: &Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+    pub fn serve(&self, from: NodeId, body: &Bytes) -> Served {
         let request = match decode::<ShareRequest>(body) {
             Ok(request) => request,
             Err(problem) => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use actix::Recipient;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hongqiao_cluster::id::NodeId;
+use hongqiao_cluster::{Served, id::NodeId};
 
 use super::{Class, PeerReply, PeerRequest, RollFrom, decode, encode};
 use crate::{
@@ -64,12 +64,7 @@ impl Desks {
     ///
     /// # Errors
     /// The bytes are no request of a version that is known; the link is to be dropped.
-    pub fn dispatch(
-        &self,
-        from: NodeId,
-        class: Class,
-        body: &Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    pub fn dispatch(&self, from: NodeId, class: Class, body: &Bytes) -> Served {
         if class == Class::Delivery && body.first() == Some(&SHARES_VERSION) {
             return self.groups.serve(from, body);
         }

@@ -13,7 +13,7 @@ use actix::{Addr, prelude::SendError};
 use ahash::AHashMap;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use hongqiao_cluster::id::NodeId;
+use hongqiao_cluster::{Served, id::NodeId};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
@@ -68,11 +68,7 @@ impl Arrivals {
     }
 
     /// Takes one frame. Frames of one node are taken in the order of the calls; an error drops the link.
-    pub fn arrive(
-        self: &Arc<Self>,
-        from: NodeId,
-        frame: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    pub fn arrive(self: &Arc<Self>, from: NodeId, frame: Bytes) -> Served {
         let verdict = match frame::read_head(&frame) {
             Ok(head) => self.judge(from, head, frame),
             Err(error) => return Box::pin(async move { Err(error.to_string()) }),

@@ -17,9 +17,12 @@ use bytes::{Buf, BufMut, Bytes};
 use openraft::{EmptyNode, SnapshotMeta};
 use sha2::{Digest as _, Sha256};
 
-use crate::storage::{
-    shelf::{Item, Shelf},
-    state::kv::Pair,
+use crate::{
+    codec::fixed,
+    storage::{
+        shelf::{Item, Shelf},
+        state::kv::Pair,
+    },
 };
 
 const MAGIC: [u8; 8] = *b"hqsnap\x00\x01";
@@ -50,10 +53,6 @@ pub(crate) struct Written {
     pub(crate) digest: Digest,
 }
 
-fn options() -> impl bincode::Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(HEAD_BYTES_MAX as u64)
-}
-
 fn damaged(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why)
 }
@@ -72,7 +71,7 @@ pub(crate) struct Writer<'a> {
 impl<'a> Writer<'a> {
     pub(crate) fn create(shelf: &'a dyn Shelf, item: Item, meta: Meta) -> io::Result<Self> {
         shelf.create(item)?;
-        let head = options().serialize(&meta).map_err(io::Error::other)?;
+        let head = fixed(HEAD_BYTES_MAX as u64).serialize(&meta).map_err(io::Error::other)?;
         let mut buffer = MAGIC.to_vec();
         buffer.put_u16_le(item.group);
         buffer.put_u32_le(u32::try_from(head.len()).map_err(io::Error::other)?);
@@ -145,7 +144,9 @@ impl<'a> Reader<'a> {
             return Err(damaged("the head is too long"));
         }
         let head = reader.take(head_bytes)?;
-        reader.meta = options().deserialize(&head).map_err(|_| damaged("unreadable head"))?;
+        reader.meta = fixed(HEAD_BYTES_MAX as u64)
+            .deserialize(&head)
+            .map_err(|_| damaged("unreadable head"))?;
         Ok(reader)
     }
 

@@ -33,7 +33,7 @@ use crate::{
         health::Health,
         shelf::{Item, Kind, Shelf},
     },
-    transport::{Class, PeerService},
+    transport::{Class, PeerService, Served},
 };
 
 /// A snapshot that does not go on for so long makes way for another.
@@ -99,12 +99,7 @@ impl Receiver {
 }
 
 impl PeerService for Receiver {
-    fn serve(
-        &self,
-        from: NodeId,
-        _class: Class,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, _class: Class, body: Bytes) -> Served {
         let shared = self.0.clone();
         async move {
             let Some((group, question)) = Question::decode(body) else {

@@ -13,10 +13,14 @@ use bytes::{Buf, BufMut, Bytes};
 use serde::{Deserialize, Serialize};
 
 use super::file::{Digest, Meta, PIECE_BYTES};
-use crate::raft_group::types::Vote;
+use crate::{
+    codec::{Codec, fixed},
+    raft_group::types::Vote,
+};
 
 const VERSION: u8 = 1;
 const FIELDS_BYTES_MAX: u64 = 128 << 10;
+const CODEC: Codec = Codec { version: VERSION, bytes_max: FIELDS_BYTES_MAX };
 
 const OFFER: u8 = 1;
 const PIECE: u8 = 2;
@@ -59,10 +63,6 @@ pub(crate) enum Answer {
     Unknown,
 }
 
-fn options() -> impl bincode::Options {
-    bincode::DefaultOptions::new().with_fixint_encoding().with_limit(FIELDS_BYTES_MAX)
-}
-
 impl Question {
     pub(crate) fn encode(&self, group: u16) -> Bytes {
         let mut out = Vec::new();
@@ -75,7 +75,7 @@ impl Question {
             Self::Offer(offer) => {
                 begin(OFFER);
                 // Plain integers and one short text: this encoding has no case that fails.
-                let _ = options().serialize_into(&mut out, offer);
+                let _ = fixed(FIELDS_BYTES_MAX).serialize_into(&mut out, offer);
             }
             Self::Piece { number, offset, bytes } => {
                 begin(PIECE);
@@ -101,7 +101,7 @@ impl Question {
             return None;
         }
         let question = match kind {
-            OFFER => Self::Offer(options().deserialize(&body).ok()?),
+            OFFER => Self::Offer(fixed(FIELDS_BYTES_MAX).deserialize(&body).ok()?),
             PIECE => {
                 let (number, offset) = (body.try_get_u64_le().ok()?, body.try_get_u64_le().ok()?);
                 let crc = body.try_get_u32_le().ok()?;
@@ -122,17 +122,11 @@ impl Question {
 
 impl Answer {
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = vec![VERSION];
-        let _ = options().serialize_into(&mut out, self);
-        out.into()
+        CODEC.encode(self)
     }
 
     pub(crate) fn decode(body: &[u8]) -> Option<Self> {
-        let (version, fields) = body.split_first()?;
-        if *version != VERSION {
-            return None;
-        }
-        options().deserialize(fields).ok()
+        CODEC.decode(body)
     }
 }
 

@@ -11,11 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 
 use super::{
-    super::{Class, Desk, Service},
+    super::{Class, Desk, Served, Service},
     Event, Shared, State,
     link::{Frame, Key, Lane, Way},
 };
@@ -139,7 +139,7 @@ fn wait(
     key: Key,
     generation: u64,
     ask: Option<(u64, Duration)>,
-    answer: BoxFuture<'static, Result<Bytes, String>>,
+    answer: Served,
 ) {
     let hub = Arc::downgrade(shared);
     let task = async move {

@@ -13,12 +13,12 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::{io::AsyncRead, net::TcpStream, sync::Notify};
 
 use super::{
-    super::{Class, Desk, Service},
+    super::{Class, Desk, Served, Service},
     frame::{Frame, HEAD_BYTES, Kind},
     pipe::{self, Ended, Incoming, Outbox},
 };
@@ -194,7 +194,7 @@ fn handle(frame: Frame, asker: Asker, service: &dyn Service, counter: &Arc<Count
 }
 
 async fn finish(
-    future: BoxFuture<'static, Result<Bytes, String>>,
+    future: Served,
     time: Duration,
     id: Option<u64>,
     bytes: usize,

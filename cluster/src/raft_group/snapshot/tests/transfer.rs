@@ -31,7 +31,7 @@ use crate::{
         state::shard_state::ShardState,
     },
     transport::{
-        Class, Desk, LinkError, Network, PeerService as _, Service,
+        Class, Desk, LinkError, Network, PeerService as _, Served, Service,
         memory::{Hub, MemoryNetwork},
     },
 };
@@ -88,13 +88,7 @@ struct Door {
 }
 
 impl Service for Door {
-    fn serve(
-        &self,
-        from: NodeId,
-        class: Class,
-        desk: Desk,
-        body: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, String>> {
+    fn serve(&self, from: NodeId, class: Class, desk: Desk, body: Bytes) -> Served {
         assert_eq!((class, desk), (Class::Control, Desk::Snapshot));
         let mut bytes = body.to_vec();
         if bytes[1] == 2 {

@@ -15,7 +15,6 @@ use crate::{
 struct Entry {
     /// What the log is told apart by.
     serial: u64,
-    term: u64,
     sending: Sending,
     life: u64,
 }
@@ -68,7 +67,7 @@ impl World {
         self.serial += 1;
         let (serial, life) = (self.serial, letter.life);
         replica.asked.insert(serial, letter.sending.request);
-        replica.log.push(Entry { serial, term, sending: letter.sending, life });
+        replica.log.push(Entry { serial, sending: letter.sending, life });
     }
 
     pub(super) fn leader(&self) -> Option<usize> {
