@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.request
 
-from servers import HONGQIAO, Failed, Hongqiao, Nats, debian, free_port, output
+from servers import HONGQIAO, Failed, Hongqiao, Nats, debian, free_port, output, see_end
 
 # Replicas of a shard.
 REPLICAS = 3
@@ -98,11 +98,7 @@ class Cluster:
         for process in filter(None, self.processes):
             process.send_signal(signal.SIGTERM)
         for process in filter(None, self.processes):
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            see_end(process)
 
     def remove(self):
         self.end()

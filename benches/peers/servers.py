@@ -43,6 +43,15 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def see_end(process):
+    """Waits for a process that was asked to end, and ends it if it does not."""
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 class Server:
     """One server program; `start` gives a running one on a free port, with an empty data folder."""
 
@@ -94,11 +103,7 @@ class Server:
     def end(self, how=signal.SIGTERM):
         if self.process and self.process.poll() is None:
             self.process.send_signal(how)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            see_end(self.process)
         if self.log:
             self.log.close()
 

@@ -4,8 +4,9 @@ use super::alone;
 use crate::support::{
     broker::Broker,
     cluster::Cluster,
-    mqtt_client::{Client, Received, message},
-    packet::{AckKind, Packet, Publish, Version},
+    half_done::HalfDone,
+    mqtt_client::{Client, Received},
+    packet::{Packet, Version},
     wait::{PATIENCE, now},
 };
 
@@ -43,43 +44,17 @@ fn session_goes_on_elsewhere(cluster: &Cluster) {
     let mut to = dial(1).connect();
     to.subscribe("a", 2);
     let mut from = cluster.broker(2).v5("from").durable().connect();
-    for (text, qos) in [("one", 2), ("two", 2), ("three", 1)] {
-        from.publish("a", text, qos);
-    }
-    let came: Vec<Publish> = (0..3).map(|_| to.expect_publish()).collect();
-    to.ack(AckKind::Pubrec, came[0].id);
-    to.expect_ack(AckKind::Pubrel, came[0].id);
-    let half = Publish { id: 900, ..message("a", "half", 2) };
-    from.send_publish(half.clone());
-    assert_eq!(from.expect_ack(AckKind::Pubrec, 900), 0);
+    let half_done = HalfDone::begin(&mut to, &mut from);
     to.cut();
     let mut from = cluster.broker(3).v5("from").durable().connect();
-    assert!(from.connack.present);
-    from.send_publish(Publish { dup: true, ..half });
-    assert!(from.expect_ack(AckKind::Pubrec, 900) < 0x80);
-    from.ack(AckKind::Pubrel, 900);
-    assert_eq!(from.expect_ack(AckKind::Pubcomp, 900), 0);
+    half_done.send_again(&mut from);
     let mut to = dial(2).connect();
-    assert!(to.connack.present);
-    to.expect_ack(AckKind::Pubrel, came[0].id);
-    to.ack(AckKind::Pubcomp, came[0].id);
-    let two = to.expect_publish();
-    assert_eq!((two.text().as_str(), two.id, two.dup), ("two", came[1].id, true));
-    to.ack(AckKind::Pubrec, two.id);
-    to.expect_ack(AckKind::Pubrel, two.id);
-    to.ack(AckKind::Pubcomp, two.id);
+    half_done.end_one_and_two(&mut to);
     assert_eq!(to.expect_publish().text(), "three");
     to.cut();
     let mut to = dial(3).connect();
-    let three = to.expect_publish();
-    assert_eq!(three.text(), "three");
-    to.ack(AckKind::Puback, three.id);
-    let half = to.expect_publish();
-    assert_eq!(half.text(), "half");
-    to.ack(AckKind::Pubrec, half.id);
-    to.expect_ack(AckKind::Pubrel, half.id);
-    to.ack(AckKind::Pubcomp, half.id);
-    to.expect_silence();
+    HalfDone::end_three(&mut to);
+    HalfDone::end_half(&mut to);
     to.disconnect();
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<std::sync::Mutex<Option<Vec<Sent>>>>,
     publishers: Vec<JoinHandle<Sent>>,
-    readers: Vec<JoinHandle<BTreeMap<usize, Vec<usize>>>>,
+    readers: Vec<JoinHandle<Seen>>,
 }
 
 impl Load {
@@ -147,12 +147,35 @@ fn receive_until_whole(
     brokers: Vec<Broker>,
     first: usize,
     sent: Arc<std::sync::Mutex<Option<Vec<Sent>>>>,
-) -> JoinHandle<BTreeMap<usize, Vec<usize>>> {
+) -> JoinHandle<Seen> {
+    read(brokers, first, "to", move |seen, silence| {
+        let sent = sent.lock().unwrap();
+        let whole = sent.as_ref().is_some_and(|sent| lost(sent, seen).is_empty());
+        whole || (sent.is_some() && silence.since_message > PATIENCE)
+    })
+}
+
+/// The numbers that came of each publisher.
+pub(super) type Seen = BTreeMap<usize, Vec<usize>>;
+
+/// For how long nothing has come.
+pub(super) struct Silence {
+    pub(super) since_message: Duration,
+    pub(super) since_connect: Duration,
+}
+
+/// Reads the durable session of a name with a number on whatever node there is, until nothing comes and `is_done`.
+pub(super) fn read(
+    brokers: Vec<Broker>,
+    first: usize,
+    name: &'static str,
+    is_done: impl Fn(&Seen, &Silence) -> bool + Send + 'static,
+) -> JoinHandle<Seen> {
     std::thread::spawn(move || {
-        let mut seen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let dials = dials(&brokers, first, |broker| broker.v5(&format!("to{first}")).durable());
+        let mut seen = Seen::new();
+        let dials = dials(&brokers, first, |broker| broker.v5(&format!("{name}{first}")).durable());
         let mut client = connect(&dials);
-        let mut last = now();
+        let (mut last, mut connected) = (now(), now());
         loop {
             match client.receive(SILENCE) {
                 Received::Packet(Packet::Publish(publish)) => {
@@ -166,12 +189,12 @@ fn receive_until_whole(
                 Received::Packet(other) => panic!("{other:?}"),
                 Received::Closed => {
                     client = connect(&dials);
-                    assert!(client.connack.present, "the session of to{first} is lost");
+                    assert!(client.connack.present, "the session of {name}{first} is lost");
+                    connected = now();
                 }
                 Received::Nothing => {
-                    let sent = sent.lock().unwrap();
-                    let whole = sent.as_ref().is_some_and(|sent| lost(sent, &seen).is_empty());
-                    if whole || (sent.is_some() && last.elapsed() > PATIENCE) {
+                    let (since_message, since_connect) = (last.elapsed(), connected.elapsed());
+                    if is_done(&seen, &Silence { since_message, since_connect }) {
                         return seen;
                     }
                 }
@@ -181,7 +204,7 @@ fn receive_until_whole(
 }
 
 /// What was acknowledged and has not come.
-pub(super) fn lost(sent: &[Sent], seen: &BTreeMap<usize, Vec<usize>>) -> Vec<(usize, usize)> {
+pub(super) fn lost(sent: &[Sent], seen: &Seen) -> Vec<(usize, usize)> {
     let came = |publisher, number: &usize| {
         seen.get(&publisher).is_some_and(|numbers: &Vec<usize>| numbers.contains(number))
     };
@@ -192,7 +215,7 @@ pub(super) fn lost(sent: &[Sent], seen: &BTreeMap<usize, Vec<usize>>) -> Vec<(us
     missing.collect()
 }
 
-fn check(name: usize, sent: &[Sent], seen: &BTreeMap<usize, Vec<usize>>) {
+fn check(name: usize, sent: &[Sent], seen: &Seen) {
     let lost = lost(sent, seen);
     let acked: usize = sent.iter().map(|known| known.acked.len()).sum();
     assert!(lost.is_empty(), "to{name} lost {} of {acked}: {:?}", lost.len(), &lost[..1]);

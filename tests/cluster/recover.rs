@@ -38,6 +38,14 @@ fn subscribe(broker: Broker) {
     to.disconnect();
 }
 
+fn publish_early(broker: Broker) {
+    let mut from = broker.v5("from").connect();
+    for number in 0..EARLY {
+        from.publish("c/1", &number.to_string(), 1);
+    }
+    from.disconnect();
+}
+
 /// Publishes numbers from `EARLY` on until the connection ends or it is told to stop.
 fn publish_on(mut from: Client, stop: &AtomicBool) {
     for number in EARLY.. {
@@ -94,11 +102,7 @@ fn survivor_of_three_goes_on_alone_and_the_cluster_grows_again() {
     let _turn = alone();
     let mut cluster = Cluster::start(3);
     subscribe(cluster.broker(1));
-    let mut from = cluster.broker(2).v5("from").connect();
-    for number in 0..EARLY {
-        from.publish("c/1", &number.to_string(), 1);
-    }
-    from.disconnect();
+    publish_early(cluster.broker(2));
     let_pass(Duration::from_secs(1));
     // From here on an acknowledgement may be the word of nodes 1 and 2 alone.
     let stop = Arc::<AtomicBool>::default();
@@ -146,10 +150,7 @@ fn backup_of_one_of_three_starts_a_cluster_of_one_that_others_join() {
     let _turn = alone();
     let mut cluster = Cluster::start(3);
     subscribe(cluster.broker(1));
-    let mut from = cluster.broker(1).v5("from").connect();
-    for number in 0..EARLY {
-        from.publish("c/1", &number.to_string(), 1);
-    }
+    publish_early(cluster.broker(1));
     let backup = cluster.node(2).folder().join("backup");
     let backup_text = backup.to_str().unwrap();
     // A follower has what is acknowledged some milliseconds later.

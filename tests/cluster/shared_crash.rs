@@ -1,7 +1,7 @@
 //! The end of a node under load, seen by a shared group: nothing acknowledged is lost, little comes twice. NO-LOSS.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,51 +12,15 @@ use std::{
 
 use super::{
     alone,
-    load::{PUBLISHERS, Sent, WINDOW, connect, dials, lost, publish},
+    load::{PUBLISHERS, Seen, Sent, WINDOW, lost, publish, read},
 };
-use crate::support::{
-    broker::Broker,
-    cluster::Cluster,
-    mqtt_client::Received,
-    packet::Packet,
-    wait::{SILENCE, let_pass, now},
-};
+use crate::support::{broker::Broker, cluster::Cluster, wait::let_pass};
 
 /// Reads as a member of a shared group, on whatever node there is, until told to stop and nothing comes any more.
-fn member_of_group(
-    brokers: Vec<Broker>,
-    first: usize,
-    stop: Arc<AtomicBool>,
-) -> JoinHandle<BTreeMap<usize, Vec<usize>>> {
-    std::thread::spawn(move || {
-        let mut seen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        let dials = dials(&brokers, first, |broker| broker.v5(&format!("member{first}")).durable());
-        let mut client = connect(&dials);
-        let mut last = now();
-        loop {
-            match client.receive(SILENCE) {
-                Received::Packet(Packet::Publish(publish)) => {
-                    let text = publish.text();
-                    let (publisher, number) = text.split_once(':').expect("a numbered message");
-                    let list = seen.entry(publisher.parse().unwrap()).or_default();
-                    list.push(number.parse().unwrap());
-                    last = now();
-                }
-                Received::Packet(Packet::Disconnect { .. }) => {}
-                Received::Packet(other) => panic!("{other:?}"),
-                Received::Closed => {
-                    client = connect(&dials);
-                    assert!(client.connack.present, "the session of member{first} is lost");
-                    last = now();
-                }
-                Received::Nothing => {
-                    let quiet = last.elapsed() > Duration::from_secs(8);
-                    if stop.load(Ordering::Relaxed) && quiet {
-                        return seen;
-                    }
-                }
-            }
-        }
+fn member_of_group(brokers: Vec<Broker>, first: usize, stop: Arc<AtomicBool>) -> JoinHandle<Seen> {
+    read(brokers, first, "member", move |_, silence| {
+        let quiet = silence.since_message.min(silence.since_connect) > Duration::from_secs(8);
+        stop.load(Ordering::Relaxed) && quiet
     })
 }
 
@@ -85,7 +49,7 @@ fn node_killed_under_load_takes_nothing_from_a_shared_group() {
         ended.store(true, Ordering::Relaxed);
         let parts: Vec<_> = members.into_iter().map(|handle| handle.join().unwrap()).collect();
         assert!(parts.iter().all(|part| !part.is_empty()), "one member starves");
-        let mut seen: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut seen = Seen::new();
         for (publisher, numbers) in parts.into_iter().flatten() {
             seen.entry(publisher).or_default().extend(numbers);
         }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::support::{
+    half_done::HalfDone,
     mqtt_client::message,
     node::Node,
-    packet::{AckKind, BOTH, Publish, Sub, Version, Will},
+    packet::{BOTH, Publish, Sub, Version, Will},
     property::{MESSAGE_EXPIRY, Props, SUBSCRIPTION_ID, WILL_DELAY},
     wait::let_pass,
 };
@@ -107,41 +108,13 @@ fn unfinished_exchanges_go_on_after_a_restart() {
         let mut to = node.broker().v5("to").durable().manual().connect();
         to.subscribe("a", 2);
         let mut from = node.broker().v5("from").durable().connect();
-        for (text, qos) in [("one", 2), ("two", 2), ("three", 1)] {
-            from.publish("a", text, qos);
-        }
-        let came: Vec<Publish> = (0..3).map(|_| to.expect_publish()).collect();
-        to.ack(AckKind::Pubrec, came[0].id);
-        to.expect_ack(AckKind::Pubrel, came[0].id);
-        // Towards the server: PUBREC was given, PUBREL is still to come.
-        let half = Publish { id: 900, ..message("a", "half", 2) };
-        from.send_publish(half.clone());
-        assert_eq!(from.expect_ack(AckKind::Pubrec, 900), 0);
+        let half_done = HalfDone::begin(&mut to, &mut from);
         stop_and_start(&mut node, kill);
         let mut to = node.broker().v5("to").durable().manual().connect();
-        assert!(to.connack.present);
-        to.expect_ack(AckKind::Pubrel, came[0].id);
-        to.ack(AckKind::Pubcomp, came[0].id);
-        let two = to.expect_publish();
-        assert_eq!((two.text().as_str(), two.id, two.dup), ("two", came[1].id, true));
-        to.ack(AckKind::Pubrec, two.id);
-        to.expect_ack(AckKind::Pubrel, two.id);
-        to.ack(AckKind::Pubcomp, two.id);
-        let three = to.expect_publish();
-        assert_eq!(three.text(), "three");
-        to.ack(AckKind::Puback, three.id);
-        let mut from = node.broker().v5("from").durable().connect();
-        assert!(from.connack.present);
-        from.send_publish(Publish { dup: true, ..half });
-        assert!(from.expect_ack(AckKind::Pubrec, 900) < 0x80);
-        from.ack(AckKind::Pubrel, 900);
-        assert_eq!(from.expect_ack(AckKind::Pubcomp, 900), 0);
-        let half = to.expect_publish();
-        assert_eq!(half.text(), "half");
-        to.ack(AckKind::Pubrec, half.id);
-        to.expect_ack(AckKind::Pubrel, half.id);
-        to.ack(AckKind::Pubcomp, half.id);
-        to.expect_silence();
+        half_done.end_one_and_two(&mut to);
+        HalfDone::end_three(&mut to);
+        half_done.send_again(&mut node.broker().v5("from").durable().connect());
+        HalfDone::end_half(&mut to);
     }
 }
 

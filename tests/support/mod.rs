@@ -8,6 +8,7 @@ pub(crate) mod ws_client;
 pub(crate) mod http_client;
 pub(crate) mod dial;
 pub(crate) mod mqtt_client;
+pub(crate) mod half_done;
 pub(crate) mod process;
 pub(crate) mod node;
 pub(crate) mod cluster;

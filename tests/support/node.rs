@@ -265,29 +265,21 @@ impl Node {
 
     /// SIGTERM; returns the exit status, which must come in time.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let mut running = self.running.take().expect("the node runs");
+        let running = self.running.take().expect("the node runs");
         // A tracer has the node as its child; other wrappers become the node.
         if self.wrapper.is_empty() || !signal_children(running.child.id(), "TERM") {
             signal(running.child.id(), "TERM");
         }
-        let start = now();
-        let status = loop {
-            if let Some(status) = running.child.try_wait().unwrap() {
-                break status;
-            }
-            if start.elapsed() > STOP_PATIENCE {
-                let _ = running.child.kill();
-                panic!("SIGTERM did not end the node in {STOP_PATIENCE:?}:\n{}", self.log());
-            }
-            let_pass(Duration::from_millis(10));
-        };
-        dismiss(running.watchdog);
-        status
+        self.see_end(running, STOP_PATIENCE, "SIGTERM did not end the node")
     }
 
     /// Waits until the process ends by itself.
     pub(crate) fn wait_end(&mut self, patience: Duration) -> ExitStatus {
-        let mut running = self.running.take().expect("the node runs");
+        let running = self.running.take().expect("the node runs");
+        self.see_end(running, patience, "the node did not end by itself")
+    }
+
+    fn see_end(&self, mut running: Running, patience: Duration, failed: &str) -> ExitStatus {
         let start = now();
         let status = loop {
             if let Some(status) = running.child.try_wait().unwrap() {
@@ -295,7 +287,7 @@ impl Node {
             }
             if start.elapsed() > patience {
                 let _ = running.child.kill();
-                panic!("the node did not end by itself:\n{}", self.log());
+                panic!("{failed} in {patience:?}:\n{}", self.log());
             }
             let_pass(Duration::from_millis(10));
         };
