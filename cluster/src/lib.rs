@@ -1,4 +1,4 @@
-//! Replicated state of Hongqiao: Raft groups, their storage, and later the links between nodes.
+//! Replicated state of Hongqiao: Raft groups, their storage, and the links between nodes.
 //!
 //! - Owns: every Raft group of this node, their logs and state on disk.
 //! - Takes: opaque commands for a shard. Gives: the reply of the state machine once the command is

@@ -6,6 +6,7 @@
 
 mod documents;
 mod imports;
+mod map;
 mod source;
 
 use std::{
