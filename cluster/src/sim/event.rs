@@ -36,7 +36,7 @@ pub(super) enum Event<'a> {
     /// A client proposed a command.
     Proposed { command: Command, shard: ShardId, origin: Origin },
     /// It was told what became of it.
-    Told { command: Command, shard: ShardId, told: Told },
+    Told { command: Command, shard: ShardId, told: Told, waited_ms: u64 },
     /// A client asked a shard for its state.
     Asked { question: u64, shard: ShardId },
     /// It was told.

@@ -19,6 +19,7 @@ mod boot;
 mod shape;
 mod faults;
 mod changes;
+mod hand_overs;
 mod workload;
 mod routes;
 mod ledger;

@@ -9,6 +9,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
 /// Members come and go in every so-manieth world.
 const CHANGING: u64 = 4;
 
+/// Leads are handed over all the time in those next to them.
+const RESTLESS: u64 = 1;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -57,6 +60,8 @@ pub(super) struct Shape {
     pub(super) spares: u64,
     /// Mean time between two changes of members.
     pub(super) change_every_ms: u64,
+    /// Mean time between two wishes that a lead be elsewhere; 0: there are none.
+    pub(super) hand_over_every_ms: u64,
 }
 
 impl Shape {
@@ -83,6 +88,7 @@ impl Shape {
             turn_ms: random.gen_range(5..60),
             spares: 0,
             change_every_ms: 0,
+            hand_over_every_ms: 0,
         }
     }
 
@@ -96,6 +102,27 @@ impl Shape {
         self.change_every_ms = random.gen_range(800..3_000);
         // Time for some of them.
         self.faults_ms += 6_000;
+    }
+
+    /// Lets leads go from node to node in some worlds of several nodes, with many small requests on their way;
+    /// all others are what they were without.
+    pub(super) fn draw_hand_overs(&mut self, seed: u64) {
+        if self.nodes < 2 || seed % CHANGING != RESTLESS {
+            return;
+        }
+        let mut random = StdRng::seed_from_u64(!seed);
+        self.hand_over_every_ms = random.gen_range(50..600);
+        // Time for some of them: the cluster is made first.
+        self.faults_ms += 6_000;
+        self.clients += 4;
+        self.turn_ms = random.gen_range(2..8);
+        (self.burst_max, self.filler_max) = (4, self.filler_max.min(100));
+        // What is on its way when a lead changes is what they are about.
+        for kind in [Kind::Delay, Kind::SlowDisk] {
+            if !self.kinds.contains(&kind) {
+                self.kinds.push(kind);
+            }
+        }
     }
 
     /// Returns how many nodes there may be in all.

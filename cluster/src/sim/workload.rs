@@ -32,6 +32,7 @@ struct Proposed {
     command: Command,
     shard: ShardId,
     origin: Origin,
+    since_ms: u64,
     told: Slot<Result<Bytes, ProposeError>>,
 }
 
@@ -72,7 +73,13 @@ impl Client {
     }
 
     /// Reports what has an outcome; gives up what died with its node.
-    pub(super) fn listen(&mut self, hosts: &[Host], oracle: &Oracle, tally: &mut Tally) {
+    pub(super) fn listen(
+        &mut self,
+        now_ms: u64,
+        hosts: &[Host],
+        oracle: &Oracle,
+        tally: &mut Tally,
+    ) {
         let lives = |origin: Origin| {
             hosts.iter().any(|host| {
                 host.node == origin.node
@@ -88,7 +95,9 @@ impl Client {
                 Err(ProposeError::Unknown) => tally.unknown += 1,
                 Err(_) => tally.refused += 1,
             }
-            oracle.see(&Event::Told { command: open.command, shard: open.shard, told });
+            let Proposed { command, shard, since_ms, .. } = *open;
+            let waited_ms = now_ms.saturating_sub(since_ms);
+            oracle.see(&Event::Told { command, shard, told, waited_ms });
             false
         });
         self.asked.retain(|open| {
@@ -140,7 +149,7 @@ impl Client {
             let outcome = proposed.await;
             *slot.lock() = Some(outcome);
         });
-        self.proposed.push(Proposed { command, shard, origin, told });
+        self.proposed.push(Proposed { command, shard, origin, since_ms: world.now_ms, told });
         true
     }
 

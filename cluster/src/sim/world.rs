@@ -19,6 +19,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use super::{
     changes::{Changes, Ground},
     faults::{Faults, Targets},
+    hand_overs::{self, HandOvers},
     health,
     host::{Death, Host, Place},
     links::Links,
@@ -64,6 +65,7 @@ pub(super) struct World {
     subscribers: Subscribers,
     faults: Faults,
     changes: Changes,
+    hand_overs: HandOvers,
     watch: Watch,
     oracle: Arc<Oracle>,
     trace: Trace,
@@ -93,6 +95,7 @@ impl World {
         let mut random = StdRng::seed_from_u64(seed);
         let mut shape = Shape::draw(&mut random);
         shape.draw_changes(seed);
+        shape.draw_hand_overs(seed);
         let mut hosts: Vec<Host> =
             (1..=shape.all_nodes()).map(|node| Host::new(NodeId(node), &mut random)).collect();
         for host in hosts.iter_mut().filter(|host| host.node.0 > shape.nodes) {
@@ -113,6 +116,7 @@ impl World {
             subscribers: Subscribers::default(),
             faults: Faults::default(),
             changes: Changes::default(),
+            hand_overs: HandOvers::default(),
             watch: Watch::default(),
             oracle: Arc::new(Oracle::new()),
             trace,
@@ -129,6 +133,7 @@ impl World {
             let starts = self.with_faults(Faults::step);
             starts.into_iter().for_each(|at| self.start(at));
             self.clients_act();
+            self.hand_over();
             self.pass();
         }
         if self.goes_on() {
@@ -199,6 +204,16 @@ impl World {
         starts.into_iter().for_each(|at| self.start(at));
     }
 
+    fn hand_over(&mut self) {
+        let mut ground = hand_overs::Ground {
+            now_ms: self.now_ms,
+            hosts: &self.hosts,
+            shape: &self.shape,
+            random: &mut self.random,
+        };
+        self.hand_overs.step(&mut ground);
+    }
+
     /// Lets a millisecond pass, and looks at what came of it.
     fn pass(&mut self) {
         self.change();
@@ -212,7 +227,7 @@ impl World {
         }
         self.now_ms += 1;
         for client in &mut self.clients {
-            client.listen(&self.hosts, &self.oracle, &mut self.tally);
+            client.listen(self.now_ms, &self.hosts, &self.oracle, &mut self.tally);
         }
         if let Some(message) = panics::taken() {
             self.oracle.complain("NO-PANIC", message);

@@ -7,6 +7,7 @@
 mod no_loss;
 mod once;
 mod order;
+mod outcome;
 mod same_state;
 mod read_your_acks;
 mod one_leader;
@@ -32,6 +33,7 @@ pub(super) fn all() -> Vec<Box<dyn Invariant>> {
         Box::<no_loss::NoLoss>::default(),
         Box::<once::Once>::default(),
         Box::<order::Order>::default(),
+        Box::<outcome::TrueOutcome>::default(),
         Box::<same_state::SameState>::default(),
         Box::<read_your_acks::ReadYourAcks>::default(),
         Box::<one_leader::OneLeader>::default(),

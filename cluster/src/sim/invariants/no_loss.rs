@@ -36,7 +36,7 @@ impl Invariant for NoLoss {
                     _ => Ok(()),
                 }
             }
-            Event::Told { command, shard, told: Ok(state) } => {
+            Event::Told { command, shard, told: Ok(state), .. } => {
                 self.acknowledged.insert((shard, state.index), command);
                 match self.applied.get(&(shard, state.index)) {
                     Some(applied) if *applied == command => Ok(()),

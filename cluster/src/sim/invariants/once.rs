@@ -40,7 +40,7 @@ impl Invariant for Once {
                 }
                 Ok(())
             }
-            Event::Told { command, shard, told: Err(why) }
+            Event::Told { command, shard, told: Err(why), .. }
                 if why != crate::ProposeError::Unknown =>
             {
                 self.refused.insert((shard, command));
