@@ -25,6 +25,7 @@ use actix::{
     WrapFuture as _,
 };
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use hongqiao_cluster::{Order, ProposeError, id::ShardId};
 use tokio::sync::oneshot;
 
@@ -92,6 +93,12 @@ impl From<ProposeError> for SubmitError {
 }
 
 impl SubmitError {
+    /// Returns what is told of what comes behind a failure, of which nothing is written.
+    #[must_use]
+    pub fn behind(self) -> Self {
+        if self == Self::Unknown { Self::Unavailable } else { self }
+    }
+
     /// Returns what metrics count it as.
     #[must_use]
     pub fn cause(self) -> RefuseCause {
@@ -197,44 +204,44 @@ impl Appender {
         let batch = command::encode_batch(&commands);
         let behind = self.queues[at].order;
         let (order, proposed) = (self.propose)(shard, batch, behind);
-        ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
+        let settle = move |replies, actor: &mut Self| {
             actor.facts.ledger.settle(shard, granted);
             actor.settle(at, &replies);
             answer_all(replies, askers, &actor.facts);
-            if !actor.queues[at].commands.is_empty() {
-                actor.mark(at, ctx);
-            }
-        }));
-        match order {
-            Some(_) => self.queues[at].order = order,
-            // Its outcome is there; what waits is behind it.
-            None => self.refuse_waiting(at),
+        };
+        if order.is_some() {
+            self.queues[at].order = order;
+            ctx.spawn(proposed.into_actor(self).map(move |replies, actor, ctx| {
+                settle(replies, actor);
+                actor.mark_waiting(at, ctx);
+            }));
+        } else {
+            // Refused by the call: what waits is behind it, and must not go out before that is known.
+            settle(proposed.now_or_never().unwrap_or(Err(SubmitError::Unknown)), self);
         }
+        self.mark_waiting(at, ctx);
+    }
+
+    fn mark_waiting(&mut self, at: usize, ctx: &mut Context<Self>) {
         if !self.queues[at].commands.is_empty() {
             self.mark(at, ctx);
         }
     }
 
-    /// Takes note that a proposal has come back; with a failure, what was submitted until now fails too.
+    /// Takes note that a proposal has come back; with a failure, what was submitted until now fails too, and for
+    /// the same reason: nothing of it was proposed.
     fn settle(&mut self, at: usize, replies: &Result<Bytes, SubmitError>) {
         let queue = &mut self.queues[at];
         queue.proposals -= 1;
         if queue.proposals == 0 {
             queue.order = None;
         }
-        if replies.is_err() {
-            self.refuse_waiting(at);
-        }
-    }
-
-    /// Refuses what waits for one shard; nothing of it was proposed.
-    fn refuse_waiting(&mut self, at: usize) {
-        let queue = &mut self.queues[at];
+        let Err(error) = replies else { return };
         queue.commands.clear();
         queue.waiting_bytes = 0;
         let askers = mem::take(&mut queue.askers);
         if !askers.is_empty() {
-            answer_all(Err(SubmitError::Unavailable), askers, &self.facts);
+            answer_all(Err(error.behind()), askers, &self.facts);
         }
     }
 }

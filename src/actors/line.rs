@@ -22,9 +22,7 @@ pub struct Line(Arc<OnceLock<SubmitError>>);
 impl Line {
     /// Something has failed: nothing that comes later goes out. The first failure counts.
     pub fn cut(&self, error: SubmitError) {
-        // Of what is refused for it nothing is written.
-        let error = if error == SubmitError::Unknown { SubmitError::Unavailable } else { error };
-        let _ = self.0.set(error);
+        let _ = self.0.set(error.behind());
     }
 
     /// Returns why nothing goes out any more.

@@ -89,6 +89,37 @@ async fn refused_batch_tells_every_asker_and_is_counted_by_cause() {
     }
 }
 
+/// What waits behind a refusal is refused for the same reason, known at once or later: a client that
+/// is told that the disk is full does not look for another leader.
+#[actix::test]
+async fn submits_that_wait_behind_a_refusal_hear_its_cause() {
+    for (error, told) in [
+        (SubmitError::Overloaded, SubmitError::Overloaded),
+        (SubmitError::DiskFull, SubmitError::DiskFull),
+        (SubmitError::Unknown, SubmitError::Unavailable),
+    ] {
+        for order in [None, Some(Order::default())] {
+            let propose: Propose = Rc::new(move |_, _, _| {
+                let refused = async move {
+                    if order.is_some() {
+                        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    }
+                    Err(error)
+                };
+                (order, Box::pin(refused))
+            });
+            let appender = Appender::new(1, propose, Facts::new(1)).start();
+            let command = Command::Append { message: Arc::new(large()), quota: QUOTA };
+            let send = |_| appender.send(Submit { shard: ShardId(0), command: command.clone() });
+            let replies = join_all((0..8).map(send)).await;
+            let proposed = if order.is_some() { limits::APPEND_PROPOSALS_MAX } else { 1 };
+            let (proposed, waited) = replies.split_at(proposed);
+            assert!(proposed.iter().all(|reply| *reply.as_ref().unwrap() == Err(error)));
+            assert!(waited.iter().all(|reply| *reply.as_ref().unwrap() == Err(told)));
+        }
+    }
+}
+
 #[actix::test]
 async fn replies_that_refuse_are_counted_as_quota() {
     let facts = Facts::new(1);
