@@ -54,7 +54,7 @@ use crate::{
         reason::Reason,
     },
     shard::{
-        command::{Claimed, Command, Holder, Reply},
+        command::{Claimed, Command, Holder, Reply, SessionClaim},
         query::HeldPage,
     },
 };
@@ -152,15 +152,21 @@ impl Home {
             return self.finish_claim(&claim, Ok(Box::default()), answer, ctx);
         }
         let kicked = old.map(|old| self.kick(old));
+        let term = self.role.term().unwrap_or(0);
         let submitted = durable.then(|| {
-            let command = claim_command(&claim);
+            let command = claim_command(term, &claim);
             (self.neighbours.submit.clone(), Submit { shard: self.shard, command })
         });
+        let (view, by) = (self.neighbours.view.clone(), claim.by);
         let work = async move {
             if let Some(kicked) = kicked {
                 kicked.await;
             }
             let Some((submit, message)) = submitted else { return Ok(Box::default()) };
+            // Looked at when it is sent: what goes out behind the upkeep's `Lead` is of nobody who was dead then.
+            if view.members().is_gone(by) {
+                return Err(ClaimError::Unavailable);
+            }
             match submit.send(message).await {
                 Ok(Ok(Reply::Claimed(claimed))) => Ok(claimed),
                 Ok(Err(SubmitError::Overloaded)) => Err(ClaimError::Busy),
@@ -282,8 +288,8 @@ impl Home {
     }
 }
 
-fn claim_command(ClaimBy { by, claim }: &ClaimBy) -> Command {
-    Command::Claim {
+fn claim_command(term: u64, ClaimBy { by, claim }: &ClaimBy) -> Command {
+    let claim = SessionClaim {
         key: claim.key,
         app: claim.app,
         client_id: claim.client_id.clone(),
@@ -296,7 +302,8 @@ fn claim_command(ClaimBy { by, claim }: &ClaimBy) -> Command {
             connection: claim.connection.to_u64(),
         },
         now_ms: clock::wall_ms(),
-    }
+    };
+    Command::ClaimIn { term, claim: Box::new(claim) }
 }
 
 impl Actor for Home {

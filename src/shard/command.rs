@@ -134,7 +134,7 @@ pub enum Command {
     CreateApp { name: String },
     /// Creates or changes a user. → [`Reply::Done`]
     PutUser { app: AppId, name: String, password_hash: String },
-    /// A CONNECT: epoch + 1, new holder, expiry and will deadline cancelled. With `clean_start` the old
+    /// As logs written before `ClaimIn` hold it. A CONNECT: epoch + 1, new holder, expiry and will deadline cancelled. With `clean_start` the old
     /// session ends first (its will, if due, is handed out by the next `Tick`). With
     /// `expiry_secs == 0` an old session that is not cleaned is resumed and ends at disconnect;
     /// no session is created by such a claim with `clean_start` (the reply is `session_present =
@@ -247,6 +247,26 @@ pub enum Command {
     /// Writes down who gets the share `id` of a group's message, in the shard of the group: `owner`, unless
     /// somebody else than `instead` is to have it already. → [`Reply::Assigned`]
     Assign { id: MessageId, owner: ShareOwner, instead: Option<ShareOwner> },
+    /// The leader of the shard in this term speaks: what those of earlier terms still have under way is
+    /// refused from here on. → [`Reply::Done`], or [`Reply::Fenced`] if one of a later term has spoken
+    Lead { term: u64 },
+    /// As `Claim`, by the leader of the shard in this term; says what `Lead` says. → [`Reply::Claimed`] or
+    /// [`Reply::Fenced`]
+    ClaimIn { term: u64, claim: Box<SessionClaim> },
+}
+
+/// What a CONNECT claims; see [`Command::Claim`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "fields are explained at the command")]
+pub struct SessionClaim {
+    pub key: SessionKey,
+    pub app: AppId,
+    pub client_id: String,
+    pub clean_start: bool,
+    pub expiry_secs: u32,
+    pub will: Option<Box<StoredWill>>,
+    pub holder: Holder,
+    pub now_ms: u64,
 }
 
 /// What a shard answers to one command.

@@ -34,6 +34,7 @@
 //! | FFFF, `M`, number | `AssignedRecord`: who gets the share of a QoS 2 message |
 //! | FFFF, `r`, app, topic | retained message |
 //! | FFFF, `N` | `NumbersRecord`: next free numbers |
+//! | FFFF, `L` | `LedRecord`: term of the last leader that claims came from |
 
 use std::hash::Hasher as _;
 
@@ -246,6 +247,10 @@ pub(super) fn retained_topic(key: &Bytes) -> Bytes {
 
 pub(super) fn numbers() -> Vec<u8> {
     shard_wide(b'N', &[])
+}
+
+pub(super) fn led() -> Vec<u8> {
+    shard_wide(b'L', &[])
 }
 
 pub(super) fn deadline(at_ms: u64, due: Due) -> Vec<u8> {

@@ -265,6 +265,11 @@ pub(super) struct NumbersRecord {
     pub(super) apps: u32,
 }
 
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LedRecord {
+    pub(super) term: u64,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecentItem {
     pub(super) id: MessageId,
@@ -322,5 +327,6 @@ impl Record for LogRecord {
 }
 impl Record for LogStateRecord {}
 impl Record for NumbersRecord {}
+impl Record for LedRecord {}
 impl Record for RecentRecord {}
 impl Record for AssignedRecord {}

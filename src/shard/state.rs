@@ -16,9 +16,11 @@ use hongqiao_cluster::machine::{Store, StoreMut};
 use slab::Slab;
 
 use super::{
-    command::{Command, Fact, Holder, Reply},
+    command::{Command, Fact, Holder, Reply, SessionClaim},
     key,
-    record::{Amount, LogStateRecord, NumbersRecord, Record as _, SkipsRecord, UsageRecord},
+    record::{
+        Amount, LedRecord, LogStateRecord, NumbersRecord, Record as _, SkipsRecord, UsageRecord,
+    },
 };
 use crate::model::{
     id::{AppId, Epoch, Position, SessionKey},
@@ -144,6 +146,8 @@ pub(super) struct State {
     pub(super) groups: ShareGroups,
     assigned: Assigned,
     numbers: NumbersRecord,
+    /// The last leader that has spoken.
+    led: LedRecord,
     pending: Pending,
     flushes: u64,
 }
@@ -214,13 +218,48 @@ impl State {
             Command::ReleaseStale { keys, node, incarnation, now_ms } => {
                 self.release_stale(entry, &keys, (node, incarnation), now_ms)
             }
-            command @ Command::Claim { .. } => self.claim(entry, command),
+            Command::Claim {
+                key,
+                app,
+                client_id,
+                clean_start,
+                expiry_secs,
+                will,
+                holder,
+                now_ms,
+            } => {
+                let claim = SessionClaim {
+                    key,
+                    app,
+                    client_id,
+                    clean_start,
+                    expiry_secs,
+                    will,
+                    holder,
+                    now_ms,
+                };
+                self.claim(entry, claim)
+            }
+            Command::Lead { term } if self.leads(entry, term) => Reply::Done,
+            Command::ClaimIn { term, claim } if self.leads(entry, term) => {
+                self.claim(entry, *claim)
+            }
+            Command::Lead { .. } | Command::ClaimIn { .. } => Reply::Fenced,
             command @ Command::Share { .. } => self.share(entry, command),
             command @ Command::Redispatch { .. } => self.redispatch(entry, &command),
             Command::Assign { id, owner, instead } => self.assign(entry, id, owner, instead),
             Command::IsKnown { id } => Reply::Known(self.recent.get(id).is_some()),
             command => self.apply_fenced(entry, command),
         }
+    }
+
+    /// Takes note of the term of a leader that speaks; `false` if one of a later term has spoken (FENCED).
+    fn leads(&mut self, entry: &mut Entry<'_>, term: u64) -> bool {
+        if term > self.led.term {
+            self.led = LedRecord { term };
+            entry.store.put(key::led(), self.led.to_bytes());
+        }
+        term == self.led.term
     }
 
     /// Applies a command of a session, if it carries the session's epoch (FENCED).

@@ -7,4 +7,5 @@ mod quotas;
 mod retained;
 mod shares;
 mod groups;
+mod leads;
 mod against_model;

@@ -86,7 +86,8 @@ impl Handler<Submit> for Double {
 
     fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
         match submit.command {
-            Command::Claim { holder, .. } => {
+            Command::ClaimIn { claim, .. } => {
+                let holder = claim.holder;
                 self.epoch += 1;
                 let id = ConnectionId::from_u64(holder.connection);
                 self.log.borrow_mut().push(format!("claim {id:?}"));

@@ -6,6 +6,8 @@
 //! - Bound: `limits::STALE_SESSIONS_LOOKED` sessions a step, one commit per node and step.
 //! - When: once after this node began to lead, once after each change of what is dead, and for a node that says
 //!   that it could not tell of its connections. Otherwise nothing is read.
+//! - A pass begins with `Lead`: behind it the shard takes no claim of an earlier home any more, nor of a start that
+//!   was dead then, and every claim in front of it is seen. So no session is left with a dead holder.
 //! - Both commands change nothing once the session is claimed again: one names the dead start, the other the
 //!   epoch (FENCED). So each release, and each will, happens once.
 
@@ -25,7 +27,7 @@ use crate::{
         connection_id::ConnectionId,
         id::{Epoch, SessionKey},
     },
-    shard::command::Command,
+    shard::command::{Command, Reply},
 };
 
 /// See the file header.
@@ -42,6 +44,8 @@ pub(super) struct Stale {
 /// One way through all sessions.
 #[derive(Debug, Default)]
 struct Pass {
+    /// What came before it is in the shard or will never be.
+    fenced: bool,
     after: Option<SessionKey>,
     asked: BTreeSet<Start>,
 }
@@ -70,7 +74,7 @@ impl Stale {
         if rose || (self.pass.is_none() && !self.unsure.is_empty()) {
             let mut asked = std::mem::take(&mut self.unsure);
             asked.extend(self.pass.take().map(|pass| pass.asked).unwrap_or_default());
-            self.pass = Some(Pass { after: None, asked });
+            self.pass = Some(Pass { fenced: false, after: None, asked });
         }
     }
 
@@ -86,7 +90,16 @@ impl Stale {
 
     /// Looks through the next sessions; `true` if there is more to do at once.
     pub(super) async fn step(&mut self, shard: ShardId, neighbours: &Neighbours) -> bool {
-        let Some(pass) = &mut self.pass else { return false };
+        let (Some(pass), Some(term)) = (&mut self.pass, self.term) else { return false };
+        if !pass.fenced {
+            let command = Command::Lead { term };
+            let reply = neighbours.submit.send(Submit { shard, command }).await;
+            // Else another leads, or will soon; or it is tried again at the next look.
+            if !matches!(reply, Ok(Ok(Reply::Done))) {
+                return false;
+            }
+            pass.fenced = true;
+        }
         let Some(page) = (neighbours.held)(pass.after).await else { return false };
         let mut found = Found::default();
         for (key, epoch, holder) in page.sessions {
@@ -185,3 +198,6 @@ async fn ask_gone(
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

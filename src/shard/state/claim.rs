@@ -1,6 +1,6 @@
 //! A CONNECT takes a session: epoch + 1, new holder, and all that is known of it.
 //!
-//! - Takes: `Claim`. Gives: `Claimed`, truthful about what is present (SESSION-TRUE).
+//! - Takes: `Claim`, `ClaimIn`. Gives: `Claimed`, truthful about what is present (SESSION-TRUE).
 //! - FENCED: epochs of a shard only grow, over the end of a session too: they are made from the place in
 //!   the log, so what an earlier life of the session still sends is refused.
 //! - Source: MQTT 5.0 sections 3.1.2.4, 3.1.2.5, 3.1.2.11.2, 4.1.
@@ -13,7 +13,7 @@ use crate::{
     },
     shard::{
         command::{
-            Claimed, Command, Fact, Holder, InflightOut, OutState, Reply, StoredSubscription,
+            Claimed, Fact, Holder, InflightOut, OutState, Reply, SessionClaim, StoredSubscription,
         },
         key::{self, Due},
         record::{
@@ -27,12 +27,9 @@ use crate::{
 pub(super) const SCAN_RECORDS: usize = 1_024;
 
 impl State {
-    pub(super) fn claim(&mut self, entry: &mut Entry<'_>, command: Command) -> Reply {
-        let Command::Claim { key, app, client_id, clean_start, expiry_secs, will, holder, now_ms } =
-            command
-        else {
-            return Reply::Fenced;
-        };
+    pub(super) fn claim(&mut self, entry: &mut Entry<'_>, claim: SessionClaim) -> Reply {
+        let SessionClaim { key, app, client_id, clean_start, expiry_secs, will, holder, now_ms } =
+            claim;
         let mut previous_holder = None;
         let again = self.begin_again(entry, key, holder);
         if let Some(&at) = self.by_key.get(&key)

@@ -17,8 +17,8 @@ use crate::{
         command::Fact,
         key,
         record::{
-            DrainRecord, LogRecord, LogStateRecord, NumbersRecord, OrphanRecord, ProgressRecord,
-            Record as _, SessionRecord, SubscriptionRecord, UsageRecord,
+            DrainRecord, LedRecord, LogRecord, LogStateRecord, NumbersRecord, OrphanRecord,
+            ProgressRecord, Record as _, SessionRecord, SubscriptionRecord, UsageRecord,
         },
     },
 };
@@ -31,6 +31,7 @@ impl State {
     pub(in crate::shard) fn load(store: &dyn Store, tell: &dyn Fn(Fact)) -> Self {
         let mut state = Self {
             numbers: super::read::<NumbersRecord>(store, &key::numbers()).unwrap_or_default(),
+            led: super::read::<LedRecord>(store, &key::led()).unwrap_or_default(),
             recent: Recent::load(store),
             assigned: Assigned::load(store),
             ..Self::default()

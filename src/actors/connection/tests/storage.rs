@@ -128,7 +128,7 @@ impl Inner {
 
 fn name(command: &Command) -> Option<&'static str> {
     Some(match command {
-        Command::Claim { .. } => "claim",
+        Command::Claim { .. } | Command::ClaimIn { .. } => "claim",
         Command::Release { .. } => "release",
         Command::Subscribe { .. } => "subscribe",
         Command::Unsubscribe { .. } => "unsubscribe",

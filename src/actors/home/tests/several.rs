@@ -212,3 +212,25 @@ async fn claim_when_its_node_is_taken_for_dead_meanwhile_then_refused_and_not_ma
         assert_eq!(asked.len(), if refused { 1 } else { 2 }, "{asked:?}");
     }
 }
+
+/// What goes out behind the upkeep's look at a dead node would be seen by nobody.
+#[actix::test]
+async fn claim_of_a_node_that_dies_while_the_old_connection_is_kicked_is_not_stored() {
+    let other = start_of(3, 1);
+    let world = World::new(here(4), &[(PEER, true), (other, true)], Vec::new());
+    world.home.send(claim_of(PEER, 1, 60)).await.unwrap().unwrap();
+    world.others.silent.lock().insert(2);
+    let claims = || {
+        let log = world.log.borrow();
+        log.iter().filter(|line| line.starts_with("claim")).count()
+    };
+    let claimed = world.home.send(claim_of(other, 2, 60));
+    let die = async {
+        tokio::time::sleep(limits::TAKEOVER_WAIT / 2).await;
+        assert_eq!(claims(), 1, "it waits for the old one");
+        world.members.send_replace(members(&[(PEER, true), (other, false)]));
+    };
+    let (claimed, ()) = tokio::join!(claimed, die);
+    assert_eq!(claimed.unwrap().unwrap_err(), ClaimError::Unavailable);
+    assert_eq!(claims(), 1);
+}
