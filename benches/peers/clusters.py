@@ -141,14 +141,21 @@ class HongqiaoCluster(Cluster):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2).close()
         except OSError:
             return False
-        run = subprocess.run(
-            [str(HONGQIAO), "cluster", "status", "--json", "--data", str(self.folder / "data0")],
-            capture_output=True, text=True)
-        if run.returncode != 0:
-            return False
-        groups = [group for group in json.loads(run.stdout)["groups"] if not group["meta"]]
-        leads = [sum(group["leader"] == node + 1 for group in groups) for node in range(self.nodes)]
-        return all(len(group["voters"]) == min(self.nodes, REPLICAS) for group in groups) and max(leads) - min(leads) <= 1
+        groups = {}
+        for node in range(self.nodes):
+            run = subprocess.run(
+                [str(HONGQIAO), "cluster", "status", "--json", "--data", str(self.folder / f"data{node}")],
+                capture_output=True, text=True)
+            if run.returncode != 0:
+                return False
+            # Who the members of a group are is known to those that are some of them.
+            known = json.loads(run.stdout)
+            if known["members_moving"] or known["groups_moving"]:
+                return False
+            groups.update({group["group"]: group for group in known["groups"] if not group["meta"] and group["voters"]})
+        leads = [sum(group["leader"] == node + 1 for group in groups.values()) for node in range(self.nodes)]
+        replicas = min(self.nodes, REPLICAS)
+        return all(len(group["voters"]) == replicas for group in groups.values()) and max(leads) - min(leads) <= 1
 
 
 class HongqiaoClusterDisk(HongqiaoCluster):

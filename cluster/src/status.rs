@@ -5,8 +5,9 @@
 //! - Source: own design.
 
 use crate::{
+    directory::Led,
     id::{NodeId, ShardId},
-    raft_group::group::Group,
+    raft_group::{group::Group, lead::Lead},
     transport::LinkState,
 };
 
@@ -51,6 +52,12 @@ pub struct GroupStatus {
 }
 
 impl GroupStatus {
+    /// Returns who leads, as this node or the directory knows; see [`Lead::leader_or`].
+    #[must_use]
+    pub fn leader_or(&self, written: Option<Led>) -> Option<NodeId> {
+        Lead { leader: self.leader, term: self.term, here: self.here }.leader_or(written)
+    }
+
     pub(crate) fn of(number: u16, group: &Group) -> Self {
         let metrics = group.raft.metrics();
         let metrics = metrics.borrow();

@@ -32,11 +32,8 @@ impl ClusterPort {
     /// Returns who leads a shard, as far as this node knows.
     #[must_use]
     pub fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
-        let leader = self.0.leadership(shard).borrow().leader;
-        leader.or_else(|| {
-            let led = *self.0.meta().directory().leaders.get(usize::from(shard.0))?;
-            led.map(|led| led.node)
-        })
+        let lead = *self.0.leadership(shard).borrow();
+        lead.leader_or(self.0.meta().directory().leader(shard))
     }
 
     fn command(&self, change: RouteChange) -> MetaCommand {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use hongqiao_cluster::{
-    Lead,
+    Lead, Led,
     id::{NodeId, ShardId},
 };
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub struct Members {
     /// Every node that is known, this one too.
     pub all: Vec<Member>,
     /// By shard: the newest leader that the cluster has written down.
-    pub leaders: Vec<Option<NodeId>>,
+    pub leaders: Vec<Option<Led>>,
 }
 
 impl Members {
@@ -119,8 +119,8 @@ impl View {
     /// Returns the node to ask about a shard.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        let written = || *self.members.borrow().leaders.get(usize::from(shard.0))?;
-        self.lead(shard).leader.or_else(written)
+        let written = self.members.borrow().leaders.get(usize::from(shard.0)).copied().flatten();
+        self.lead(shard).leader_or(written)
     }
 
     /// Returns how many shards there are.

@@ -98,6 +98,6 @@ fn translate(me: Start, directory: &Directory) -> Members {
         .map(|node| Member { start: Start { node: *node, incarnation: u64::MAX }, up: false });
     let all = std::iter::once(Member { start: me, up: true }).chain(others).chain(removed);
     let all = all.collect();
-    let leaders = directory.leaders.iter().map(|led| led.map(|led| led.node)).collect();
+    let leaders = directory.leaders.iter().copied().collect();
     Members { me, alone: directory.is_alone(me.node), all, leaders }
 }

@@ -77,7 +77,7 @@ fn group(of: &GroupStatus, meta: ShardId, directory: &Directory) -> GroupReport 
     GroupReport {
         group: of.shard.0,
         meta: of.shard == meta,
-        leader: of.leader.map(|node| node.0),
+        leader: of.leader_or(directory.leader(of.shard)).map(|node| node.0),
         term: of.term,
         voters: ids(&of.voters),
         learners: ids(&of.learners),

@@ -6,7 +6,7 @@ use super::{alone, load::Load};
 use crate::support::{
     cluster::{Cluster, member_settings, own_host, report_of},
     node::Node,
-    wait::wait_until_within,
+    wait::{let_pass, wait_until_within},
 };
 
 #[test]
@@ -29,6 +29,28 @@ fn cluster_grows_to_five_and_shrinks_to_three_under_load_and_loses_nothing() {
     assert!(acked > 100, "only {acked} were acknowledged");
     let folder = cluster.node(2).data().display().to_string();
     cluster.node(2).never_serves(&format!("node 2 was removed from its cluster, and {folder} is"));
+}
+
+/// A node that gave replicas away goes by what the cluster has written down, not by whom it followed last.
+#[test]
+fn clients_of_every_node_reach_every_shard_once_a_cluster_has_grown() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(3);
+    for number in [4, 5] {
+        assert_eq!(cluster.join(1), number);
+    }
+    cluster.wait_still(1, &[1, 2, 3, 4, 5]);
+    // Leads go where they belong after that, one a second.
+    for round in 0..8 {
+        for node in cluster.numbers() {
+            let id = format!("grown-{round}-{node}");
+            let mut client = cluster.broker(node).v5(&id).durable().connect();
+            client.subscribe(&id, 1);
+            client.publish(&id, "to myself", 1);
+            assert_eq!(client.expect_publish().text(), "to myself");
+        }
+        let_pass(Duration::from_secs(1));
+    }
 }
 
 #[test]

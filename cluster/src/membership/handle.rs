@@ -120,10 +120,8 @@ impl<M: Machine> ClusterHandle<M> {
         done.await.unwrap_or(Err(MemberError::Unknown))
     }
 
-    /// Returns who leads: by what the group says if it has a replica here, else by the directory.
     fn leader_of(&self, group: &Group, directory: &Directory) -> Option<NodeId> {
-        let known = group.lead.now().leader;
-        known.or_else(|| directory.leader(ShardId(group.number)).map(|led| led.node))
+        group.lead.now().leader_or(directory.leader(ShardId(group.number)))
     }
 
     /// Watches how far this node is on its way out of the cluster.

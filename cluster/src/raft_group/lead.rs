@@ -29,6 +29,7 @@ use tokio::sync::{Notify, watch};
 use super::types::{LogId, Types};
 use crate::{
     clock,
+    directory::Led,
     id::NodeId,
     limits::{LEAD_SILENCE_MAX, READ_SILENCE_MAX},
 };
@@ -46,6 +47,18 @@ pub struct Lead {
     pub term: u64,
     /// This node leads, has applied all of earlier terms, and a quorum follows it.
     pub here: bool,
+}
+
+impl Lead {
+    /// Returns who leads: as the group itself knows, or the directory where it knows of a newer term. A replica that
+    /// was moved away hears of no later leader.
+    #[must_use]
+    pub fn leader_or(self, written: Option<Led>) -> Option<NodeId> {
+        match written {
+            Some(led) if led.term > self.term => Some(led.node),
+            _ => self.leader.or(written.map(|led| led.node)),
+        }
+    }
 }
 
 /// One group's lead, shared by its task and whoever asks.
@@ -295,6 +308,18 @@ pub(crate) async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leader_when_another_term_is_written_then_the_newer_counts() {
+        let known = Lead { leader: Some(NodeId(3)), term: 4, here: false };
+        let led = |term| Some(Led { node: NodeId(2), term });
+        assert_eq!(known.leader_or(None), Some(NodeId(3)));
+        assert_eq!(known.leader_or(led(4)), Some(NodeId(3)));
+        assert_eq!(known.leader_or(led(5)), Some(NodeId(2)));
+        // Elections take place before anything is written.
+        let none = Lead { leader: None, ..known };
+        assert_eq!((none.leader_or(None), none.leader_or(led(3))), (None, Some(NodeId(2))));
+    }
 
     #[test]
     fn heard_when_compared_then_the_later_and_the_quorum_itself_win() {

@@ -34,7 +34,7 @@ use crate::{
 /// How often a leader looks for commands of its own that have waited for too long.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often somebody to ask is looked for while commands wait.
+/// How often somebody to ask is looked for.
 const LOST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Follows who leads a group, from now on, and carries commands there.

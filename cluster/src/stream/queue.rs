@@ -117,8 +117,6 @@ struct State {
     doors: BTreeMap<u64, Door>,
     /// The lead is being handed over: nothing enters the log here.
     held: bool,
-    /// A command was refused because nobody leads.
-    missed: bool,
     closed: bool,
 }
 
@@ -135,7 +133,6 @@ impl Queue {
             line: VecDeque::new(),
             doors: BTreeMap::new(),
             held: false,
-            missed: false,
             closed: false,
         };
         Arc::new(Self {
@@ -189,7 +186,7 @@ impl Queue {
         behind: Option<u64>,
         refusal: Option<ProposeError>,
     ) -> Result<u64, ProposeError> {
-        let pushed = self.change(|state, now, _| {
+        self.change(|state, now, _| {
             if state.closed {
                 return Err(ProposeError::Unavailable);
             }
@@ -197,15 +194,8 @@ impl Queue {
                 return Err(why);
             }
             let pushed = state.sender.push(command, caller, behind, now);
-            let pushed = pushed.map_err(|(_, why)| why);
-            state.missed |= pushed == Err(ProposeError::Unavailable);
-            pushed
-        });
-        if pushed == Err(ProposeError::Unavailable) {
-            // Nothing waits now, so nobody would look who leads, and every later one were refused as well.
-            self.driver.notify_one();
-        }
-        pushed
+            pushed.map_err(|(_, why)| why)
+        })
     }
 
     /// Takes over who leads the group.
@@ -366,11 +356,10 @@ impl Queue {
         Gathered { commands: entry.commands, runs: entry.runs, asks: Asks::new(entry.asks) }
     }
 
-    /// Returns whether commands wait, or one was refused since the last call, and nobody is known to lead.
+    /// Returns whether nobody is known to lead. Looked at without a command that waits, too: the first one would be
+    /// refused for the time in which nobody has asked.
     pub(crate) fn is_lost(&self) -> bool {
-        let mut state = self.state.lock();
-        let missed = std::mem::take(&mut state.missed);
-        state.sender.leader().is_none() && (missed || !state.sender.is_idle())
+        self.state.lock().sender.leader().is_none()
     }
 
     /// Returns once the driver should look again.
