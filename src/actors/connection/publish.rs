@@ -410,7 +410,7 @@ impl Connection {
         }
         let Some(packet_id) = self.intake().pubrec_of(ticket) else { return false };
         let reply = self.end_exchange(packet_id);
-        self.works.push(async move { Event::Refused(ticket, reason, reply.await) });
+        self.works.push_refusal(async move { Event::Refused(ticket, reason, reply.await) });
         true
     }
 

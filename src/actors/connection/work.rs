@@ -98,9 +98,9 @@ pub(in crate::actors) struct Works {
 #[derive(Default)]
 struct Set {
     futures: FuturesUnordered<Work>,
-    /// Of the publishes among them.
+    /// Of the publishes among them, and of refusals that the client has not been told.
     line: Option<Line>,
-    /// How many they are. When none is left all have come out, and the next ones begin a new line.
+    /// How many they are. When none is left the next publish begins a new line.
     publishes: usize,
     /// Something was added that has not been polled.
     fresh: bool,
@@ -124,6 +124,13 @@ impl Works {
         self.count_publish();
     }
 
+    /// Adds the end of the exchange of a publish that is refused. Until it is written the client is not told, and may
+    /// never be: then it sends the publish again, and all behind it.
+    pub(super) fn push_refusal(&mut self, end: impl Future<Output = Event> + 'static) {
+        self.push(end);
+        self.count_publish();
+    }
+
     fn count_publish(&mut self) {
         if let Some(set) = &mut self.set {
             set.publishes += 1;
@@ -131,8 +138,10 @@ impl Works {
     }
 
     /// Returns the line of the publishes under way, if there is one.
-    pub(super) fn line(&self) -> Option<Line> {
-        self.set.as_ref().and_then(|set| set.line.clone())
+    pub(super) fn line(&mut self) -> Option<Line> {
+        let set = self.set.as_mut()?;
+        set.line.take_if(|_| set.publishes == 0);
+        set.line.clone()
     }
 
     /// Keeps the line of publishes that are added next.
@@ -174,9 +183,8 @@ impl Works {
         set.fresh = false;
         match set.futures.poll_next_unpin(cx) {
             Poll::Ready(Some(event)) => {
-                if matches!(event, Event::Published(..) | Event::Begun(..)) {
+                if matches!(event, Event::Published(..) | Event::Begun(..) | Event::Refused(..)) {
                     set.publishes -= 1;
-                    set.line.take_if(|_| set.publishes == 0);
                 }
                 Some(event)
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hongqiao_cluster::id::ShardId;
 
 use super::{
-    bench::{Bench, connect_v4, connect_v5, delivery, durable_v5},
+    bench::{Bench, connect_v4, connect_v5, delivery, durable_v5, id},
     remote::Remote,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     model::{
         message::Qos,
         reason::Reason,
-        wire::{Connect, SubackCode},
+        wire::{AckKind, Connect, SubackCode},
     },
 };
 
@@ -132,4 +132,31 @@ async fn publish_without_outcome_then_the_connection_ends_and_nothing_behind_it_
         pass(50).await;
         assert_eq!(stored(&bench), 0, "{error:?}");
     }
+}
+
+/// The refusal is not told before the end of its exchange is written, and a connection may end before that.
+#[actix::test]
+async fn publish_behind_a_refusal_that_is_not_told_yet_then_refused_too() {
+    let bench = absent().await;
+    let (mut sender, _) = bench.durable("s").await;
+    bench.meta.set_lease(false);
+    let (first, second, third) = (id(1), id(2), id(3));
+    sender.publish_as(&delivery("a", Q2, b"1"), Some(first));
+    pass(5).await;
+    // Its packet id is written. The disk is full when the lease comes back, and has room in a moment.
+    bench.storage.hang_on(Some("in end"));
+    bench.storage.refuse(Some(SubmitError::DiskFull));
+    bench.meta.set_lease(true);
+    pass(100).await;
+    bench.storage.refuse(None);
+    sender.publish_as(&delivery("a", Q2, b"2"), Some(second));
+    pass(50).await;
+    assert_eq!(stored(&bench), 0, "stored in front of what may come again");
+    bench.storage.hang_on(None);
+    sender.expect_ack(AckKind::Pubrec, first, Reason::QuotaExceeded).await;
+    sender.expect_ack(AckKind::Pubrec, second, Reason::QuotaExceeded).await;
+    // Told: what comes now is new.
+    sender.publish_as(&delivery("a", Q2, b"3"), Some(third));
+    sender.expect_ack(AckKind::Pubrec, third, Reason::Success).await;
+    assert_eq!(stored(&bench), 1);
 }

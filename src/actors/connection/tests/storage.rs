@@ -27,6 +27,7 @@ struct Inner {
     refusal: Option<SubmitError>,
     commands: Vec<&'static str>,
     hangs: bool,
+    hangs_on: Option<&'static str>,
 }
 
 /// One shard.
@@ -39,8 +40,15 @@ impl Storage {
         let mut machine = ShardMachine::new(Arc::new(move |fact| facts.take(ShardId(0), fact)));
         let store = MemoryStore::default();
         machine.load(&store);
-        let inner =
-            Inner { machine, store, index: 0, refusal: None, commands: Vec::new(), hangs: false };
+        let inner = Inner {
+            machine,
+            store,
+            index: 0,
+            refusal: None,
+            commands: Vec::new(),
+            hangs: false,
+            hangs_on: None,
+        };
         Self(Rc::new(RefCell::new(inner)))
     }
 
@@ -52,6 +60,11 @@ impl Storage {
     /// From now on no command is answered, or all are again.
     pub(super) fn hang(&self, hangs: bool) {
         self.0.borrow_mut().hangs = hangs;
+    }
+
+    /// From now on no batch with this command is answered, or each is again.
+    pub(super) fn hang_on(&self, hangs_on: Option<&'static str>) {
+        self.0.borrow_mut().hangs_on = hangs_on;
     }
 
     /// Names of the session commands that were applied since the last call, without background work.
@@ -81,14 +94,14 @@ impl Storage {
             let proposed = Box::pin(async move {
                 // A commit takes a while, so that what must wait for it can be seen to wait.
                 tokio::task::yield_now().await;
-                while storage.0.borrow().hangs {
+                let commands = decode_batch(&batch).unwrap();
+                while storage.0.borrow().hangs_at(&commands) {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 let mut inner = storage.0.borrow_mut();
                 if let Some(refusal) = inner.refusal {
                     return Err(refusal);
                 }
-                let commands = decode_batch(&batch).unwrap();
                 let names = commands.iter().filter_map(name);
                 inner.commands.extend(names);
                 inner.index += 1;
@@ -119,6 +132,11 @@ impl Storage {
 }
 
 impl Inner {
+    fn hangs_at(&self, batch: &[Command]) -> bool {
+        self.hangs
+            || (self.hangs_on.is_some() && batch.iter().any(|one| name(one) == self.hangs_on))
+    }
+
     fn apply(&mut self, commands: &[Command]) -> Vec<Reply> {
         self.index += 1;
         let replies = self.machine.apply(self.index, &encode_batch(commands), &mut self.store);
