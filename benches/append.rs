@@ -19,8 +19,8 @@ use hongqiao::{
     },
     shard::{
         command::{
-            Command, Holder, Quota, Reply, StoredSubscription, decode_batch, decode_replies,
-            encode_batch,
+            Command, Holder, Quota, Reply, SessionClaim, StoredSubscription, decode_batch,
+            decode_replies, encode_batch,
         },
         machine::ShardMachine,
         memory_store::MemoryStore,
@@ -126,7 +126,7 @@ impl Shard {
         for n in 0..sessions {
             let key = SessionKey(u128::from(n) << 64 | u128::from(n));
             let holder = Holder { node: 1, incarnation: 1, connection: u64::from(n) };
-            let claim = Command::Claim {
+            let claim = Command::Claim(Box::new(SessionClaim {
                 key,
                 app: APP,
                 client_id: n.to_string(),
@@ -135,7 +135,7 @@ impl Shard {
                 will: None,
                 holder,
                 now_ms: 1,
-            };
+            }));
             let epoch = match shard.one(claim) {
                 Some(Reply::Claimed(claimed)) => claimed.epoch,
                 _ => Epoch(0),

@@ -134,21 +134,13 @@ pub enum Command {
     CreateApp { name: String },
     /// Creates or changes a user. → [`Reply::Done`]
     PutUser { app: AppId, name: String, password_hash: String },
-    /// As logs written before `ClaimIn` hold it. A CONNECT: epoch + 1, new holder, expiry and will deadline cancelled. With `clean_start` the old
-    /// session ends first (its will, if due, is handed out by the next `Tick`). With
+    /// A CONNECT, as logs written before `ClaimIn` hold it: epoch + 1, new holder, expiry and will deadline
+    /// cancelled. With `clean_start` the old session ends first (its will, if due, is handed out by the next
+    /// `Tick`). With
     /// `expiry_secs == 0` an old session that is not cleaned is resumed and ends at disconnect;
     /// no session is created by such a claim with `clean_start` (the reply is `session_present =
     /// false`, epoch 0). → [`Reply::Claimed`]
-    Claim {
-        key: SessionKey,
-        app: AppId,
-        client_id: String,
-        clean_start: bool,
-        expiry_secs: u32,
-        will: Option<Box<StoredWill>>,
-        holder: Holder,
-        now_ms: u64,
-    },
+    Claim(Box<SessionClaim>),
     /// The connection ended. `expiry_secs`: changed by DISCONNECT. `will_dropped`: DISCONNECT 0x00.
     /// `inflight`: QoS 1 deliveries not yet acknowledged, for the same ids at resume.
     /// → [`Reply::Done`]

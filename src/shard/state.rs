@@ -16,7 +16,7 @@ use hongqiao_cluster::machine::{Store, StoreMut};
 use slab::Slab;
 
 use super::{
-    command::{Command, Fact, Holder, Reply, SessionClaim},
+    command::{Command, Fact, Holder, Reply},
     key,
     record::{
         Amount, LedRecord, LogStateRecord, NumbersRecord, Record as _, SkipsRecord, UsageRecord,
@@ -218,28 +218,7 @@ impl State {
             Command::ReleaseStale { keys, node, incarnation, now_ms } => {
                 self.release_stale(entry, &keys, (node, incarnation), now_ms)
             }
-            Command::Claim {
-                key,
-                app,
-                client_id,
-                clean_start,
-                expiry_secs,
-                will,
-                holder,
-                now_ms,
-            } => {
-                let claim = SessionClaim {
-                    key,
-                    app,
-                    client_id,
-                    clean_start,
-                    expiry_secs,
-                    will,
-                    holder,
-                    now_ms,
-                };
-                self.claim(entry, claim)
-            }
+            Command::Claim(claim) => self.claim(entry, *claim),
             Command::Lead { term } if self.leads(entry, term) => Reply::Done,
             Command::ClaimIn { term, claim } if self.leads(entry, term) => {
                 self.claim(entry, *claim)

@@ -222,11 +222,10 @@ impl Run {
     }
 
     fn claim(&mut self, session: u128, clean: bool) {
-        let mut command = claim(session);
-        if let Command::Claim { clean_start, holder, .. } = &mut command {
-            *clean_start = clean;
-            holder.connection = self.shard.index + 1;
-        }
+        let mut claim = claim(session);
+        claim.clean_start = clean;
+        claim.holder.connection = self.shard.index + 1;
+        let command = Command::Claim(Box::new(claim));
         let Reply::Claimed(claimed) = self.apply(&[command]).remove(0) else { panic!("no claim") };
         let reader = self.model.readers.entry(session).or_default();
         if clean {

@@ -11,7 +11,7 @@ use crate::{
         route_key,
     },
     shard::{
-        command::{Command, Fact, Reply, ShareOwner, StoredSubscription},
+        command::{Command, Fact, Reply, SessionClaim, ShareOwner, StoredSubscription},
         query,
     },
 };
@@ -73,10 +73,8 @@ fn group_is_told_with_its_first_member_that_stores_and_gone_with_its_last() {
     // One takes nothing stored any more, the other's session ends.
     shard.subscribe(2, epoch, &[group(Qos::AtMostOnce)]);
     assert_eq!((shard.group_facts(), shard.members()), (vec![], vec![3]));
-    let end = |command: &mut Command| {
-        if let Command::Claim { clean_start, expiry_secs, .. } = command {
-            (*clean_start, *expiry_secs) = (true, 0);
-        }
+    let end = |claim: &mut SessionClaim| {
+        (claim.clean_start, claim.expiry_secs) = (true, 0);
     };
     shard.claim_with(3, end);
     assert_eq!(shard.group_facts(), [Fact::GroupRemoved { key: key() }]);

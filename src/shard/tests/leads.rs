@@ -3,25 +3,18 @@
 use super::support::*;
 use crate::{
     model::id::SessionKey,
-    shard::command::{Command, Reply, SessionClaim},
+    shard::command::{Command, Reply},
 };
 
 fn claim_in(term: u64, key: u128) -> Command {
-    let Command::Claim { key, app, client_id, clean_start, expiry_secs, will, holder, now_ms } =
-        claim(key)
-    else {
-        panic!("no claim")
-    };
-    let claim =
-        SessionClaim { key, app, client_id, clean_start, expiry_secs, will, holder, now_ms };
-    Command::ClaimIn { term, claim: Box::new(claim) }
+    Command::ClaimIn { term, claim: Box::new(claim(key)) }
 }
 
 #[test]
 fn claim_of_a_leader_is_as_any_claim() {
     let (mut shard, mut other) = (Shard::new(), Shard::new());
     for key in [1, 1, 2] {
-        assert_eq!(shard.one(claim_in(3, key)), other.one(claim(key)));
+        assert_eq!(shard.one(claim_in(3, key)), other.one(Command::Claim(Box::new(claim(key)))));
     }
 }
 

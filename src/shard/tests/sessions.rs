@@ -10,8 +10,8 @@ use crate::{
     },
     shard::{
         command::{
-            Command, DueWill, Fact, FiltersFull, InflightOut, OutState, Reply, StoredSubscription,
-            StoredWill,
+            Command, DueWill, Fact, FiltersFull, InflightOut, OutState, Reply, SessionClaim,
+            StoredSubscription, StoredWill,
         },
         query,
     },
@@ -20,19 +20,15 @@ use crate::{
 const KEY: SessionKey = SessionKey(7);
 
 /// Changes a claim: clean start and expiry.
-fn start(clean: bool, expiry: u32) -> impl FnOnce(&mut Command) {
-    move |command| {
-        if let Command::Claim { clean_start, expiry_secs, .. } = command {
-            (*clean_start, *expiry_secs) = (clean, expiry);
-        }
+fn start(clean: bool, expiry: u32) -> impl FnOnce(&mut SessionClaim) {
+    move |claim| {
+        (claim.clean_start, claim.expiry_secs) = (clean, expiry);
     }
 }
 
-fn claim_at(at_ms: u64) -> impl FnOnce(&mut Command) {
-    move |command| {
-        if let Command::Claim { now_ms, .. } = command {
-            *now_ms = at_ms;
-        }
+fn claim_at(at_ms: u64) -> impl FnOnce(&mut SessionClaim) {
+    move |claim| {
+        claim.now_ms = at_ms;
     }
 }
 
@@ -87,7 +83,7 @@ fn epoch_when_a_session_lives_again_then_its_earlier_life_stays_fenced() {
     shard.reload();
     assert_eq!(shard.acknowledge(7, first, Position::START), Reply::Fenced);
     assert_eq!(shard.acknowledge(7, second, Position::START), Reply::Done);
-    let claims = [claim(7), claim(7)];
+    let claims = [claim(7), claim(7)].map(|claim| Command::Claim(Box::new(claim)));
     let epochs: Vec<Epoch> = shard
         .apply(&claims)
         .into_iter()
@@ -164,10 +160,8 @@ fn release_when_expiry_is_changed_to_zero_then_the_session_ends() {
 #[test]
 fn will_when_the_connection_ends_then_due_after_its_delay_until_done() {
     let with_will = |delay, expiry| {
-        move |command: &mut Command| {
-            if let Command::Claim { will: old, expiry_secs, .. } = command {
-                (*old, *expiry_secs) = (will("w", delay), expiry);
-            }
+        move |claim: &mut SessionClaim| {
+            (claim.will, claim.expiry_secs) = (will("w", delay), expiry);
         }
     };
     // (delay, session expiry) → seconds after release at which it is due
@@ -211,10 +205,8 @@ fn will_when_the_session_is_taken_again_then_cancelled_or_due() {
     for (delay, released, clean, published) in table {
         let mut shard = Shard::new();
         let epoch = shard
-            .claim_with(7, |command| {
-                if let Command::Claim { will: old, .. } = command {
-                    *old = will("w", delay);
-                }
+            .claim_with(7, |claim| {
+                claim.will = will("w", delay);
             })
             .epoch;
         if released {
@@ -230,10 +222,8 @@ fn will_when_the_session_is_taken_again_then_cancelled_or_due() {
 fn will_when_disconnect_drops_it_then_never_due() {
     let mut shard = Shard::new();
     let epoch = shard
-        .claim_with(7, |command| {
-            if let Command::Claim { will: old, .. } = command {
-                *old = will("w", 0);
-            }
+        .claim_with(7, |claim| {
+            claim.will = will("w", 0);
         })
         .epoch;
     shard.one(Command::Release {
@@ -251,10 +241,8 @@ fn will_when_disconnect_drops_it_then_never_due() {
 fn start_when_the_last_one_held_sessions_then_they_are_released() {
     let mut shard = Shard::new();
     let epoch = shard
-        .claim_with(7, |command| {
-            if let Command::Claim { will: old, expiry_secs, .. } = command {
-                (*old, *expiry_secs) = (will("w", 0), 10);
-            }
+        .claim_with(7, |claim| {
+            (claim.will, claim.expiry_secs) = (will("w", 0), 10);
         })
         .epoch;
     shard.claim(8);
@@ -298,10 +286,8 @@ fn start_when_many_sessions_are_held_then_each_step_releases_a_few() {
     for key in 1..=9 {
         shard.claim(key);
     }
-    let here = |command: &mut Command| {
-        if let Command::Claim { holder, .. } = command {
-            holder.incarnation = 2;
-        }
+    let here = |claim: &mut SessionClaim| {
+        claim.holder.incarnation = 2;
     };
     // This one is back before the background work comes to it.
     let epoch = shard.claim_with(9, here).epoch;
@@ -318,11 +304,9 @@ fn start_when_many_sessions_are_held_then_each_step_releases_a_few() {
 fn claim_when_the_last_start_held_the_session_then_what_that_connection_owed_is_settled() {
     let mut shard = Shard::new();
     let of_start = |expiry: u32, incarnation: u64| {
-        move |command: &mut Command| {
-            if let Command::Claim { will: old, expiry_secs, holder, .. } = command {
-                (*old, *expiry_secs) = (will("w", 0), expiry);
-                holder.incarnation = incarnation;
-            }
+        move |claim: &mut SessionClaim| {
+            (claim.will, claim.expiry_secs) = (will("w", 0), expiry);
+            claim.holder.incarnation = incarnation;
         }
     };
     // Resumed with expiry 0: it ends with its connection, even if that died with the node.
@@ -471,10 +455,9 @@ fn sessions_durable_when_listed_then_paged_by_key() {
 #[test]
 fn claim_when_the_same_connection_asks_again_then_nothing_of_its_first_attempt_is_told() {
     let mut shard = Shard::new();
-    let first = |command: &mut Command| {
-        let Command::Claim { holder, will, .. } = command else { return };
-        *holder = super::support::holder(9);
-        *will = Some(Box::new(StoredWill {
+    let first = |claim: &mut SessionClaim| {
+        claim.holder = holder(9);
+        claim.will = Some(Box::new(StoredWill {
             message: message("will", "gone"),
             delay_secs: 0,
             expiry_secs: None,

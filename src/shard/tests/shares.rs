@@ -16,7 +16,7 @@ use crate::{
         topic::TopicFilter,
     },
     shard::{
-        command::{Command, Quota, Reply, StoredSubscription},
+        command::{Command, Quota, Reply, SessionClaim, StoredSubscription},
         query::{self, PageLimits},
     },
 };
@@ -62,10 +62,8 @@ impl Shard {
     }
 
     fn end(&mut self, key: u128) {
-        let clean = |command: &mut Command| {
-            if let Command::Claim { clean_start, expiry_secs, .. } = command {
-                (*clean_start, *expiry_secs) = (true, 0);
-            }
+        let clean = |claim: &mut SessionClaim| {
+            (claim.clean_start, claim.expiry_secs) = (true, 0);
         };
         self.claim_with(key, clean);
     }

@@ -17,8 +17,8 @@ use crate::{
     },
     shard::{
         command::{
-            AppUsage, Claimed, Command, Fact, Holder, Page, Quota, Reply, StoredSubscription,
-            StoredWill, decode_replies, encode_batch,
+            AppUsage, Claimed, Command, Fact, Holder, Page, Quota, Reply, SessionClaim,
+            StoredSubscription, StoredWill, decode_replies, encode_batch,
         },
         machine::ShardMachine,
         memory_store::MemoryStore,
@@ -94,14 +94,16 @@ impl Shard {
         self.claim_with(key, |_| {})
     }
 
-    pub(super) fn claim_with(&mut self, key: u128, change: impl FnOnce(&mut Command)) -> Claimed {
-        let mut command = claim(key);
-        if let Command::Claim { holder, .. } = &mut command {
-            // Each claim is that of another connection.
-            holder.connection = self.index + 1;
-        }
-        change(&mut command);
-        match self.one(command) {
+    pub(super) fn claim_with(
+        &mut self,
+        key: u128,
+        change: impl FnOnce(&mut SessionClaim),
+    ) -> Claimed {
+        let mut claim = claim(key);
+        // Each claim is that of another connection.
+        claim.holder.connection = self.index + 1;
+        change(&mut claim);
+        match self.one(Command::Claim(Box::new(claim))) {
             Reply::Claimed(claimed) => *claimed,
             other => panic!("no claim: {other:?}"),
         }
@@ -189,8 +191,8 @@ pub(super) const QUOTA: Quota = Quota {
     drop_oldest: true,
 };
 
-pub(super) fn claim(key: u128) -> Command {
-    Command::Claim {
+pub(super) fn claim(key: u128) -> SessionClaim {
+    SessionClaim {
         key: SessionKey(key),
         app: APP,
         client_id: format!("client-{key}"),

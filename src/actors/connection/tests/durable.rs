@@ -13,7 +13,7 @@ use crate::{
         session::admission::Offer,
         wire::{AckKind, Connect, Delivery, SubackCode},
     },
-    shard::command::{Command, Holder},
+    shard::command::{Command, Holder, SessionClaim},
 };
 
 const Q0: Qos = Qos::AtMostOnce;
@@ -294,7 +294,7 @@ async fn release_then_after_the_last_acknowledgement() {
 async fn session_claimed_elsewhere_then_this_connection_is_told_and_writes_nothing() {
     let bench = Bench::new();
     let mut receiver = subscribed(&bench).await;
-    bench.storage.apply(Command::Claim {
+    bench.storage.apply(Command::Claim(Box::new(SessionClaim {
         key: bench.key("r"),
         app: crate::model::id::AppId(1),
         client_id: "r".into(),
@@ -303,7 +303,7 @@ async fn session_claimed_elsewhere_then_this_connection_is_told_and_writes_nothi
         will: None,
         holder: Holder { node: 2, incarnation: 1, connection: 1 },
         now_ms: crate::clock::wall_ms(),
-    });
+    })));
     receiver.send(|codec, out| {
         codec.encode_subscribe(id(1), None, [("b", options_of(Q1))], out);
     });

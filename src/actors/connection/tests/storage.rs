@@ -146,7 +146,7 @@ impl Inner {
 
 fn name(command: &Command) -> Option<&'static str> {
     Some(match command {
-        Command::Claim { .. } | Command::ClaimIn { .. } => "claim",
+        Command::Claim(_) | Command::ClaimIn { .. } => "claim",
         Command::Release { .. } => "release",
         Command::Subscribe { .. } => "subscribe",
         Command::Unsubscribe { .. } => "unsubscribe",
