@@ -24,6 +24,9 @@ pub struct SessionKey(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MessageId(pub u128);
 
+/// Tells the slot of a retained copy from that of its message; leaves the number of the exchange.
+const RETAINED_SLOT: u128 = 0x7265_7461_696e_0000 << 64;
+
 impl MessageId {
     /// Names a message within `slot`: a later message of the same slot says that nobody asks for an earlier
     /// one any more.
@@ -45,6 +48,13 @@ impl MessageId {
     #[must_use]
     pub fn in_group(self, group: u128) -> Self {
         Self(self.0 ^ group & !u128::from(u64::MAX))
+    }
+
+    /// Names the retained copy of this message, which may be stored beside the message itself: of each slot
+    /// another one.
+    #[must_use]
+    pub fn of_retained(self) -> Self {
+        Self(self.0 ^ RETAINED_SLOT)
     }
 
     /// Returns the slot.

@@ -199,6 +199,8 @@ impl State {
             entry.replies.push(reply);
         }
         self.flush(&mut entry);
+        // An entry that only retained has nothing to flush into logs.
+        self.recent.write(&mut entry);
         entry.replies
     }
 

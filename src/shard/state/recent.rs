@@ -1,8 +1,8 @@
 //! The ids of messages that were appended before (ONCE).
 //!
 //! - Owns: for each slot of ids the newest, and what was replied. A slot is one exchange of QoS 2 of one
-//!   publisher (and once more of each shared group), one will, one orphan, the retained messages of
-//!   one topic: a new id in it says that nobody sends the one before again. So an id lives as long as its packet id is open in its publisher's session, however much is appended meanwhile.
+//!   publisher (once more of each shared group and for its retained copy), one will (and its copy), one
+//!   orphan, the retained messages of one topic: a new id in it says that nobody sends the one before again. So an id lives as long as its packet id is open in its publisher's session, however much is appended meanwhile.
 //! - Bound: `DEDUP_IDS_MAX` slots, about 150 bytes each. With more the oldest are forgotten, and a message
 //!   that is sent again after that is a new one. An id that matched no log is not kept: nobody has it.
 //! - In the store: chunks of `CHUNK_IDS`; new ids go into the last one. Chunks from the front on are

@@ -1,7 +1,10 @@
 //! Retained messages: one for each topic.
 //!
 //! - Takes: `Retain`. Gives: the version, which orders copies of one topic.
-//! - Bound: messages and bytes per app, as the command says; a topic that has a message keeps its place.
+//! - ONCE: a message with an id (QoS 2, a will) that was stored here is not stored again when it is sent again, for
+//!   its topic may have a newer one by then.
+//! - Bound: messages and bytes per app, as the command says; a topic that has a message keeps its place. Ids
+//!   are among those of `recent.rs`.
 //! - Source: MQTT 5.0 section 3.3.1.3.
 
 use bytes::Bytes;
@@ -9,7 +12,7 @@ use bytes::Bytes;
 use super::{Entry, State};
 use crate::{
     model::{
-        id::{AppId, Position},
+        id::{AppId, MessageId, Position},
         message::Message,
     },
     shard::{
@@ -32,6 +35,26 @@ impl State {
         limits: Amount,
     ) -> Reply {
         let version = entry.take_position();
+        // Not its plain id: `Append` in this shard would take the message for a double of its copy.
+        let id = message.id.map(MessageId::of_retained);
+        if let Some(known) = id.and_then(|id| self.recent.get(id)) {
+            return Reply::Retained { version: known.position, refused: false };
+        }
+        let is_set = self.set_retained(entry, message, version, limits);
+        if let (true, Some(id)) = (is_set, id) {
+            self.recent.add(id, version, 0);
+        }
+        Reply::Retained { version, refused: !is_set }
+    }
+
+    /// Sets or clears the retained message of a topic; `false`: there is no room for it.
+    fn set_retained(
+        &mut self,
+        entry: &mut Entry<'_>,
+        message: &Message,
+        version: Position,
+        limits: Amount,
+    ) -> bool {
         let stored = key::retained(message.app, message.topic.as_bytes());
         let old = entry.store.get(&stored).and_then(|value| read_retained(&value));
         let usage = self.usage.entry(message.app).or_default();
@@ -42,10 +65,10 @@ impl State {
         if !message.payload.is_empty() {
             used.add(counted_bytes(message));
             if used.messages > limits.messages || used.bytes > limits.bytes {
-                return Reply::Retained { version, refused: true };
+                return false;
             }
         } else if old.is_none() {
-            return Reply::Retained { version, refused: false };
+            return true;
         }
         usage.retained = used;
         self.write_usage(entry, message.app);
@@ -54,13 +77,13 @@ impl State {
         }
         if message.payload.is_empty() {
             entry.store.delete(&stored);
-            return Reply::Retained { version, refused: false };
+            return true;
         }
         if let Some(at_ms) = message.expires_at_ms {
             entry.store.put(deadline(at_ms, message), Bytes::new());
         }
         entry.store.put(stored, write_retained(version, message));
-        Reply::Retained { version, refused: false }
+        true
     }
 
     /// Removes a retained message whose deadline has come.

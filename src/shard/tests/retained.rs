@@ -94,6 +94,64 @@ fn retain_when_set_again_or_cleared_then_versions_grow_and_counts_hold() {
 }
 
 #[test]
+fn retain_when_sent_again_then_a_newer_message_of_its_topic_stays() {
+    let mut shard = Shard::new();
+    let again = |id, payload: &str| retain_with(with_id(id, message("a", payload)), 100, 1 << 20);
+    let first = shard.one(again(1, "offline"));
+    shard.one(retain("a", "online"));
+    shard.reload();
+    assert_eq!(shard.one(again(1, "offline")), first, "the version that its copy had");
+    assert_eq!(retained(&shard, "a", 9, NOW), [("a".to_owned(), "online".to_owned())]);
+    // Clearing is remembered, too, also where nothing was.
+    for (id, before) in [(2, "online"), (3, "")] {
+        if before.is_empty() {
+            shard.one(retain("a", ""));
+        }
+        let cleared = shard.one(again(id, ""));
+        shard.one(retain("a", "newer"));
+        shard.reload();
+        assert_eq!(shard.one(again(id, "")), cleared);
+        assert_eq!(retained(&shard, "a", 9, NOW).len(), 1, "{id}");
+    }
+    // In one entry as well.
+    let replies = shard.apply(&[again(4, "4"), retain("a", "newest"), again(4, "4")]);
+    assert_eq!(replies[0], replies[2]);
+    assert_eq!(retained(&shard, "a", 9, NOW), [("a".to_owned(), "newest".to_owned())]);
+}
+
+#[test]
+fn retain_when_refused_then_not_remembered() {
+    let mut shard = Shard::new();
+    let limited = |messages_max| retain_with(with_id(1, message("b", "b")), messages_max, 1 << 20);
+    shard.one(retain("a", "a"));
+    assert!(matches!(shard.one(limited(1)), Reply::Retained { refused: true, .. }));
+    assert!(matches!(shard.one(limited(2)), Reply::Retained { refused: false, .. }));
+    assert_eq!(retained(&shard, "b", 9, NOW).len(), 1);
+}
+
+#[test]
+fn message_and_its_retained_copy_when_in_one_shard_then_each_is_stored_once() {
+    let mut shard = Shard::new();
+    let epoch = shard.claim(7).epoch;
+    shard.subscribe(7, epoch, &[subscription("a", Qos::ExactlyOnce)]);
+    let message = Message { retain: true, ..with_id(9, message("a", "x")) };
+    let copy = || retain_with(message.clone(), 100, 1 << 20);
+    let replies = shard.apply(&[copy(), append(message.clone(), QUOTA)]);
+    assert!(matches!(replies[1], Reply::Appended { sessions: 1, .. }));
+    assert_eq!(shard.waiting(7, epoch), ["x"]);
+    // The other order: a copy is no double of its message, either.
+    let other = Message {
+        retain: true,
+        ..with_id(10, Message { topic: TopicName::parse("a").unwrap(), ..message.clone() })
+    };
+    let replies = shard.apply(&[append(other.clone(), QUOTA), retain_with(other, 100, 1 << 20)]);
+    assert!(matches!(replies[1], Reply::Retained { version, .. } if version.offset == 1));
+    shard.reload();
+    shard.apply(&[copy(), append(message.clone(), QUOTA)]);
+    assert_eq!(shard.waiting(7, epoch), ["x", "x"]);
+}
+
+#[test]
 fn retained_when_expired_then_not_given_and_tick_makes_room() {
     let mut shard = Shard::new();
     let expiring =
