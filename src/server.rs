@@ -99,7 +99,8 @@ async fn serve(
     Timekeeper::start(&shared).await;
     let workers = Workers::start(worker_threads(config), &shared).await?;
     let cluster = shards.cluster().clone();
-    actix_rt::spawn(drain::end_released_clients(shared.view.clone(), workers.hubs.clone()));
+    let hubs = workers.hubs.iter().map(|hub| hub.clone().recipient()).collect();
+    actix_rt::spawn(drain::end_released_clients(shared.view.clone(), hubs));
     let (stopping, admin_token) = (Arc::new(AtomicBool::new(false)), AdminToken::generate());
     let api = api::Api {
         standing: Standing::watch(shards.cluster()),

@@ -96,6 +96,8 @@ pub struct Home {
     called: AHashSet<Start>,
     /// What other nodes have to be told.
     untold: AHashMap<Start, Untold>,
+    /// By worker: connections with news for a hub whose mailbox is full.
+    waiting_for_hub: AHashMap<usize, AHashSet<ConnectionId>>,
     neighbours: Neighbours,
     news: Arc<News>,
 }
@@ -112,6 +114,7 @@ impl Home {
             claiming: AHashMap::new(),
             called: AHashSet::new(),
             untold: AHashMap::new(),
+            waiting_for_hub: AHashMap::new(),
             neighbours,
             news,
         }

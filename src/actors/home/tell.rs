@@ -1,11 +1,12 @@
 //! Tells connections that the logs of their sessions grew, on whatever node they are.
 //!
-//! - Owns: what the other nodes have not confirmed yet.
+//! - Owns: what the other nodes have not confirmed yet, and what waits for room at hubs of this one.
 //! - Takes: news of the shard. Gives: `SessionsGrew` to hubs, and over the links.
-//! - Bound: one entry per session; one message under way per node, what comes meanwhile gathers.
+//! - Bound: one entry per session; one message under way per node, and one beyond a full mailbox per hub; what
+//!   comes meanwhile gathers.
 //! - A message that is not confirmed is sent again; one about a connection that is gone changes nothing.
 
-use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _};
+use actix::{ActorFutureExt as _, AsyncContext as _, Context, WrapFuture as _, prelude::SendError};
 use ahash::AHashSet;
 
 use super::{Home, lead::Role};
@@ -17,8 +18,7 @@ use crate::{
         view::Start,
     },
     limits,
-    model::{connection_id::ConnectionId, id::SessionKey},
-    shard::command::Holder,
+    model::connection_id::ConnectionId,
 };
 
 /// What one node has to be told.
@@ -50,31 +50,48 @@ impl Home {
         let me = self.neighbours.view.me();
         let mut here = vec![Vec::new(); self.neighbours.grew.len()];
         let mut others = AHashSet::new();
-        for (key, holder) in told.grew {
+        for (_, holder) in told.grew {
             let connection = ConnectionId::from_u64(holder.connection);
             let start = Start::of(&holder);
             if start != me {
                 self.untold.entry(start).or_default().connections.insert(connection);
                 others.insert(start);
             } else if let Some(list) = here.get_mut(connection.worker()) {
-                list.push((key, holder));
+                list.push(connection);
             }
         }
-        self.tell_here(here);
+        for (worker, connections) in here.into_iter().enumerate() {
+            self.tell_here(worker, connections, ctx);
+        }
         for start in others {
             self.tell_there(start, ctx);
         }
     }
 
-    /// Tells the hubs which of their connections have news; what a hub cannot take comes again.
-    fn tell_here(&self, by_worker: Vec<Vec<(SessionKey, Holder)>>) {
-        for (list, hub) in by_worker.into_iter().zip(&self.neighbours.grew) {
-            let id = |holder: &Holder| ConnectionId::from_u64(holder.connection);
-            let connections = list.iter().map(|(_, holder)| id(holder)).collect();
-            if !list.is_empty() && hub.try_send(SessionsGrew { connections }).is_err() {
-                self.news.add(list);
-            }
+    /// Tells a hub which of its connections have news; what it has no room for gathers until it has.
+    fn tell_here(
+        &mut self,
+        worker: usize,
+        connections: Vec<ConnectionId>,
+        ctx: &mut Context<Self>,
+    ) {
+        if connections.is_empty() {
+            return;
         }
+        if let Some(waiting) = self.waiting_for_hub.get_mut(&worker) {
+            return waiting.extend(connections);
+        }
+        let Some(hub) = self.neighbours.grew.get(worker) else { return };
+        // One that is closed has no connections any more.
+        let Err(SendError::Full(grew)) = hub.try_send(SessionsGrew { connections }) else { return };
+        // A request has a place of its own in a mailbox, beyond its capacity, and is answered when its turn has
+        // come. Nothing is tried again meanwhile: the hub may be on this thread and wait for it.
+        let heard = hub.send(grew);
+        self.waiting_for_hub.insert(worker, AHashSet::new());
+        ctx.spawn(heard.into_actor(self).map(move |_, actor, ctx| {
+            let waiting = actor.waiting_for_hub.remove(&worker).unwrap_or_default();
+            actor.tell_here(worker, waiting.into_iter().collect(), ctx);
+        }));
     }
 
     fn tell_there(&mut self, start: Start, ctx: &mut Context<Self>) {

@@ -10,6 +10,7 @@ use hongqiao_cluster::{Lead, id::NodeId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+mod full;
 mod several;
 
 use super::*;
@@ -216,6 +217,16 @@ fn members(others: &[(Start, bool)]) -> Arc<Members> {
 
 impl World {
     fn new(lead: Lead, others: &[(Start, bool)], held: Vec<(SessionKey, Option<Holder>)>) -> Self {
+        Self::with_hub(lead, others, held, None)
+    }
+
+    /// As `new`; `grew` hears the news in the place of the double.
+    fn with_hub(
+        lead: Lead,
+        others: &[(Start, bool)],
+        held: Vec<(SessionKey, Option<Holder>)>,
+        grew: Option<Recipient<SessionsGrew>>,
+    ) -> Self {
         tokio::time::pause();
         let log = Log::default();
         let double = Double { log: Rc::clone(&log), epoch: 0, previous: None, home: None }.start();
@@ -223,7 +234,7 @@ impl World {
         let links = Arc::<Others>::default();
         let neighbours = Neighbours {
             kick: vec![double.clone().recipient()],
-            grew: vec![double.clone().recipient()],
+            grew: vec![grew.unwrap_or_else(|| double.clone().recipient())],
             roll: vec![double.clone().recipient()],
             submit: double.clone().recipient(),
             look: double.clone().recipient(),
