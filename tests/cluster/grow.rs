@@ -31,6 +31,46 @@ fn cluster_grows_to_five_and_shrinks_to_three_under_load_and_loses_nothing() {
     cluster.node(2).never_serves(&format!("node 2 was removed from its cluster, and {folder} is"));
 }
 
+#[test]
+fn one_node_grows_to_three_under_load_and_loses_nothing() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(1);
+    let load = Load::start(&cluster);
+    for number in [2, 3] {
+        assert_eq!(cluster.join(1), number);
+    }
+    cluster.wait_still(1, &[1, 2, 3]);
+    cluster.wait_ready();
+    // The two that came have all that the first one has.
+    cluster.kill(1);
+    let_pass(Duration::from_secs(5));
+    cluster.restart(1);
+    let acked = load.end();
+    assert!(acked > 100, "only {acked} were acknowledged");
+}
+
+/// The new one begins with an empty disk and must not be counted before it holds what the lost one held.
+#[test]
+fn lost_node_is_replaced_under_load_and_then_another_may_be_lost() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(3);
+    let load = Load::start(&cluster);
+    cluster.kill(3);
+    wait_until_within(Duration::from_secs(30), "3 is down", || {
+        let report = cluster.report(1);
+        report["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|node| node["node"] == 3 && node["up"] == false)
+    });
+    assert_eq!(cluster.join_with(1, &[("cluster.replaces", "3")]), 4);
+    cluster.wait_still(2, &[1, 2, 4]);
+    cluster.kill(1);
+    let acked = load.end();
+    assert!(acked > 100, "only {acked} were acknowledged");
+}
+
 /// A node that gave replicas away goes by what the cluster has written down, not by whom it followed last.
 #[test]
 fn clients_of_every_node_reach_every_shard_once_a_cluster_has_grown() {

@@ -51,10 +51,16 @@ impl Cluster {
 
     /// Starts one more node, which joins the cluster of another; returns its number.
     pub(crate) fn join(&mut self, member: usize) -> usize {
+        self.join_with(member, &[])
+    }
+
+    /// The same, with these settings.
+    pub(crate) fn join_with(&mut self, member: usize, settings: &[(&str, &str)]) -> usize {
         let number = self.nodes.len() + 1;
         let own = member_settings(&self.host, number, &[member]);
-        let own: Vec<_> = own.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        self.nodes.push(Node::start_with(&own));
+        let own = own.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let all: Vec<_> = own.chain(settings.iter().copied()).collect();
+        self.nodes.push(Node::start_with(&all));
         number
     }
 
