@@ -72,6 +72,13 @@ pub(crate) const COMMAND_BYTES_MAX: usize = 4 << 20;
 /// A log segment takes no further batch beyond this many bytes.
 pub(crate) const SEGMENT_BYTES: u64 = 32 << 20;
 
+/// Segments that groups which hardly write may hold back, beside twice what the log keeps in memory; then their
+/// entries are written again. High enough that checkpoints let go of most entries before.
+pub(crate) const SEGMENTS_HELD_MAX: u64 = 4;
+
+/// Entries are written again in batches of about this many bytes.
+pub(crate) const CARRY_BYTES: usize = 1 << 20;
+
 /// Segments kept for reuse; writing over old bytes spares the file system its metadata.
 pub(crate) const SEGMENTS_SPARE_MAX: usize = 2;
 

@@ -2,7 +2,8 @@
 //!
 //! - Owns: the open segment, the list of segments, the sequence number of the next batch.
 //! - Takes: the batch that gathered while the last one was written. Gives: its callbacks.
-//! - Bound: segments of `SEGMENT_BYTES`, removed once behind every group's checkpoint.
+//! - Bound: segments of `SEGMENT_BYTES`, removed once behind every group's checkpoint. What groups keep of the
+//!   oldest ones is written again (`carry`) before all hold more than `SEGMENTS_HELD_MAX` and twice what is kept.
 //! - An error is tried again until it works (HEAL); a failed sync is never trusted: the batch is
 //!   written to another segment, because the kernel may have dropped the pages it could not write.
 //! - Source: own design; "fsyncgate" (PostgreSQL, 2018) for the rule on failed syncs.
@@ -17,7 +18,9 @@ use std::{
 use super::{Log, Pending, frame};
 use crate::{
     clock,
-    limits::{RETRY_MAX, RETRY_MIN, SEGMENT_BYTES, SEGMENTS_SPARE_MAX},
+    limits::{
+        CARRY_BYTES, RETRY_MAX, RETRY_MIN, SEGMENT_BYTES, SEGMENTS_HELD_MAX, SEGMENTS_SPARE_MAX,
+    },
     options::Durability,
     storage::disk::{SegmentFile, is_full},
 };
@@ -216,21 +219,84 @@ impl Writer {
         self.file = Some(file);
         self.segments.push_back(Segment::new(number, self.log.groups.len()));
         frame::seal(&mut batch, self.next_seq, self.synced);
-        let begun = self.put(&batch, true);
-        if begun.is_err() {
+        if let Err(error) = self.put(&batch, true) {
             // The next try takes another number: this file may hold half a beginning.
             self.file = None;
+            return Err(error);
         }
-        begun
+        if let Err(error) = self.carry() {
+            // Segments stay until the next one is begun; what waits to be written is more urgent.
+            tracing::warn!(%error, "cannot shorten the log");
+        }
+        Ok(())
     }
 
-    /// Removes segments that hold nothing but purged entries, oldest first.
+    /// Writes again what groups keep of the oldest segments, so that these can go. A group that hardly writes
+    /// would hold back all that others have written since.
+    fn carry(&mut self) -> io::Result<()> {
+        for _ in 0..self.log.groups.len() {
+            let kept: usize = self.log.groups.iter().map(|group| group.lock().bytes()).sum();
+            let most = SEGMENTS_HELD_MAX * self.segment_bytes + 2 * kept as u64;
+            let held: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+            let oldest = self.segments.front().filter(|_| held > most);
+            let holds = oldest.and_then(|oldest| {
+                oldest.ends.iter().zip(&self.purged).position(|(end, purged)| end > purged)
+            });
+            let Some(group) = holds else { break };
+            self.carry_group(group)?;
+            self.remove_behind();
+        }
+        Ok(())
+    }
+
+    /// Writes all that a group keeps into the open segment. In pieces: an entry that is there already changes
+    /// nothing when it is replayed, so that half of them is no harm.
+    fn carry_group(&mut self, group: usize) -> io::Result<()> {
+        let number = u16::try_from(group).unwrap_or(u16::MAX);
+        let Some(entries) = self.log.group(number).map(|group| group.range(..)) else {
+            return Ok(());
+        };
+        let mut batch = vec![0; frame::HEAD_BYTES];
+        for entry in &entries {
+            frame::put_entry(&mut batch, number, entry);
+            if batch.len() >= CARRY_BYTES {
+                self.put_carried(&mut batch)?;
+            }
+        }
+        self.put_carried(&mut batch)?;
+        let last = entries.last().map(|entry| entry.log_id.index);
+        if let (Some(open), Some(last)) = (self.segments.back_mut(), last) {
+            open.note(number, last);
+        }
+        // Counts for older segments only once it outlives them.
+        self.sync()?;
+        for end in self.segments.iter_mut().rev().skip(1).filter_map(|one| one.ends.get_mut(group))
+        {
+            *end = 0;
+        }
+        Ok(())
+    }
+
+    fn put_carried(&mut self, batch: &mut Vec<u8>) -> io::Result<()> {
+        if batch.len() > frame::HEAD_BYTES {
+            frame::seal(batch, self.next_seq, self.synced);
+            self.put(batch, false)?;
+            batch.truncate(frame::HEAD_BYTES);
+        }
+        Ok(())
+    }
+
     fn note_purged(&mut self, purged: &[(u16, u64)]) {
         for (group, index) in purged {
             if let Some(end) = self.purged.get_mut(usize::from(*group)) {
                 *end = (*end).max(index + 1);
             }
         }
+        self.remove_behind();
+    }
+
+    /// Removes segments that hold nothing but purged entries, oldest first.
+    fn remove_behind(&mut self) {
         let mut synced = self.log.durability == Durability::Disk;
         while self.segments.len() > 1
             && self.segments.front().is_some_and(|segment| self.is_behind(segment))

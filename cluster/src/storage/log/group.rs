@@ -59,9 +59,10 @@ impl GroupLog {
         }
     }
 
-    /// Appends an entry; an entry already there with its index is replaced, with all behind it.
+    /// Appends an entry; another one with its index is replaced, with all behind it. One that is there already
+    /// stays, and what is behind it: it was written again (`Writer::carry`).
     pub(crate) fn push(&mut self, entry: Entry) {
-        if Some(entry.log_id.index) <= self.purged.map(|id| id.index) {
+        if Some(entry.log_id.index) <= self.purged.map(|id| id.index) || self.holds(entry.log_id) {
             return;
         }
         self.truncate(entry.log_id.index);
@@ -135,14 +136,18 @@ impl GroupLog {
 
     /// Returns whether this entry is in the log, or was until it was purged.
     pub(crate) fn has(&self, id: LogId) -> bool {
-        let Some(first) = self.entries.front().map(|entry| entry.log_id.index) else {
-            return self.purged >= Some(id);
-        };
-        let place = id.index.checked_sub(first).and_then(|at| usize::try_from(at).ok());
-        match place {
-            Some(at) => self.entries.get(at).is_some_and(|entry| entry.log_id == id),
-            None => self.purged >= Some(id),
+        let first = self.entries.front().map(|entry| entry.log_id.index);
+        if first.is_some_and(|first| first <= id.index) {
+            self.holds(id)
+        } else {
+            self.purged >= Some(id)
         }
+    }
+
+    fn holds(&self, id: LogId) -> bool {
+        let first = self.entries.front().map(|entry| entry.log_id.index);
+        let place = first.and_then(|first| usize::try_from(id.index.checked_sub(first)?).ok());
+        place.and_then(|at| self.entries.get(at)).is_some_and(|entry| entry.log_id == id)
     }
 
     pub(crate) fn range(&self, range: impl RangeBounds<u64>) -> Vec<Entry> {
@@ -237,10 +242,13 @@ mod tests {
             assert_eq!(log.bytes(), held(&log));
         }
         assert!(log.bytes() >= 5_000 * 100);
-        log.push(entry(4_000, 7));
-        assert_eq!((log.bytes(), log.last()), (held(&log), Some(id(4_000))));
-        assert!(log.has(id(1)) && log.has(id(4_000)) && !log.has(id(4_001)));
-        assert!(!log.has(LogId::new(CommittedLeaderId::new(2, 1), 4_000)));
+        // One that is there already changes nothing; another one in its place does.
+        log.push(entry(4_000, 100));
+        assert_eq!((log.bytes(), log.last()), (held(&log), Some(id(5_000))));
+        let other = LogId::new(CommittedLeaderId::new(2, 1), 4_000);
+        log.push(Entry { log_id: other, ..entry(4_000, 7) });
+        assert_eq!((log.bytes(), log.last()), (held(&log), Some(other)));
+        assert!(log.has(id(1)) && log.has(other) && !log.has(id(4_000)) && !log.has(id(4_001)));
         log.truncate(3_000);
         log.purge(id(2_000));
         assert!(log.has(id(1_999)) && log.has(id(2_999)) && !log.has(id(3_000)));

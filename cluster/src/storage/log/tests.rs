@@ -16,6 +16,7 @@ use super::{Log, frame};
 use crate::{
     clock,
     error::StartError,
+    limits::{SEGMENT_BYTES, SEGMENTS_HELD_MAX},
     options::Durability,
     raft_group::types::{Entry, LogId, Proposal, Vote},
     storage::{
@@ -327,4 +328,30 @@ fn log_when_segments_are_behind_every_group_then_reused_and_removed() {
     assert_eq!(again.log.group(1).unwrap().purged, Some(id(0)));
     again.append(1, 1, 10);
     again.stop();
+}
+
+/// A follower of a shard in which nothing happens keeps its entries: it may lead next.
+#[test]
+fn log_when_a_group_hardly_writes_then_it_holds_back_few_segments_and_loses_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let disk = || Arc::new(RealDisk::open(temp.path(), 1 << 16).unwrap());
+    let segments = || disk().segments().unwrap().len() as u64;
+    for durability in [Durability::Os, Durability::Disk] {
+        let opened = Opened::of(disk(), durability).unwrap();
+        let quiet = opened.indexes(1).len() as u64;
+        opened.append(1, quiet, 10);
+        opened.append(1, quiet + 1, 2 << 20);
+        let first = opened.indexes(0).last().map_or(0, |last| last + 1);
+        for index in first..first + 300 {
+            opened.append(0, index, 1 << 20);
+            opened.log.purge(0, id(index));
+            assert!(segments() <= SEGMENTS_HELD_MAX + 3, "{} segments", segments());
+        }
+        let bytes = opened.health.log_bytes.load(Ordering::Relaxed);
+        assert!(bytes <= segments() * SEGMENT_BYTES, "{bytes} bytes are counted");
+        opened.stop();
+        let again = Opened::of(disk(), durability).unwrap();
+        assert_eq!(again.indexes(1), (0..quiet + 2).collect::<Vec<_>>());
+        again.stop();
+    }
 }
