@@ -22,8 +22,9 @@ use crate::{
         disk::RealDisk,
         folder::{
             format::{self, Format},
-            incarnation::{Incarnation, node_text},
+            incarnation::Incarnation,
             marks::replace,
+            record::NodeRecord,
         },
         health::Health,
         log::Log,
@@ -85,8 +86,8 @@ pub(crate) fn write<M>(
     drop(kv);
     write_log(target, count, &marks)?;
     let node = target.join("node");
-    let text = node_text(origin.node.0, origin.incarnation.now());
-    replace(&node, &text).map_err(failed("write", &node))?;
+    let record = NodeRecord { has_log: true, ..origin.incarnation.record() };
+    replace(&node, &record.text()).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
     format::write(&target.join("FORMAT"), &origin.format)
         .map_err(|error| start_failed(error, target))?;

@@ -14,10 +14,7 @@ use crate::{
     raft_group::wire as raft,
     storage::{
         disk::{Disk, SegmentFile},
-        folder::{
-            format,
-            incarnation::{node_text, parse_node},
-        },
+        folder::{format, record::NodeRecord},
         log::{
             frame::{self, Record},
             recovered_entries,
@@ -93,9 +90,9 @@ pub fn folder_marks(text: &str) {
         let again = format::parse(&path, &format::text(&format));
         assert_eq!(again.ok(), Some(format), "marks read otherwise after being written");
     }
-    if let Ok((node, incarnation)) = parse_node(&path, text) {
-        let again = parse_node(&path, &node_text(node, incarnation));
-        assert_eq!(again.ok(), Some((node, incarnation)));
+    if let Ok(record) = NodeRecord::parse(&path, text) {
+        let again = NodeRecord::parse(&path, &record.text());
+        assert_eq!(again.ok(), Some(record));
     }
 }
 

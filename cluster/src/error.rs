@@ -97,6 +97,17 @@ pub enum StartError {
         /// Where the damaged batch begins.
         offset: u64,
     },
+    /// The log is not there, though it was begun.
+    #[error(
+        "{} holds no log, but this node had one: its votes and its newest messages are not here. Mount the \
+         volume that is missing; if the log is lost, {TWO_WAYS}. What is left can be gone on with, alone, after \
+         `hongqiao cluster recover`",
+        path.display()
+    )]
+    LogMissing {
+        /// Folder of the log.
+        path: PathBuf,
+    },
     /// A recovery was cut off.
     #[error(
         "{} says that a recovery of this folder was cut off; end it with `hongqiao cluster recover --yes`",

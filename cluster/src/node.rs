@@ -36,11 +36,12 @@ use crate::{
     raft_groups::{Groups, Others, Parts},
     storage::{
         disk::{Disk, RealDisk},
-        folder::{Entered, Folder},
+        folder::{Entered, Folder, incarnation::Incarnation},
         health::Health,
         log::Log,
         shelf::RealShelf,
         state::sled_kv::SledKv,
+        whole,
     },
     transport::{
         Desk, Network,
@@ -124,7 +125,7 @@ impl<M: Machine> Cluster<M> {
             runtimes.work.block_on(admit(options, entered, network.as_deref()))?;
         let options = &Options { node: folder.incarnation.node(), ..options.clone() };
         let sink = sink(options.node);
-        let (parts, flusher) = open_parts(options, folder.incarnation.now())?;
+        let (parts, flusher) = open_parts(options, &folder.incarnation)?;
         let log = parts.log.clone();
         let others = Others { network: network.clone(), founder: !folder.format.joined };
         let started = runtimes.work.block_on(Groups::start(parts, options, make, sink, &others));
@@ -250,7 +251,10 @@ impl Runtimes {
 }
 
 /// Opens what lies below the groups, and starts the flusher.
-fn open_parts(options: &Options, incarnation: u64) -> Result<(Parts, JoinHandle<()>), StartError> {
+fn open_parts(
+    options: &Options,
+    incarnation: &Incarnation,
+) -> Result<(Parts, JoinHandle<()>), StartError> {
     let (log_dir, state_dir) = (options.data_dir.join("log"), options.data_dir.join("state"));
     let disk = RealDisk::open(&log_dir, options.reserve_file_bytes);
     let disk: Arc<dyn Disk> = Arc::new(disk.map_err(io("open", &log_dir))?);
@@ -260,9 +264,14 @@ fn open_parts(options: &Options, incarnation: u64) -> Result<(Parts, JoinHandle<
     let shelf = Arc::new(RealShelf::open(&shelf_dir).map_err(io("open", &shelf_dir))?);
     sync_folders(&options.data_dir, &state_dir)?;
     let health = Arc::new(Health::default());
-    let (log, flusher) =
-        Log::open(disk.clone(), options.groups(), options.durability, health.clone())?;
-    Ok((Parts { disk, kv, shelf, log, health, incarnation }, flusher))
+    let mut found = Log::find(disk.clone(), options.groups(), options.durability, health.clone())?;
+    let was_begun = incarnation.record().has_log;
+    whole::check(&found.log, &*kv, options.groups(), was_begun, &options.data_dir)?;
+    found.begin()?;
+    // Before any group gives a vote: from here on a folder without its log is known for one.
+    incarnation.set_has_log().map_err(io("mark", &options.data_dir))?;
+    let (log, flusher) = found.run()?;
+    Ok((Parts { disk, kv, shelf, log, health, incarnation: incarnation.now() }, flusher))
 }
 
 /// Listens for other nodes.

@@ -8,6 +8,7 @@ mod catch_up;
 mod disk;
 mod members;
 mod recover;
+mod whole;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

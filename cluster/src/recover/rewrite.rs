@@ -99,10 +99,12 @@ fn batches(folder: &Survivor, survey: &Survey) -> Result<Vec<Batch>, RecoverErro
             let commands = Arc::from([command::encode(&commands)]);
             payloads.push(EntryPayload::Normal(Proposal { commands, ..Proposal::default() }));
         }
-        if payloads.is_empty() {
+        let is_done = payloads.is_empty();
+        let batch = batch(folder, group, payloads);
+        // A log that is gone begins anew where the state ends.
+        if is_done && batch.purge.is_none() {
             continue;
         }
-        let batch = batch(folder, group, payloads);
         if is_meta {
             check(folder, &batch.entries)?;
         }

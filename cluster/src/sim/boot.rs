@@ -23,6 +23,7 @@ use crate::{
         folder::format::{FORMAT, Format},
         health::Health,
         log::Log,
+        whole,
     },
 };
 
@@ -96,6 +97,7 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
         let last = log.group(group).and_then(|group| group.last());
         oracle.see(&Event::Recovered { node: id, group, last });
     }
+    whole::check(&log, &kv, options.groups(), false, &options.data_dir)?;
     let kv = Box::new(kv);
     let shelf = Arc::new(shelf);
     let parts = Parts { disk, kv, shelf, log, health, incarnation: incarnation.now() };

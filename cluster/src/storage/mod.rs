@@ -18,6 +18,7 @@ pub(crate) mod shelf;
 pub(crate) mod log;
 pub(crate) mod state;
 pub(crate) mod folder;
+pub(crate) mod whole;
 mod wake;
 #[cfg(all(test, feature = "sim"))]
 pub(crate) mod driven;

@@ -9,15 +9,17 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
-use super::marks::{field, io, replace, same};
-use crate::{error::StartError, id::NodeId, options::Options};
+use parking_lot::Mutex;
 
-/// Stands in `node` of a folder whose node was removed from its cluster.
-const REMOVED: &str = "removed = yes\n";
+use super::{
+    marks::{io, replace, same},
+    record::NodeRecord,
+};
+use crate::{error::StartError, id::NodeId, options::Options};
 
 /// A node's incarnation, and where it is written down.
 #[derive(Debug)]
@@ -25,7 +27,8 @@ pub(crate) struct Incarnation {
     /// 0 until the cluster has given one.
     node: AtomicU64,
     now: AtomicU64,
-    removed: AtomicBool,
+    /// As it is in the file; held while that is written.
+    record: Mutex<NodeRecord>,
     /// `None` for a node without a folder.
     path: Option<PathBuf>,
 }
@@ -34,8 +37,13 @@ impl Incarnation {
     /// Of a node without a folder.
     #[cfg(test)]
     pub(crate) fn in_memory(node: NodeId, now: u64) -> Arc<Self> {
-        let removed = AtomicBool::default();
-        Arc::new(Self { node: node.0.into(), now: now.into(), removed, path: None })
+        let record = NodeRecord { node: node.0, incarnation: now, ..NodeRecord::default() };
+        Arc::new(Self::new(record, None))
+    }
+
+    fn new(record: NodeRecord, path: Option<PathBuf>) -> Self {
+        let (node, now) = (record.node.into(), record.incarnation.into());
+        Self { node, now, record: Mutex::new(record), path }
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -46,81 +54,80 @@ impl Incarnation {
         NodeId(self.node.load(Ordering::SeqCst))
     }
 
+    /// Returns what is written down.
+    pub(crate) fn record(&self) -> NodeRecord {
+        self.record.lock().clone()
+    }
+
     /// Writes down which node it is of; who knew that before needs no second time.
     pub(super) fn name(&self, node: NodeId) -> io::Result<()> {
         if self.node() == node {
             return Ok(());
         }
+        let now = self.now();
+        self.change(|record| (record.node, record.incarnation) = (node.0, now))?;
         self.node.store(node.0, Ordering::SeqCst);
-        self.write(self.now())
+        Ok(())
     }
 
     /// Marks the folder: its node was removed from the cluster, and never starts on it again.
     pub(crate) fn set_removed(&self) -> io::Result<()> {
-        self.removed.store(true, Ordering::SeqCst);
-        self.write(self.now())
+        self.change(|record| record.removed = true)
+    }
+
+    /// Marks the folder: its log is there, and synced.
+    pub(crate) fn set_has_log(&self) -> io::Result<()> {
+        if self.record.lock().has_log {
+            Ok(())
+        } else {
+            self.change(|record| record.has_log = true)
+        }
     }
 
     /// Takes the one behind `latest`, or a higher one, and writes it down before anybody sees it.
     pub(crate) fn take_behind(&self, latest: u64) -> io::Result<u64> {
         let next = latest.max(self.now()).checked_add(1);
         let next = next.ok_or_else(|| io::Error::other("there are no more incarnations"))?;
-        self.write(next)?;
+        self.change(|record| record.incarnation = next)?;
         self.now.store(next, Ordering::SeqCst);
         Ok(next)
     }
 
-    fn write(&self, now: u64) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let removed = if self.removed.load(Ordering::SeqCst) { REMOVED } else { "" };
-        replace(path, &(node_text(self.node().0, now) + removed))
+    fn change(&self, change: impl FnOnce(&mut NodeRecord)) -> io::Result<()> {
+        let mut record = self.record.lock();
+        let mut changed = record.clone();
+        change(&mut changed);
+        if let Some(path) = &self.path {
+            replace(path, &changed.text())?;
+        }
+        *record = changed;
+        Ok(())
     }
 }
 
 /// Checks whose folder it is, and counts this start.
 pub(super) fn start(folder: &Path, options: &Options) -> Result<Arc<Incarnation>, StartError> {
     let path = folder.join("node");
-    let (node, before) = match fs::read_to_string(&path) {
-        Ok(text) => {
-            let (node, incarnation) = parse_node(&path, &text)?;
-            if field(&text, "removed").is_some_and(|removed| removed == "yes") {
-                return Err(StartError::Removed { path: folder.into(), node });
-            }
-            if options.node != NodeId::NONE {
-                same(&path, "node", node, options.node.0)?;
-            }
-            (NodeId(node), incarnation)
+    let record = match fs::read_to_string(&path) {
+        Ok(text) => NodeRecord::parse(&path, &text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            NodeRecord { node: options.node.0, ..NodeRecord::default() }
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (options.node, 0),
         Err(error) => return Err(io("read", &path)(error)),
     };
-    let incarnation = Incarnation {
-        node: node.0.into(),
-        now: before.into(),
-        removed: AtomicBool::default(),
-        path: Some(path.clone()),
-    };
-    if node == NodeId::NONE {
+    let (node, before) = (record.node, record.incarnation);
+    if record.removed {
+        return Err(StartError::Removed { path: folder.into(), node });
+    }
+    if options.node != NodeId::NONE {
+        same(&path, "node", node, options.node.0)?;
+    }
+    let incarnation = Incarnation::new(record, Some(path.clone()));
+    if node == NodeId::NONE.0 {
         // Nothing to write down before the cluster has said who it is.
         incarnation.now.store(before + 1, Ordering::SeqCst);
     } else {
         incarnation.take_behind(before).map_err(io("write", &path))?;
     }
     Ok(Arc::new(incarnation))
-}
-
-/// Reads the text of `node`: id, and how often started; `path` is for errors.
-pub(crate) fn parse_node(path: &Path, text: &str) -> Result<(u64, u64), StartError> {
-    let number = |name| field(text, name).and_then(|value| value.parse().ok());
-    // One more start must fit: what an old incarnation left behind is told apart by the number.
-    let starts = number("incarnation").filter(|starts| *starts < u64::MAX);
-    number("node").zip(starts).ok_or_else(|| StartError::FormatDamaged {
-        path: path.into(),
-        reason: "no node id or incarnation",
-    })
-}
-
-/// Returns the text of `node`.
-pub(crate) fn node_text(node: u64, incarnation: u64) -> String {
-    format!("node = {node}\nincarnation = {incarnation}\n")
 }

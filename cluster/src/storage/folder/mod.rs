@@ -7,6 +7,7 @@
 pub(crate) mod format;
 pub(crate) mod incarnation;
 pub(crate) mod marks;
+pub(crate) mod record;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +21,9 @@ use std::{
 
 use self::{
     format::{FORMAT, Format, MIGRATIONS, migrate, read, secrets, write},
-    incarnation::{Incarnation, parse_node, start},
+    incarnation::{Incarnation, start},
     marks::{field, hex, io, same, unhex},
+    record::NodeRecord,
 };
 use crate::{error::StartError, id::NodeId, options::Options};
 
@@ -170,8 +172,8 @@ pub(crate) fn look(path: &Path) -> Result<Found, StartError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(missing(&file)),
         text => text.map_err(io("read", &file))?,
     };
-    let (node, incarnation) = parse_node(&file, &text)?;
-    Ok(Found { format, node: NodeId(node), incarnation, _lock: lock })
+    let record = NodeRecord::parse(&file, &text)?;
+    Ok(Found { format, node: NodeId(record.node), incarnation: record.incarnation, _lock: lock })
 }
 
 fn lock(folder: &Path) -> Result<File, StartError> {

@@ -1,6 +1,6 @@
 //! Folders that are new, known, foreign, newer, older, removed or damaged.
 
-use super::{format::Migration, incarnation::node_text, *};
+use super::{format::Migration, *};
 
 #[test]
 fn folder_when_opened_again_then_same_secrets_and_next_incarnation() {
@@ -77,7 +77,8 @@ fn folder_when_not_ours_then_refused() {
     let other = Options { node: NodeId(2), ..options.clone() };
     assert!(matches!(Folder::open(&other), Err(StartError::Mismatch { field: "node", .. })));
     let node = temp.path().join("node");
-    fs::write(&node, node_text(options.node.0, u64::MAX)).unwrap();
+    let used_up = NodeRecord { node: options.node.0, incarnation: u64::MAX, ..Default::default() };
+    fs::write(&node, used_up.text()).unwrap();
     assert!(matches!(Folder::open(&options), Err(StartError::FormatDamaged { .. })));
     fs::create_dir(temp.path().join("state")).unwrap();
     fs::remove_file(temp.path().join("FORMAT")).unwrap();

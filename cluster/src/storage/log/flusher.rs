@@ -196,6 +196,11 @@ impl Writer {
         Ok(())
     }
 
+    /// Begins the first segment, if there is none.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        if self.segments.is_empty() { self.rotate() } else { Ok(()) }
+    }
+
     /// Begins a segment with all that older ones say beside entries.
     fn rotate(&mut self) -> io::Result<()> {
         if let Some(file) = &mut self.file {

@@ -67,6 +67,37 @@ pub(crate) struct Log {
     groups: Vec<Mutex<GroupLog>>,
     pending: Mutex<Pending>,
     wake: Wake,
+    /// Nothing was on the disk when this was opened.
+    pub(crate) was_empty: bool,
+}
+
+/// A log that was read, and that nobody writes yet.
+pub(crate) struct FoundLog {
+    pub(crate) log: Arc<Log>,
+    writer: Writer,
+}
+
+impl FoundLog {
+    /// Begins the first segment, if there is none; it is synced when this returns.
+    pub(crate) fn begin(&mut self) -> Result<(), StartError> {
+        let path = || self.log.disk.path(1);
+        let begun = self.writer.begin();
+        begun.map_err(|source| StartError::Io { what: "begin the log in", path: path(), source })
+    }
+
+    /// Starts the flusher.
+    pub(crate) fn run(self) -> Result<(Arc<Log>, JoinHandle<()>), StartError> {
+        let Self { log, writer } = self;
+        let flusher = std::thread::Builder::new()
+            .name("flusher".into())
+            .spawn(move || writer.run())
+            .map_err(|source| StartError::Io {
+                what: "start the flusher for",
+                path: log.disk.path(0),
+                source,
+            })?;
+        Ok((log, flusher))
+    }
 }
 
 /// What waits for the flusher.
@@ -108,16 +139,18 @@ impl Log {
         durability: Durability,
         health: Arc<Health>,
     ) -> Result<(Arc<Self>, JoinHandle<()>), StartError> {
+        Self::find(disk, groups, durability, health)?.run()
+    }
+
+    /// Reads what is on `disk`; nothing is written before [`FoundLog::run`].
+    pub(crate) fn find(
+        disk: Arc<dyn Disk>,
+        groups: u16,
+        durability: Durability,
+        health: Arc<Health>,
+    ) -> Result<FoundLog, StartError> {
         let (log, writer) = Self::recover(disk, groups, durability, health)?;
-        let flusher = std::thread::Builder::new()
-            .name("flusher".into())
-            .spawn(move || writer.run())
-            .map_err(|source| StartError::Io {
-                what: "start the flusher for",
-                path: log.disk.path(0),
-                source,
-            })?;
-        Ok((log, flusher))
+        Ok(FoundLog { log, writer })
     }
 
     /// Reads what is on `disk` and starts the flusher as a task, with segments of `segment_bytes`.
@@ -145,6 +178,7 @@ impl Log {
     ) -> Result<(Arc<Self>, Writer), StartError> {
         let recovered = recover::recover(&*disk, groups)?;
         sync_found(&*disk, &recovered)?;
+        let was_empty = recovered.segments.is_empty();
         let held = recovered.groups.iter().map(GroupLog::bytes).sum();
         health.memory.changed(0, held);
         let log = Arc::new(Self {
@@ -154,6 +188,7 @@ impl Log {
             groups: recovered.groups.into_iter().map(Mutex::new).collect(),
             pending: Mutex::default(),
             wake: Wake::default(),
+            was_empty,
         });
         let writer = Writer::new(log.clone(), recovered.segments, recovered.next_seq);
         Ok((log, writer))
@@ -285,7 +320,8 @@ impl Log {
         let marks: Vec<_> = (0..u16::try_from(self.groups.len()).unwrap_or(u16::MAX))
             .filter_map(|group| Some((group, self.group(group)?.committed?)))
             .collect();
-        let mut pending = self.pending();
+        // A log that nobody wrote to stays as it is: one that is gone must not look like one that was begun.
+        let mut pending = if marks.is_empty() { self.pending.lock() } else { self.pending() };
         for (group, committed) in marks {
             frame::put(&mut pending.batch, group, &Record::Committed(committed));
         }
