@@ -11,8 +11,8 @@
 //! - A barrier for `index` is asked for after `index` was acknowledged, so the leader has applied it: what
 //!   it grants later carries at least that index. Only older leases are waited for, and none of
 //!   these is extended.
-//! - A new leader does not know who renewed with the one before it; it takes it that everybody has,
-//!   until it began. Later the old one cannot have: it grants only while no other can be elected.
+//! - A new leader does not know who renewed with the one before it; it takes it that everybody has, those that
+//!   were declared down too, until it began. Later the old one cannot have: it grants only while no other can be elected.
 //!
 //! Hence also what is done when no leader can be asked: `LEASE_SPAN` after `index` was acknowledged, every
 //! lease that was granted before is over, and every later one carries that index.
@@ -97,7 +97,8 @@ pub(crate) struct Waits {
 
 impl Tracker {
     /// Begins at `now` to grant leases, as the leader of `term` that has applied all of earlier terms.
-    /// `members` are up, with their incarnations.
+    /// `members` are all that there are, up or down, with their incarnations: `NodeDown` may have been
+    /// long on its way, and its node have renewed meanwhile.
     pub(crate) fn begin(
         term: u64,
         now: Instant,

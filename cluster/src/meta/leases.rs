@@ -80,6 +80,11 @@ pub(super) struct Leases {
     base: Instant,
 }
 
+/// Returns all members with their incarnations: one that was declared down a moment ago may hold a lease yet.
+fn all_members(directory: &Directory) -> impl Iterator<Item = (NodeId, u64)> {
+    directory.nodes.iter().map(|(node, member)| (*node, member.incarnation))
+}
+
 /// Returns the members that are up, with their incarnations.
 fn members(directory: &Directory) -> impl Iterator<Item = (NodeId, u64)> {
     let up = directory.nodes.iter().filter(|(_, member)| member.up);
@@ -164,7 +169,7 @@ impl Leases {
     /// Begins to grant leases; this node leads in `term`, and has applied all of earlier terms.
     pub(super) fn begin(&self, term: u64) {
         let directory = self.published.directory();
-        let tracker = Tracker::begin(term, clock::now(), members(&directory));
+        let tracker = Tracker::begin(term, clock::now(), all_members(&directory));
         *self.tracker.lock() = Some(tracker);
     }
 

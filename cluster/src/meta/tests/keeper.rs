@@ -148,6 +148,23 @@ async fn leader_when_new_then_it_waits_for_leases_of_the_old_one_and_declares_no
 }
 
 #[tokio::test(start_paused = true)]
+async fn leader_when_new_then_it_waits_for_the_lease_of_a_member_that_was_declared_down() {
+    let (twins, nodes) = three().await;
+    // Said by a leader that heard nothing, and long on its way: node 3 has just renewed when it is applied.
+    twins.cut(3, true);
+    let (node, incarnation) = (NodeId(3), nodes[2].incarnation());
+    nodes[0].propose(MetaCommand::NodeDown { node, incarnation }).await.unwrap();
+    twins.lead(2, 2);
+    let index = add_route(&nodes[1], 2, "a").await;
+    assert!(nodes[2].has_lease() && nodes[2].directory().index < index);
+    pass(&nodes[1], index).await;
+    assert!(!nodes[2].has_lease(), "it passed while a node relied on an older directory");
+    // Once, and not for ever.
+    let index = add_route(&nodes[1], 2, "b").await;
+    assert!(pass(&nodes[1], index).await < Duration::from_millis(400));
+}
+
+#[tokio::test(start_paused = true)]
 async fn node_when_it_retires_then_it_is_down_at_once_and_nobody_waits_for_it() {
     let (_twins, nodes) = three().await;
     add_route(&nodes[2], 3, "gone").await;
