@@ -3,12 +3,15 @@
 //! - Owns: the groups it answers for. Takes: requests from the links. Gives: the answers of openraft.
 //! - Bound: entries wait for room in memory (`room.rs`), `ROOM_TIMEOUT` at most; then only their heartbeat
 //!   counts, and the leader sends them again. So a follower that lags never holds more than it may.
+//! - Bound: openraft's queue has none, and while the disk stands still openraft takes nothing out of it. So it is
+//!   given one append of a group at a time (`Turns`); others wait in their requests, and go with them.
 //! - Source: Raft §5, §9.6 (asking before an election).
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use tokio::sync::OwnedMutexGuard;
 
 use super::{
     group::Group,
@@ -69,7 +72,8 @@ impl Group {
         }
     }
 
-    async fn append(
+    /// Takes entries of a leader, or its heartbeat.
+    pub(crate) async fn append(
         &self,
         mut request: AppendEntriesRequest<Types>,
     ) -> Option<AppendEntriesResponse<u64>> {
@@ -77,6 +81,8 @@ impl Group {
         if request.vote.committed && request.vote.leader_id.term >= self.lead.now().term {
             self.leader_heard();
         }
+        // A leader sends one at a time, so there is a wait only behind one whose answer it did not wait for.
+        let turn = self.turns.append.clone().lock_owned().await;
         let mut held_back = false;
         let mut kept = request.prev_log_id;
         if !request.entries.is_empty() && kept.is_some() && !self.has_room().await {
@@ -86,8 +92,9 @@ impl Group {
             request.entries.truncate(known);
             kept = request.entries.last().map(|entry| entry.log_id).or(kept);
         }
-        let answer = self.raft.append_entries(request).await.ok()?;
-        Some(match answer {
+        let raft = self.raft.clone();
+        let append = async move { raft.append_entries(request).await.ok() };
+        Some(match to_its_end(turn, append).await?? {
             AppendEntriesResponse::Success if held_back => {
                 AppendEntriesResponse::PartialSuccess(kept)
             }
@@ -109,7 +116,7 @@ impl Group {
     /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,
     /// but what a leader does is fenced by its term alone.
     async fn vote(&self, request: VoteRequest<u64>) -> Option<Bytes> {
-        let _turn = self.election.lock().await;
+        let _turn = self.turns.vote.lock().await;
         let voted = self.log.group(self.number).and_then(|log| log.vote);
         let asked = request.vote.leader_id;
         if let Some(vote) = voted
@@ -132,4 +139,18 @@ impl Group {
         let mine = self.raft.data_metrics().borrow().last_log;
         last >= mine && self.is_leaderless()
     }
+}
+
+/// Does what was begun to its end, also when nobody waits for it any more: what openraft was given cannot be
+/// taken back. The turn is held as long.
+async fn to_its_end<T: Send + 'static>(
+    turn: OwnedMutexGuard<()>,
+    act: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let done = tokio::spawn(async move {
+        let done = act.await;
+        drop(turn);
+        done
+    });
+    done.await.ok()
 }

@@ -66,6 +66,15 @@ impl<M: Machine> Replica for Shard<M> {
     }
 }
 
+/// Who may ask openraft for something that it gets one at a time.
+#[derive(Default)]
+pub(super) struct Turns {
+    /// Held while openraft has an append of the group's leader, answered or not.
+    pub(super) append: Arc<tokio::sync::Mutex<()>>,
+    /// Held while this node gives its vote, to itself or to another.
+    pub(super) vote: tokio::sync::Mutex<()>,
+}
+
 /// One group as the node sees it.
 pub(crate) struct Group {
     pub(crate) node: NodeId,
@@ -84,8 +93,7 @@ pub(crate) struct Group {
     pinned: Mutex<Option<Instant>>,
     /// A lead that could not be handed over is not before.
     hand_over_at: Mutex<Option<Instant>>,
-    /// Held while this node gives its vote, to itself or to another.
-    pub(super) election: tokio::sync::Mutex<()>,
+    pub(super) turns: Turns,
     /// The node gives its leads away and takes none.
     leaving: AtomicBool,
     open: AtomicBool,
@@ -161,7 +169,7 @@ impl Group {
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),
             hand_over_at: Mutex::default(),
-            election: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             leaving: AtomicBool::default(),
             open: AtomicBool::new(true),
         });
@@ -172,7 +180,7 @@ impl Group {
 
     /// Stands for election, in a term in which this node has voted for nobody else.
     pub(crate) async fn elect(&self) -> Option<()> {
-        let _turn = self.election.lock().await;
+        let _turn = self.turns.vote.lock().await;
         self.raft.trigger().elect().await.ok()?;
         // Answered behind it: by then this node has voted for itself, and for nobody else in that term.
         self.raft.with_raft_state(|_| ()).await.ok()

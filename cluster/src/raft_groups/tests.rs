@@ -17,6 +17,7 @@ use openraft::{
     CommittedLeaderId, EntryPayload,
     raft::{AppendEntriesRequest, AppendEntriesResponse},
 };
+use serde::de::DeserializeOwned;
 use tokio::{runtime::Runtime, sync::oneshot};
 
 use super::{Groups, Others, Parts};
@@ -24,11 +25,12 @@ use crate::{
     clock,
     error::ProposeError,
     id::NodeId,
+    limits::{APPEND_TIMEOUT, LEADER_LEASE},
     machine::{Machine, Store, StoreMut},
     options::{Durability, Options},
     raft_group::{
         clerk::RaftClerk,
-        types::{Entry, LogId, Vote},
+        types::{Entry, LogId, Proposal, Types, Vote},
         wire,
     },
     storage::{
@@ -49,6 +51,20 @@ const TERM: u64 = 9;
 
 fn next(prev: LogId) -> LogId {
     LogId::new(CommittedLeaderId::new(TERM, 2), prev.index + 1)
+}
+
+/// An entry behind `prev`, from that member.
+fn request(
+    prev: LogId,
+    leader_commit: Option<LogId>,
+    payload: EntryPayload<Types>,
+) -> AppendEntriesRequest<Types> {
+    AppendEntriesRequest {
+        vote: Vote::new_committed(TERM, 2),
+        prev_log_id: Some(prev),
+        leader_commit,
+        entries: vec![Entry { log_id: next(prev), payload }],
+    }
 }
 
 static LIVES: AtomicU64 = AtomicU64::new(1);
@@ -150,6 +166,13 @@ impl Node {
         self.groups.log.group(group).unwrap().last().unwrap()
     }
 
+    /// Asks as another member does.
+    fn ask<R: DeserializeOwned>(&self, question: Bytes) -> R {
+        let clerk = RaftClerk { groups: self.groups.groups.clone() };
+        let answer = clerk.serve(NodeId(2), Class::Consensus, question);
+        wire::read_answer(&self.runtime.block_on(answer).unwrap()).unwrap()
+    }
+
     /// Appends the entry behind `prev`, as another member does that leads.
     fn append(
         &self,
@@ -157,16 +180,7 @@ impl Node {
         prev: LogId,
         leader_commit: Option<LogId>,
     ) -> AppendEntriesResponse<u64> {
-        let entry = Entry { log_id: next(prev), payload: EntryPayload::Blank };
-        let request = AppendEntriesRequest {
-            vote: Vote::new_committed(TERM, 2),
-            prev_log_id: Some(prev),
-            leader_commit,
-            entries: vec![entry],
-        };
-        let clerk = RaftClerk { groups: self.groups.groups.clone() };
-        let answer = clerk.serve(NodeId(2), Class::Consensus, wire::append(group, &request));
-        wire::read_answer(&self.runtime.block_on(answer).unwrap()).unwrap()
+        self.ask(wire::append(group, &request(prev, leader_commit, EntryPayload::Blank)))
     }
 
     fn wait(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
@@ -388,4 +402,38 @@ fn groups_when_the_log_is_full_of_what_waits_for_others_then_a_leader_goes_on() 
     for number in 0..20 {
         assert_eq!(node.propose(1, b"a"), Ok(number));
     }
+}
+
+/// BOUNDED: a leader that is not answered sends the same entries again and again, and openraft queues whatever
+/// it is asked to append. It is still heard of: nobody stands against it because a disk here is slow.
+#[test]
+fn appends_when_the_disk_of_a_follower_stalls_then_one_is_held_and_its_leader_stays() {
+    let (disk, kv) = (DiskTwin::new(), KvTwin::default());
+    let node = Node::start(&disk, &kv, &options());
+    node.propose(0, b"a").unwrap();
+    let first = node.last(0);
+    assert_eq!(node.append(0, first, None), AppendEntriesResponse::Success);
+    disk.0.fail_writes.store(true, Ordering::SeqCst);
+    let (group, prev) = (&node.groups.groups[0], next(first));
+    let began = clock::now();
+    let mut sent = Vec::new();
+    while sent.len() < 6 || began.elapsed() < LEADER_LEASE * 2 {
+        let commands: Arc<[Bytes]> = Arc::new([Bytes::from_static(&[3; 1 << 10])]);
+        sent.push(Arc::downgrade(&commands));
+        let payload = EntryPayload::Normal(Proposal { commands, ..Proposal::default() });
+        let append = group.append(request(prev, None, payload));
+        // As the desk of a link serves it: not longer than the leader waits.
+        let served =
+            node.runtime.block_on(async { tokio::time::timeout(APPEND_TIMEOUT, append).await });
+        assert!(served.is_err(), "answered without a disk");
+    }
+    let held = sent.iter().filter(|commands| commands.strong_count() > 0).count();
+    assert_eq!(held, 1, "of {} sent", sent.len());
+    assert!(!node.ask::<bool>(wire::ask(0, Some(next(prev)))), "it would vote for another");
+    disk.0.fail_writes.store(false, Ordering::SeqCst);
+    // The same entry once more, and what follows it.
+    node.wait("written", |node| {
+        node.append(0, prev, None) == AppendEntriesResponse::Success && node.last(0) == next(prev)
+    });
+    assert_eq!(node.append(0, next(prev), None), AppendEntriesResponse::Success);
 }
