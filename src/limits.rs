@@ -351,6 +351,8 @@ pub const RETAINED_OUTBOX_BYTES: usize = 256 * 1024;
 pub const FRESH_TOPICS_MAX: usize = 4_096;
 /// How long the sending of retained messages rests when the client is behind.
 pub const RETAINED_PAUSE: Duration = Duration::from_millis(10);
+/// How long it rests at most when messages cannot be read or stored; the first time `READER_RETRY`.
+pub const RETAINED_RETRY_MAX: Duration = Duration::from_secs(1);
 
 // ---- connection ----
 

@@ -5,22 +5,23 @@
 //!   for durable sessions at QoS ≥ 1 copies in the session's own log, so that they survive it.
 //! - Bound: `limits::RETAINED_PAGE_MESSAGES` and `PAGE_BYTES_MAX` at a time, for one subscription of a
 //!   connection at a time; each page waits until the connection has room, so a slow client holds up only
-//!   itself. A copy that is not newer than what the connection has seen
+//!   itself. What cannot be read or stored now is tried again for as long as the connection is there, and holds
+//!   up neither other shards nor other subscriptions. A copy that is not newer than what the connection has seen
 //!   live on that topic since it subscribed is skipped; of copies for the log the shard knows that itself.
 //! - Clocks: versions are compared, not times. Only on a node that was always alone its own clock also tells
 //!   which copies will come live, too; with several nodes such a message comes twice, first as the copy.
 //! - Source: MQTT 5.0 sections 3.3.1.3 and 3.8.3.1.
 
+mod shelf;
 mod turns;
 #[cfg(test)]
 mod tests;
 
 use std::{collections::VecDeque, num::NonZeroU32, rc::Rc, sync::Arc};
 
-use actix::Addr;
+use hongqiao_cluster::id::ShardId;
 
 use super::{
-    appender::{Appender, Submit},
     link::{AnyLink, Terms},
     publish::AppQuotas,
     route_tables::RouteTables,
@@ -35,12 +36,12 @@ use crate::{
         topic::TopicName,
     },
     shard::{
-        client::ShardClient,
-        command::{Command, StoredSubscription},
+        command::{Command, Reply, StoredSubscription},
         query::PageLimits,
     },
 };
 
+pub use shelf::{NodeShelf, Shelf};
 pub use turns::Turns;
 
 /// What is read at a time.
@@ -63,11 +64,9 @@ pub struct Receiver {
 /// What the task needs of the node.
 #[derive(Clone)]
 pub struct Source {
-    /// Reads.
-    pub shards: ShardClient,
-    /// Of this worker.
-    pub appender: Addr<Appender>,
-    /// For `Enqueue`.
+    /// Reads, and stores copies.
+    pub shelf: Rc<dyn Shelf>,
+    /// For `EnqueueRetained`.
     pub quotas: Arc<AppQuotas>,
     /// Say whether other nodes have stored messages, too.
     pub tables: Arc<RouteTables>,
@@ -168,62 +167,87 @@ impl Drop for Sending {
     }
 }
 
-/// Sends everything that `subscription` matches; `false` when the connection has ended.
+/// What is left of the copies of one subscription: shards, and behind which topic to go on there.
+type Left = VecDeque<(ShardId, Option<TopicName>)>;
+
+/// How far the copies of a subscription, or of a page, got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// All are sent, or stored.
+    Done,
+    /// What is left cannot be read or stored now.
+    Stuck,
+    /// The connection has ended.
+    Ended,
+}
+
+/// Sends what is left of everything that `subscription` matches. A shard that fails has its next turn behind the
+/// others.
 async fn send(
     source: &Source,
     sending: &Sending,
     receiver: Receiver,
     subscription: &StoredSubscription,
-) -> bool {
-    let scope = (receiver.app, subscription.filter.clone());
-    for shard in source.shards.retained_shards(scope.0, &scope.1) {
-        let mut after = None;
-        loop {
-            // A page is read only for a client that takes it.
-            if room(receiver.connection).await.is_none() {
-                return false;
+    left: &mut Left,
+) -> Outcome {
+    let mut failed = 0;
+    while let Some((shard, after)) = left.front().cloned() {
+        if failed >= left.len() {
+            return Outcome::Stuck;
+        }
+        // A page is read only for a client that takes it.
+        if room(receiver.connection).await.is_none() {
+            return Outcome::Ended;
+        }
+        let scope = (receiver.app, subscription.filter.clone());
+        let Ok(page) = source.shelf.read(shard, scope, after).await else {
+            failed += 1;
+            left.rotate_left(1);
+            continue;
+        };
+        match send_page(source, sending, receiver, subscription, page.messages).await {
+            Outcome::Ended => return Outcome::Ended,
+            Outcome::Stuck => {
+                failed += 1;
+                left.rotate_left(1);
+                continue;
             }
-            let page = source.shards.retained(shard, scope.clone(), after.take(), PAGE);
-            let Ok(page) = page.await else {
-                tracing::warn!(shard = shard.0, "retained messages cannot be read now");
-                break;
-            };
-            if !send_page(source, sending, receiver, subscription, page.messages).await {
-                return false;
-            }
-            match page.next {
-                Some(topic) => after = Some(topic),
-                None => break,
-            }
+            Outcome::Done => failed = 0,
+        }
+        left.pop_front();
+        if let Some(topic) = page.next {
+            left.push_front((shard, Some(topic)));
         }
     }
-    true
+    Outcome::Done
 }
 
-/// Sends one page; `false` when the connection has ended.
+/// Sends one page: all of it, or nothing of it if its copies for the log cannot be stored now.
 async fn send_page(
     source: &Source,
     sending: &Sending,
     receiver: Receiver,
     subscription: &StoredSubscription,
     messages: Vec<(Position, Arc<Message>)>,
-) -> bool {
-    let mut to_log = Vec::new();
-    for (version, message) in messages {
-        let qos = message.qos.min(subscription.options.qos);
-        let own = subscription.options.no_local.then_some(receiver.session);
-        if sending.has_overtaken((version, &message), own) {
-            continue;
-        }
-        if receiver.epoch != Epoch::default() && qos > Qos::AtMostOnce {
-            to_log.push(message);
-            continue;
-        }
-        let Some(link) = room(receiver.connection).await else { return false };
+) -> Outcome {
+    let qos_of = |message: &Message| message.qos.min(subscription.options.qos);
+    let own = subscription.options.no_local.then_some(receiver.session);
+    let is_durable = receiver.epoch != Epoch::default();
+    let (to_log, to_send): (Vec<_>, Vec<_>) = messages
+        .into_iter()
+        .filter(|(version, message)| !sending.has_overtaken((*version, message), own))
+        .partition(|(_, message)| is_durable && qos_of(message) > Qos::AtMostOnce);
+    let enqueued = enqueue(source, receiver, subscription, to_log).await;
+    if enqueued != Outcome::Done {
+        return enqueued;
+    }
+    for (version, message) in to_send {
+        let Some(link) = room(receiver.connection).await else { return Outcome::Ended };
         // Again: room may have been long in coming.
         if sending.has_overtaken((version, &message), own) {
             continue;
         }
+        let qos = qos_of(&message);
         let id = NonZeroU32::new(subscription.subscription_id);
         let terms = Terms { qos, dup: false, retain: true, subscription_ids: id.as_slice() };
         let now_ms = clock::wall_ms();
@@ -233,31 +257,32 @@ async fn send_page(
             link.send_live(&message, &terms, now_ms);
         }
     }
-    enqueue(source, receiver, subscription, to_log).await;
-    Worker::with(|worker| worker.find(receiver.connection).is_some()).unwrap_or(false)
+    let is_there = Worker::with(|worker| worker.find(receiver.connection).is_some());
+    if is_there == Some(true) { Outcome::Done } else { Outcome::Ended }
 }
 
-/// Stores copies in the session's log, one command for a page.
+/// Stores copies in the session's log, one command for a page. A page whose outcome nobody knows is stored
+/// again, so its copies may come twice; the other choice is that they never come.
 async fn enqueue(
     source: &Source,
     receiver: Receiver,
     subscription: &StoredSubscription,
-    messages: Vec<Arc<Message>>,
-) {
+    messages: Vec<(Position, Arc<Message>)>,
+) -> Outcome {
     if messages.is_empty() {
-        return;
+        return Outcome::Done;
     }
     let command = Command::EnqueueRetained {
         key: receiver.session,
         epoch: receiver.epoch,
         filter: subscription.filter.clone(),
-        messages: messages.iter().map(retained_copy).collect(),
+        messages: messages.iter().map(|(_, message)| retained_copy(message)).collect(),
         quota: source.quotas.of(receiver.app).quota,
     };
-    let shard = source.shards.session_shard(receiver.session);
-    let reply = source.appender.send(Submit { shard, command }).await;
-    if !matches!(reply, Ok(Ok(_))) {
-        tracing::warn!(session = ?receiver.session, "retained copies could not be stored");
+    match source.shelf.store(receiver.session, command).await {
+        Ok(Reply::Fenced) => Outcome::Ended,
+        Ok(_) => Outcome::Done,
+        Err(_) => Outcome::Stuck,
     }
 }
 

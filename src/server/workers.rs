@@ -310,9 +310,9 @@ fn connection_node(
     publisher: Rc<Publisher>,
 ) -> Node {
     let pages = shared.shards.clone();
+    let shelf = retained::NodeShelf { shards: shared.shards.clone(), appender: appender.clone() };
     let source = retained::Source {
-        shards: shared.shards.clone(),
-        appender: appender.clone(),
+        shelf: Rc::new(shelf),
         quotas: Arc::clone(&shared.quotas),
         tables: Arc::clone(&shared.beyond.tables),
     };

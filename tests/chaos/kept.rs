@@ -1,7 +1,8 @@
 //! Retained messages: whoever subscribes sees the last one that was acknowledged, or a later one.
 //!
 //! - Owns: what keepers have set, and every broken promise. Takes: a world. Gives: two threads' work.
-//! - Bound: one publish under way per topic; every wait has a time limit.
+//! - Bound: one publish under way per topic; every wait has a time limit; readers that wait for the rest of what they
+//!   asked for, one per `READ_PATIENCE`.
 //! - A number whose connection was left before its answer may still reach the server later (the node was paused
 //!   with the publish in a socket), so it may be seen again; all others must never go back.
 
@@ -23,8 +24,11 @@ use crate::support::{
 
 const TOPICS: usize = 8;
 const ACK_PATIENCE: Duration = Duration::from_secs(8);
-/// Copies of a shard without a leader come later; a reader does not wait longer while there are faults.
+/// Copies of a shard without a leader come later: a reader that has waited so long goes on waiting beside the next.
 const READ_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a reader that waits beside others is listened to at a time.
+const GLANCE: Duration = Duration::from_millis(1);
+const PINGREQ: [u8; 2] = [0xC0, 0];
 
 /// One retained topic.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +46,82 @@ pub(super) struct Kept {
     topics: Vec<Topic>,
     pub(super) wrong: Vec<String>,
     pub(super) reads: u64,
+    /// Reads that were not complete within `READ_PATIENCE`.
     pub(super) late: u64,
+    /// Of these, how many were complete later; the connections of the others ended.
+    pub(super) completed: u64,
+}
+
+/// One subscription, and what came of it.
+struct Look {
+    client: Client,
+    /// The topics when it was asked for.
+    before: Vec<Topic>,
+    /// What came first of each topic.
+    first: BTreeMap<usize, u64>,
+    granted: bool,
+    refused: bool,
+    /// A ping was answered.
+    answers: bool,
+}
+
+impl Look {
+    /// Subscribes.
+    fn begin(mut client: Client, before: Vec<Topic>) -> Self {
+        let subs = [Sub::new("kept/+", 1)];
+        let bytes = encode_subscribe(client.version(), 1, &subs, &Props::new());
+        client.send(&bytes);
+        let first = BTreeMap::new();
+        Self { client, before, first, granted: false, refused: false, answers: false }
+    }
+
+    /// Topics that were acknowledged before and have not come.
+    fn missing(&self) -> Vec<usize> {
+        let before = self.before.iter().enumerate();
+        let expected = before.filter(|(_, topic)| topic.acked > 0).map(|(number, _)| number);
+        expected.filter(|number| !self.first.contains_key(number)).collect()
+    }
+
+    /// Nothing more is to be expected of it.
+    fn is_over(&self) -> bool {
+        self.refused || !self.client.is_connected() || self.missing().is_empty()
+    }
+
+    /// Takes what comes within `patience`, until it is over; `pause`: the longest wait for one packet.
+    fn listen(&mut self, kept: &SharedKept, patience: Duration, pause: Duration) {
+        let start = now();
+        while !self.is_over() && start.elapsed() < patience {
+            match self.client.receive(pause) {
+                Some(Packet::Publish(publish)) => self.take(kept, &publish),
+                Some(Packet::Suback { codes, .. }) => {
+                    self.granted = codes.iter().all(|code| *code < 0x80);
+                    self.refused = !self.granted;
+                }
+                Some(Packet::Pingresp) => self.answers = true,
+                Some(_) => {}
+                None if pause < patience => {}
+                None => return,
+            }
+        }
+    }
+
+    fn take(&mut self, kept: &SharedKept, publish: &Publish) {
+        let topic = publish.topic.trim_start_matches("kept/").parse::<usize>().unwrap();
+        if self.first.contains_key(&topic) {
+            return;
+        }
+        let number = publish.text().parse::<u64>().unwrap();
+        self.first.insert(topic, number);
+        let mut kept = kept.lock();
+        let verdict = judge(&self.before[topic], &kept.topics[topic], number);
+        kept.wrong.extend(verdict.map(|why| format!("RETAINED: topic {topic}: {why}")));
+    }
+
+    /// Says what is wrong with a subscription that is still there long after all faults.
+    fn verdict(&self) -> Option<String> {
+        let (missing, live) = (self.missing(), self.granted && self.answers && !self.is_over());
+        live.then(|| format!("RETAINED: topics {missing:?} never came to who had its SUBACK"))
+    }
 }
 
 /// Retained topics of one run.
@@ -102,21 +181,49 @@ impl SharedKept {
         false
     }
 
-    /// Subscribes here and there until the world stops.
+    /// Subscribes here and there until the world stops, and waits for the rest of what is missing then.
     pub(super) fn read(&self, world: &World, seed: u64) {
-        let mut number = 0;
+        let (mut number, mut waiting) = (0, Vec::new());
         while !world.is_stopped() {
             number += 1;
             let mut client =
                 Client::new(world, Version::V5, &format!("reader{number}"), false, seed + number);
             if client.connect(READ_PATIENCE) {
-                let complete = self.look(&mut client, READ_PATIENCE);
+                let look = self.look(client);
                 let mut kept = self.lock();
                 kept.reads += 1;
-                kept.late += u64::from(!complete);
+                if !look.missing().is_empty() {
+                    kept.late += 1;
+                    waiting.push(look);
+                }
             }
+            self.glance(&mut waiting);
             let_pass(Duration::from_millis(100));
         }
+        let start = now();
+        while !waiting.is_empty() && start.elapsed() < SETTLE {
+            self.glance(&mut waiting);
+            let_pass(Duration::from_millis(100));
+        }
+        for look in &mut waiting {
+            // What it answered before says nothing of now.
+            look.answers = false;
+            look.client.send(&PINGREQ);
+            look.listen(self, READ_PATIENCE, Duration::from_millis(200));
+        }
+        self.lock().wrong.extend(waiting.iter().filter_map(Look::verdict));
+    }
+
+    /// Listens to each reader that waits; those that are over go.
+    fn glance(&self, waiting: &mut Vec<Look>) {
+        for look in &mut *waiting {
+            look.client.send(&PINGREQ);
+            look.listen(self, GLANCE, GLANCE);
+        }
+        let (over, left): (Vec<_>, Vec<_>) = waiting.drain(..).partition(Look::is_over);
+        *waiting = left;
+        let completed = over.iter().filter(|look| look.missing().is_empty()).count();
+        self.lock().completed += completed as u64;
     }
 
     /// After all faults every topic must come.
@@ -126,7 +233,7 @@ impl SharedKept {
         loop {
             tries += 1;
             let mut client = Client::new(world, Version::V5, &format!("last{tries}"), false, tries);
-            if client.connect(READ_PATIENCE) && self.look(&mut client, READ_PATIENCE) {
+            if client.connect(READ_PATIENCE) && self.look(client).missing().is_empty() {
                 return;
             }
             if start.elapsed() > SETTLE {
@@ -136,29 +243,12 @@ impl SharedKept {
         }
     }
 
-    /// Subscribes, and compares what comes first of each topic; `false`: not all came.
-    fn look(&self, client: &mut Client, patience: Duration) -> bool {
+    /// Subscribes, and compares what comes first of each topic.
+    fn look(&self, client: Client) -> Look {
         let before = self.lock().topics.clone();
-        let subs = [Sub::new("kept/+", 1)];
-        let bytes = encode_subscribe(client.version(), 1, &subs, &Props::new());
-        if !client.send(&bytes) {
-            return true;
-        }
-        let expected = before.iter().filter(|topic| topic.acked > 0).count();
-        let mut first = BTreeMap::new();
-        let start = now();
-        while first.len() < expected && start.elapsed() < patience && client.is_connected() {
-            if let Some(Packet::Publish(publish)) = client.receive(Duration::from_millis(200)) {
-                let topic = publish.topic.trim_start_matches("kept/").parse::<usize>().unwrap();
-                first.entry(topic).or_insert_with(|| publish.text().parse::<u64>().unwrap());
-            }
-        }
-        let mut kept = self.lock();
-        for (topic, number) in &first {
-            let verdict = judge(&before[*topic], &kept.topics[*topic], *number);
-            kept.wrong.extend(verdict.map(|why| format!("RETAINED: topic {topic}: {why}")));
-        }
-        first.len() >= expected
+        let mut look = Look::begin(client, before);
+        look.listen(self, READ_PATIENCE, Duration::from_millis(200));
+        look
     }
 }
 

@@ -33,7 +33,7 @@ use std::{
 use self::{
     client::World,
     history::{Kind, Seen, Sent, verdict},
-    kept::SharedKept,
+    kept::{Kept, SharedKept},
     load::SharedSeen,
     nemesis::{Deeds, Nemesis},
     victims::Victims,
@@ -171,7 +171,8 @@ fn judge(history: &History, panics: Vec<String>) {
     let (received, doubled) =
         seen.iter().fold((0, 0), |sum, seen| (sum.0 + seen.received(), sum.1 + seen.doubled()));
     eprintln!("delivered to {} subscribers: {received}, duplicates {doubled}", seen.len());
-    eprintln!("retained topics read {} times, incomplete {} times", kept.reads, kept.late);
+    let Kept { reads, late, completed, .. } = &*kept;
+    eprintln!("retained topics read {reads} times, {late} late, of which {completed} completed");
     eprintln!("deeds: {deeds}");
     eprintln!("longest time without an acknowledgement while a majority was healthy: {longest:?}");
     eprintln!("broken promises: {}", wrong.len());

@@ -6,6 +6,8 @@ use hongqiao_cluster::{
     id::NodeId,
 };
 
+mod again;
+
 use super::*;
 use crate::actors::{
     testing::{self, message},
