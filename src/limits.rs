@@ -340,6 +340,10 @@ pub const TRIM_INLINE_ITEMS: u32 = 1_024;
 pub const WIDE_LOG_MEMBERS: usize = 64;
 /// When a due will is handed out again if nobody has said that it is published.
 pub const WILL_RETRY: Duration = Duration::from_secs(5);
+/// How often a will is tried whose share a group has no room for.
+pub const WILL_SHARE_TRIES: u32 = 12;
+/// Wills of one shard of which it is known what of them was published; of more it is done again.
+pub const WILLS_OPEN_MAX: usize = 16_384;
 
 // ---- retained ----
 

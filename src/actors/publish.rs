@@ -15,6 +15,7 @@
 //! ```
 
 mod spread;
+mod will;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt as _, Shared, try_join_all};
 use hongqiao_cluster::id::{Bucket, NodeId, ShardId};
 use smallvec::SmallVec;
+
+pub use will::{Fate, Progress};
 
 use super::{
     appender::{Appender, Submit, SubmitError, SubmitInLine},
@@ -257,33 +260,11 @@ impl Publisher {
             return messages.iter().map(|_| Outcome::Done(accepted(&Err(error)))).collect();
         }
         let mut parts: Vec<Parts> = messages.iter().map(|_| Parts::new()).collect();
-        self.deal_by(messages, &mut parts, |group, key, message| DispatchAgain {
-            group,
-            key,
-            message,
-        });
+        self.deal_by(messages, &mut parts, DispatchAgain::of);
         self.store(messages, &mut parts, line);
         self.retain(messages, &mut parts, line);
         let outcome = |parts| join(parts).map_or(Outcome::Done(Ok(())), Outcome::Pending);
         parts.into_iter().map(outcome).collect()
-    }
-
-    /// Publishes one message of the server itself (a will, HTTP) and waits until it is taken care of.
-    ///
-    /// # Errors
-    /// The reason to refuse it with.
-    pub async fn publish_one(&self, message: Arc<Message>) -> Accepted {
-        let Published { outcomes, taken } = self.publish(&[message], &mut None);
-        if let Some(taken) = taken {
-            taken.await?;
-        }
-        for outcome in outcomes {
-            match outcome {
-                Outcome::Done(accepted) => accepted?,
-                Outcome::Pending(part) => part.await?,
-            }
-        }
-        Ok(())
     }
 
     /// Appends to the shards with durable subscribers.
@@ -295,11 +276,27 @@ impl Publisher {
                 continue;
             }
             for shard in tables.shards(message.app, &message.topic, &routes).iter() {
-                let quota = self.targets.quotas.of(message.app).quota;
-                let command = Command::Append { message: Arc::clone(message), quota };
-                parts.push(self.submit(shard, command, line));
+                parts.push(self.submit(shard, self.append_command(message), line));
             }
         }
+    }
+
+    fn append_command(&self, message: &Arc<Message>) -> Command {
+        let quota = self.targets.quotas.of(message.app).quota;
+        Command::Append { message: Arc::clone(message), quota }
+    }
+
+    /// Returns what sets the retained message of a topic, and where.
+    fn retain_command(&self, message: &Arc<Message>) -> (ShardId, Command) {
+        let targets = &self.targets;
+        let hash = targets.hash_key.topic(message.app, message.topic.as_str());
+        let app = targets.quotas.of(message.app);
+        let command = Command::Retain {
+            message: Arc::clone(message),
+            messages_max: app.retained_messages_max,
+            bytes_max: app.retained_bytes_max,
+        };
+        (Bucket::of(hash).shard(targets.shards), command)
     }
 
     /// Sets the retained messages; also returns what must be committed before the batch is routed.
@@ -309,18 +306,10 @@ impl Publisher {
         parts: &mut [Parts],
         line: &mut Option<Line>,
     ) -> Vec<Retaining> {
-        let targets = &self.targets;
         let mut retained = Vec::new();
         let retains = messages.iter().zip(parts).enumerate().filter(|(_, (m, _))| m.retain);
         for (place, (message, parts)) in retains {
-            let hash = targets.hash_key.topic(message.app, message.topic.as_str());
-            let app = targets.quotas.of(message.app);
-            let command = Command::Retain {
-                message: Arc::clone(message),
-                messages_max: app.retained_messages_max,
-                bytes_max: app.retained_bytes_max,
-            };
-            let shard = Bucket::of(hash).shard(targets.shards);
+            let (shard, command) = self.retain_command(message);
             let version = Rc::<Cell<Option<Position>>>::default();
             let line = line.get_or_insert_default().clone();
             let submit = SubmitInLine { submit: Submit { shard, command }, line };
@@ -348,11 +337,7 @@ impl Publisher {
 
     /// Gives each message to one member of each shared group that it matches.
     fn deal(&self, messages: &[Arc<Message>], parts: &mut [Parts]) {
-        self.deal_by(messages, parts, |group, key, message| Dispatch {
-            group,
-            key,
-            messages: vec![message],
-        });
+        self.deal_by(messages, parts, one_of);
     }
 
     /// Sends the home of each shared group that a message matches what `dispatch` makes of it.
@@ -390,6 +375,10 @@ impl Publisher {
             }
         }
     }
+}
+
+fn one_of(group: GroupKey, key: Option<Bytes>, message: Arc<Message>) -> Dispatch {
+    Dispatch { group, key, messages: vec![message] }
 }
 
 /// A retained message that is being stored.

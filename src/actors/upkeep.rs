@@ -1,16 +1,17 @@
 //! Background work of one shard: what is due by the clock.
 //!
-//! - Owns: the knowledge that a round is under way, and how far sessions of dead connections are released
-//!   (`upkeep/stale.rs`).
+//! - Owns: the knowledge that a round is under way, how far sessions of dead connections are released
+//!   (`upkeep/stale.rs`), and how far wills are that could not be finished (`upkeep/wills.rs`).
 //! - Takes: `Look` (something may be due), `Sweep`, and its own tick each second. Gives: `Tick` commands,
 //!   wills to publish, `SessionsEnded` to the home; lets orphans of shared groups move (`redispatch`).
 //! - Acts only while this node leads the shard.
-//! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit, `limits::STALE_SESSIONS_LOOKED`
+//! - Bound: one round at a time, `limits::UPKEEP_STEPS` steps per commit and that many wills at once, `limits::STALE_SESSIONS_LOOKED`
 //!   sessions looked at for a release; an idle shard is only read, never written, so that an idle node
 //!   leaves its disk alone.
 //! - Source: MQTT 5.0 sections 3.1.2.5 (will) and 3.1.2.11.2 (session expiry).
 
 mod stale;
+mod wills;
 
 use std::{pin::Pin, rc::Rc};
 
@@ -21,6 +22,7 @@ use actix::{
 use hongqiao_cluster::id::ShardId;
 
 use stale::Stale;
+use wills::Wills;
 
 use super::{
     appender::Submit,
@@ -28,6 +30,7 @@ use super::{
     home::SessionsEnded,
     hub::GoneAmong,
     peer::Peers,
+    publish::{Fate, Progress},
     redispatch::Moved,
     view::{Start, View},
 };
@@ -35,7 +38,7 @@ use crate::{
     clock, limits,
     model::{id::SessionKey, message::Message as Published},
     shard::{
-        command::{Command, DueWill, Reply},
+        command::{Command, Reply},
         query::HeldPage,
     },
 };
@@ -72,8 +75,8 @@ pub struct Neighbours {
     pub peers: Peers,
     /// Who leads, who is up.
     pub view: View,
-    /// Publishes a will; `true` once it is stored and delivered.
-    pub publish: Rc<dyn Fn(Published) -> Local<bool>>,
+    /// Publishes a will, or what is still open of it.
+    pub publish: Rc<dyn Fn(Published, Progress) -> Local<Fate>>,
 }
 
 /// What there is to do.
@@ -93,6 +96,8 @@ pub struct Upkeep {
     busy: bool,
     again: bool,
     stale: Stale,
+    /// While a round is under way, it has them.
+    wills: Wills,
     /// Orphans are being moved, beside the rounds: one member that is slow holds up no deadline.
     moving: bool,
 }
@@ -113,6 +118,7 @@ impl Upkeep {
             busy: false,
             again: false,
             stale: Stale::default(),
+            wills: Wills::default(),
             moving: false,
         }
     }
@@ -125,29 +131,36 @@ impl Upkeep {
         let lead = self.neighbours.view.lead(self.shard);
         if !lead.here {
             self.stale = Stale::default();
+            self.wills = Wills::default();
             return;
         }
         self.stale.follow(lead.term, &self.neighbours.view.members());
+        self.wills.follow(lead.term);
         self.busy = true;
         let (shard, mut stale) = (self.shard, std::mem::take(&mut self.stale));
+        let mut wills = std::mem::take(&mut self.wills);
         let (neighbours, home) = (self.neighbours.clone(), self.home.clone());
         let work = async move {
             let moved = stale.step(shard, &neighbours).await;
             let due = (neighbours.is_due)(clock::wall_ms()).await;
-            (stale, moved, due.orphans, due.tick && round(shard, neighbours, home).await)
+            let more = due.tick && round(shard, &neighbours, home, &mut wills).await;
+            ((stale, wills), moved, due.orphans, more)
         };
-        ctx.spawn(work.into_actor(self).map(|(stale, moved, orphans, more), actor, ctx| {
-            actor.busy = false;
-            // The round may have ended sessions that leave orphans; if it has, the next look finds them.
-            if orphans {
-                actor.start_moving(ctx);
-            }
-            let meanwhile = std::mem::replace(&mut actor.stale, stale);
-            actor.stale.add_unsure(meanwhile);
-            if more || moved || std::mem::take(&mut actor.again) {
-                actor.start_round(ctx);
-            }
-        }));
+        ctx.spawn(work.into_actor(self).map(
+            |((stale, wills), moved, orphans, more), actor, ctx| {
+                actor.busy = false;
+                actor.wills = wills;
+                // The round may have ended sessions that leave orphans; if it has, the next look finds them.
+                if orphans {
+                    actor.start_moving(ctx);
+                }
+                let meanwhile = std::mem::replace(&mut actor.stale, stale);
+                actor.stale.add_unsure(meanwhile);
+                if more || moved || std::mem::take(&mut actor.again) {
+                    actor.start_round(ctx);
+                }
+            },
+        ));
     }
 
     fn start_moving(&mut self, ctx: &mut Context<Self>) {
@@ -176,8 +189,9 @@ impl Upkeep {
 /// One commit of due work; `true` if more is left.
 async fn round(
     shard: ShardId,
-    neighbours: Neighbours,
+    neighbours: &Neighbours,
     home: Option<Recipient<SessionsEnded>>,
+    open: &mut Wills,
 ) -> bool {
     let command = Command::Tick { now_ms: clock::wall_ms(), limit: limits::UPKEEP_STEPS };
     let reply = neighbours.submit.send(Submit { shard, command }).await;
@@ -190,20 +204,9 @@ async fn round(
             let _ = home.send(SessionsEnded(sessions_ended)).await;
         }
     }
-    let mut failed = false;
-    for will in wills {
-        failed |= !publish_will(shard, &neighbours, will).await;
-    }
-    more && !failed
-}
-
-/// Publishes one will, then commits that it is done; a crash in between repeats it with the same id.
-async fn publish_will(shard: ShardId, neighbours: &Neighbours, will: DueWill) -> bool {
-    if !(neighbours.publish)(will.message).await {
-        return false;
-    }
-    let command = Command::WillDone { key: will.key, epoch: will.epoch };
-    matches!(neighbours.submit.send(Submit { shard, command }).await, Ok(Ok(_)))
+    open.publish(shard, neighbours, wills).await;
+    // A will that is still open is due again later: it holds up nothing.
+    more
 }
 
 impl Actor for Upkeep {

@@ -181,9 +181,9 @@ fn upkeep_neighbours(
                 cluster.read(shard, ask).await.unwrap_or_default()
             })
         }),
-        publish: Rc::new(move |message| {
+        publish: Rc::new(move |message, progress| {
             let publisher = Rc::clone(&publisher);
-            Box::pin(async move { publisher.publish_one(Arc::new(message)).await.is_ok() })
+            Box::pin(async move { publisher.publish_will(Arc::new(message), progress).await })
         }),
     }
 }

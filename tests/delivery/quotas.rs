@@ -1,12 +1,15 @@
 //! Quotas of an app, over all shards: the whole of it may lie in one, and together they stay within it.
 //! Promise BOUNDED.
 
+use std::time::Duration;
+
 use crate::support::{
     broker::Broker,
     http_client::metric,
     mqtt_client::{Client, message},
     node::Node,
-    packet::Publish,
+    packet::{Publish, Will},
+    property::Props,
     wait::wait_until,
 };
 
@@ -112,6 +115,24 @@ fn retained_messages_when_at_their_limit_can_be_replaced_and_cleared() {
     }
     assert_eq!(retain(110, "x"), QUOTA_EXCEEDED);
     assert_eq!(metric(node.broker().http(), "hongqiao_retained_messages "), Some(100.0));
+}
+
+#[test]
+fn retained_will_of_an_app_at_its_limit_is_delivered_once_and_over() {
+    let node = node();
+    let mut from = node.broker().v5("from").connect();
+    for topic in 0..100 {
+        let retain = Publish { retain: true, ..message(&format!("r/{topic}"), "x", 1) };
+        assert!(from.publish_code(retain) < 0x80, "{topic}");
+    }
+    let mut watcher = node.broker().v5("watcher").connect();
+    watcher.subscribe("will", 1);
+    let (topic, payload) = ("will".to_owned(), b"gone".to_vec());
+    let will = Will { topic, payload, qos: 1, retain: true, props: Props::new() };
+    node.broker().v5("mortal").durable().will_with(will).connect().cut();
+    assert_eq!(watcher.expect_publish().text(), "gone");
+    // What is not done comes again after 5 s.
+    watcher.expect_silence_for(Duration::from_secs(7));
 }
 
 #[test]

@@ -52,6 +52,14 @@ pub struct DispatchAgain {
     pub message: Arc<Published>,
 }
 
+impl DispatchAgain {
+    /// Deals one message again.
+    #[must_use]
+    pub fn of(group: GroupKey, key: Option<Bytes>, message: Arc<Published>) -> Self {
+        Self { group, key, message }
+    }
+}
+
 /// Sent by a home to itself: no shard knows the message.
 #[derive(Message)]
 #[rtype(result = "Result<(), Reason>")]

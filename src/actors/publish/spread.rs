@@ -38,7 +38,7 @@ impl Publisher {
     }
 
     /// Waits for the lease; `false` after `limits::LEASE_WAIT`.
-    async fn lease(&self) -> bool {
+    pub(super) async fn lease(&self) -> bool {
         let beyond = &self.targets.beyond;
         let lease = async {
             while !beyond.tables.load().is_alone() && !beyond.meta.has_lease() {
@@ -146,6 +146,17 @@ impl Publisher {
         line: &mut Option<Line>,
     ) -> Option<Part> {
         self.store(messages, parts, line);
+        self.route_all(messages, versions, parts, line)
+    }
+
+    /// Hands a batch to workers and other nodes; the next one may come after the answer.
+    pub(super) fn route_all(
+        &self,
+        messages: &[Arc<Message>],
+        versions: &Versions,
+        parts: &mut [Parts],
+        line: &mut Option<Line>,
+    ) -> Option<Part> {
         let beyond = &self.targets.beyond;
         let tables = beyond.tables.load();
         let far = if tables.is_alone() {

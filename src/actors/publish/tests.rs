@@ -32,11 +32,9 @@ fn member() -> Member {
     }
 }
 
-/// A publisher on the worker of a bench; no shard answers.
-fn publisher(bench: &Bench, meta: &Arc<FakeMeta>, nodes: &[u64]) -> Publisher {
+/// A publisher on the worker of a bench, with this way to shards.
+fn publisher(bench: &Bench, meta: &Arc<FakeMeta>, nodes: &[u64], propose: Propose) -> Publisher {
     let facts = Facts::new(0);
-    let propose: Propose =
-        Rc::new(|_, _, _| (None, Box::pin(async { Err(SubmitError::Unavailable) })));
     let appender = Appender::new(1, propose, Arc::clone(&facts)).start();
     let quota = Quota {
         session_messages_max: 1,
@@ -65,9 +63,22 @@ fn publisher(bench: &Bench, meta: &Arc<FakeMeta>, nodes: &[u64]) -> Publisher {
     Publisher::new(targets, appender)
 }
 
-/// Runs a test with a subscriber of `a`; its publisher is node 0 among `nodes`.
+/// Runs a test with a subscriber of `a`; its publisher is node 0 among `nodes`, and no shard answers.
 fn with_publisher<F, T>(nodes: &'static [u64], test: F)
 where
+    F: FnOnce(Publisher, Arc<FakeMeta>, testing::MemoryPeer) -> T + Send + 'static,
+    T: Future<Output = ()> + 'static,
+{
+    let propose = || -> Propose {
+        Rc::new(|_, _, _| (None, Box::pin(async { Err(SubmitError::Unavailable) })))
+    };
+    with_publisher_and(nodes, propose, test);
+}
+
+/// As [`with_publisher`], with this way to shards.
+pub(super) fn with_publisher_and<P, F, T>(nodes: &'static [u64], propose: P, test: F)
+where
+    P: FnOnce() -> Propose + Send + 'static,
     F: FnOnce(Publisher, Arc<FakeMeta>, testing::MemoryPeer) -> T + Send + 'static,
     T: Future<Output = ()> + 'static,
 {
@@ -80,7 +91,7 @@ where
         let subscribe = Subscribe { connection: link.id(), app: testing::APP, items: vec![item] };
         bench.router.send(subscribe).await.unwrap();
         let meta = FakeMeta::in_company();
-        let publisher = publisher(&bench, &meta, nodes);
+        let publisher = publisher(&bench, &meta, nodes, propose());
         test(publisher, meta, peer).await;
     });
 }
@@ -90,7 +101,7 @@ fn batch(payloads: &[(&str, Qos)]) -> Vec<Arc<Message>> {
     all.map(Arc::new).collect()
 }
 
-fn got(peer: &testing::MemoryPeer) -> Vec<String> {
+pub(super) fn got(peer: &testing::MemoryPeer) -> Vec<String> {
     let got = testing::parse(peer.take()).into_iter();
     got.map(|got| String::from_utf8(got.payload).unwrap()).collect()
 }
@@ -188,17 +199,22 @@ fn node_alone_asks_for_no_lease() {
     });
 }
 
+/// From now on there is a shard that has not told its routes, and another node.
+pub(super) fn add_shard(publisher: &Publisher) {
+    let mut directory = Directory::default();
+    directory.nodes.insert(NodeId(0), member());
+    directory.nodes.insert(NodeId(1), member());
+    directory.shards = imbl::Vector::from(vec![Vec::new()]);
+    publisher.targets.beyond.tables.take(&directory, &[MetaChange::Reloaded]);
+}
+
 #[test]
 fn shard_that_has_not_told_its_routes_gets_what_matches_nothing_here() {
     with_publisher(&[0, 1], |publisher, _meta, _peer| async move {
         // No shard is known to the directory of this test: nothing is stored, the message is accepted.
         let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]), &mut None);
         assert_eq!(outcomes(published).await, [Ok(())]);
-        let mut directory = Directory::default();
-        directory.nodes.insert(NodeId(0), member());
-        directory.nodes.insert(NodeId(1), member());
-        directory.shards = imbl::Vector::from(vec![Vec::new()]);
-        publisher.targets.beyond.tables.take(&directory, &[MetaChange::Reloaded]);
+        add_shard(&publisher);
         let published = publisher.publish(&batch(&[("1", Qos::AtLeastOnce)]), &mut None);
         let refused = Err(Reason::ImplementationSpecificError);
         assert_eq!(outcomes(published).await, [refused], "its shard does not answer");

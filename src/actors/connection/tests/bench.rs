@@ -352,9 +352,9 @@ fn upkeep(storage: &Storage, publisher: &Rc<Publisher>, appender: &Addr<Appender
             let due = upkeep::Due { tick: storage.is_due(now_ms), orphans: false };
             Box::pin(async move { due })
         }),
-        publish: Rc::new(move |will| {
+        publish: Rc::new(move |will, progress| {
             let publisher = Rc::clone(&publisher);
-            Box::pin(async move { publisher.publish_one(Arc::new(will)).await.is_ok() })
+            Box::pin(async move { publisher.publish_will(Arc::new(will), progress).await })
         }),
     };
     Upkeep::new(ShardId(0), neighbours).start()

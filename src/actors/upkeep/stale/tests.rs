@@ -13,6 +13,7 @@ use crate::{
     actors::{
         appender::SubmitError,
         peer::{PeerError, Peers, Wire, decode, encode},
+        publish::Fate,
         upkeep::Due,
         view::{Member, View},
     },
@@ -135,7 +136,7 @@ impl World {
             gone: Vec::new(),
             peers: Peers::new(std::sync::Arc::new(Others(vec![ConnectionId::from_u64(GONE)]))),
             view,
-            publish: Rc::new(|_| Box::pin(std::future::ready(true))),
+            publish: Rc::new(|_, _| Box::pin(std::future::ready(Fate::Done))),
         };
         Self { log, lead, neighbours, members }
     }
