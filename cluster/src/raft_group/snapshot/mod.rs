@@ -7,8 +7,8 @@
 //! ```
 //!
 //! - Owns: the data that openraft hands around. Takes: checkpoints. Gives: files, and states made of them.
-//! - Bound: a node sends one at a time and receives one at a time; in memory are a few pieces. The log is
-//!   held up by neither: the checkpoint is pinned only while it is copied.
+//! - Bound: a node sends one at a time and receives one at a time; installs are waited for beside. In memory
+//!   are a few pieces. The log is held up by neither: the checkpoint is pinned only while it is copied.
 //! - A file counts once it is whole, its sum is right and it is synced under its last name; from then on
 //!   the state behind it may be half replaced, because a start begins again. openraft may purge the log
 //!   while a snapshot is being installed, so it hears of a snapshot only then.

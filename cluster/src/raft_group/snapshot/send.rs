@@ -1,18 +1,24 @@
 //! Sends a snapshot to one follower, piece by piece.
 //!
 //! ```text
-//! offer ─▶ so much is here ─▶ pieces, each acknowledged ─▶ finish ─▶ installed
-//!            ▲        link broken: offer again │
-//!            └─────────────────────────────────┘
+//! free? ─▶ offer ─▶ so much is here ─▶ pieces, each acknowledged ─▶ finish ─▶ installed
+//!            ▲             link broken: offer again │                 without the turn
+//!            └──────────────────────────────────────┘
 //! ```
 //!
 //! - Owns: the turn to send of its node. Takes: a follower and a group. Gives: the follower's vote once it
 //!   has what the snapshot holds.
 //! - Bound: `PIECES_IN_FLIGHT` pieces; `PIECE_TIMEOUT` for each, then openraft tries later and goes on
-//!   where this one ended.
+//!   where this one ended. What has arrived whole needs nothing of this node: however long a follower takes to
+//!   install it, for ever if its disk is full, others are sent theirs meanwhile.
 //! - Source: own design.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -58,8 +64,13 @@ pub(crate) enum SendError {
     Unreadable,
 }
 
+/// Names no snapshot: whoever is asked to finish it only says whether another is being installed.
+const NONE: u64 = 0;
+
 /// How an attempt went on.
 enum Step {
+    /// All of it has arrived, sent since then.
+    Whole(Instant),
     Settled(Vote),
     /// The follower has thrown away what it had, or has never had any.
     Again {
@@ -83,6 +94,32 @@ impl Follower<'_> {
         let body = question.encode(self.group);
         self.network.request(self.node, Class::Control, Desk::Snapshot, body, time_out)
     }
+
+    /// Asked before a state is copied: a follower that installs another snapshot may do so for long.
+    async fn is_free(&self) -> Result<(), SendError> {
+        match read(self.ask(&Question::Finish { number: NONE }, PIECE_TIMEOUT).await)? {
+            Answer::Installing | Answer::Busy => Err(SendError::Busy),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until what has arrived whole is installed.
+    async fn finish(&self, number: u64) -> Result<Step, SendError> {
+        loop {
+            let answer = match self.ask(&Question::Finish { number }, FINISH_TIMEOUT).await {
+                Err(LinkError::TimedOut) => Answer::Installing,
+                answer => read(answer)?,
+            };
+            match answer {
+                Answer::Settled { vote } => return Ok(Step::Settled(vote)),
+                Answer::Installing | Answer::Busy => tokio::time::sleep(INSTALL_POLL).await,
+                Answer::Damaged => return Ok(Step::Again { damaged: true }),
+                Answer::Have { .. } | Answer::Unknown => {
+                    return Ok(Step::Again { damaged: false });
+                }
+            }
+        }
+    }
 }
 
 fn read(answer: Result<Bytes, LinkError>) -> Result<Answer, SendError> {
@@ -97,14 +134,13 @@ impl Snapshots {
     /// # Errors
     /// Whatever came in between: the next call goes on where this one ended, as long as it can.
     pub(crate) async fn send(
-        &self,
+        self: &Arc<Self>,
         to: &Follower<'_>,
         store: &Arc<ShardStore>,
         vote: Vote,
         least: Option<LogId>,
     ) -> Result<Vote, SendError> {
-        let _turn = self.turn.lock().await;
-        let sent = self.send_in_turn(to, store, vote, least).await;
+        let sent = self.send_until_settled(to, store, vote, least).await;
         match &sent {
             Err(why @ (SendError::Copy(_) | SendError::Damaged | SendError::Unreadable)) => {
                 tracing::warn!(group = to.group, peer = to.node.0, %why, "cannot send a snapshot");
@@ -118,8 +154,8 @@ impl Snapshots {
         sent
     }
 
-    async fn send_in_turn(
-        &self,
+    async fn send_until_settled(
+        self: &Arc<Self>,
         to: &Follower<'_>,
         store: &Arc<ShardStore>,
         vote: Vote,
@@ -127,17 +163,22 @@ impl Snapshots {
     ) -> Result<Vote, SendError> {
         let mut damaged_times = 0;
         loop {
-            let spool = self.copy(store, least).await?;
-            match self.send_once(to, &spool, vote).await? {
+            to.is_free().await?;
+            let (spool, step) = self.send_in_turn(to, store, vote, least).await?;
+            let step = match step {
+                Step::Whole(since) => self.finish(to, &spool, since).await?,
+                step => step,
+            };
+            match step {
                 Step::Settled(vote) => {
-                    self.remove().await?;
+                    self.remove_sent(spool.number).await;
                     return Ok(vote);
                 }
-                Step::Again { damaged: false } => {}
+                Step::Whole(_) | Step::Again { damaged: false } => {}
                 Step::Again { damaged: true } => {
                     damaged_times += 1;
                     // The damage may be in the copy.
-                    self.remove().await?;
+                    self.remove_sent(spool.number).await;
                     if damaged_times > DAMAGED_MAX {
                         return Err(SendError::Damaged);
                     }
@@ -146,12 +187,16 @@ impl Snapshots {
         }
     }
 
-    async fn send_once(
+    /// Offers a copy and sends what the follower lacks of it.
+    async fn send_in_turn(
         &self,
         to: &Follower<'_>,
-        spool: &Spool,
+        store: &Arc<ShardStore>,
         vote: Vote,
-    ) -> Result<Step, SendError> {
+        least: Option<LogId>,
+    ) -> Result<(Spool, Step), SendError> {
+        let _turn = self.turn.lock().await;
+        let spool = self.copy(store, least).await?;
         let written = &spool.written;
         let offer = Question::Offer(Offer {
             vote,
@@ -162,28 +207,17 @@ impl Snapshots {
         });
         let have = match read(to.ask(&offer, PIECE_TIMEOUT).await)? {
             Answer::Have { bytes } => bytes.min(written.bytes),
-            Answer::Settled { vote } => return Ok(Step::Settled(vote)),
+            Answer::Settled { vote } => return Ok((spool, Step::Settled(vote))),
             Answer::Busy | Answer::Installing => return Err(SendError::Busy),
-            Answer::Damaged => return Ok(Step::Again { damaged: true }),
+            Answer::Damaged => return Ok((spool, Step::Again { damaged: true })),
             Answer::Unknown => return Err(SendError::Unreadable),
         };
-        let (started, peer) = (clock::now(), to.node.0);
+        let (since, peer) = (clock::now(), to.node.0);
         let last = written.meta.last_log_id.map(|id| id.index);
-        tracing::debug!(
-            group = to.group,
-            peer,
-            last,
-            bytes = written.bytes,
-            from = have,
-            "sends a snapshot"
-        );
-        if let Some(step) = self.send_pieces(to, spool, have).await? {
-            return Ok(step);
-        }
-        let step = self.finish(to, spool).await?;
-        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(group = to.group, peer, last, took_ms, "has sent a snapshot");
-        Ok(step)
+        let (group, bytes) = (to.group, written.bytes);
+        tracing::debug!(group, peer, last, bytes, from = have, "sends a snapshot");
+        let step = self.send_pieces(to, &spool, have).await?.unwrap_or(Step::Whole(since));
+        Ok((spool, step))
     }
 
     /// Sends what follows the first `have` bytes; `None` once all of it has arrived.
@@ -226,21 +260,17 @@ impl Snapshots {
         Ok(bytes)
     }
 
-    async fn finish(&self, to: &Follower<'_>, spool: &Spool) -> Result<Step, SendError> {
-        loop {
-            let finish = Question::Finish { number: spool.number };
-            let answer = match to.ask(&finish, FINISH_TIMEOUT).await {
-                Err(LinkError::TimedOut) => Answer::Installing,
-                answer => read(answer)?,
-            };
-            match answer {
-                Answer::Settled { vote } => return Ok(Step::Settled(vote)),
-                Answer::Installing | Answer::Busy => tokio::time::sleep(INSTALL_POLL).await,
-                Answer::Damaged => return Ok(Step::Again { damaged: true }),
-                Answer::Have { .. } | Answer::Unknown => {
-                    return Ok(Step::Again { damaged: false });
-                }
-            }
-        }
+    async fn finish(
+        &self,
+        to: &Follower<'_>,
+        spool: &Spool,
+        since: Instant,
+    ) -> Result<Step, SendError> {
+        let step = to.finish(spool.number).await?;
+        let (group, peer) = (to.group, to.node.0);
+        let last = spool.written.meta.last_log_id.map(|id| id.index);
+        let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(group, peer, last, took_ms, "has sent a snapshot");
+        Ok(step)
     }
 }

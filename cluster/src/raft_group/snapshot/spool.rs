@@ -1,7 +1,7 @@
 //! The snapshot that this node sends: a copy of a checkpoint, so that checkpoints can go on.
 //!
 //! - Owns: the spool file, and the turn to send. Takes: a group. Gives: a file that stays as it is.
-//! - Bound: one at a time. It is used again, by the same follower after a broken link or by another, as
+//! - Bound: one file at a time, and one sender of it; whoever only waits for an install has no turn. It is used again, by the same follower after a broken link or by another, as
 //!   long as the log holds what follows it; it is removed when it has been sent.
 //! - Source: own design.
 
@@ -37,7 +37,7 @@ pub(crate) struct Spool {
 pub(crate) struct Snapshots {
     pub(crate) shelf: Arc<dyn Shelf>,
     log: Arc<Log>,
-    /// Held while one is sent.
+    /// Held while one is copied and sent; the file goes only with it.
     pub(super) turn: tokio::sync::Mutex<()>,
     spool: Mutex<Option<Spool>>,
 }
@@ -96,8 +96,27 @@ impl Snapshots {
         copied.await.unwrap_or_else(|| Err(stopping()))
     }
 
-    /// Removes the copy, if there is one.
-    pub(super) async fn remove(&self) -> io::Result<()> {
+    /// Removes this copy, if it is still there: now, or when who sends it, or another, has had the turn.
+    pub(super) async fn remove_sent(self: &Arc<Self>, number: u64) {
+        if let Ok(_turn) = self.turn.try_lock() {
+            return self.remove_in_turn(number).await;
+        }
+        let this = self.clone();
+        tokio::spawn(async move {
+            let _turn = this.turn.lock().await;
+            this.remove_in_turn(number).await;
+        });
+    }
+
+    async fn remove_in_turn(&self, number: u64) {
+        let is_there = self.spool.lock().as_ref().is_some_and(|spool| spool.number == number);
+        if is_there && let Err(error) = self.remove().await {
+            tracing::warn!(%error, "cannot remove the copy of a snapshot");
+        }
+    }
+
+    /// Removes the copy, if there is one. The caller has the turn.
+    async fn remove(&self) -> io::Result<()> {
         let Some(spool) = self.spool.lock().take() else { return Ok(()) };
         let shelf = self.shelf.clone();
         let removed = runtime::aside(move || shelf.remove(spool.item));

@@ -137,3 +137,18 @@ async fn copy_while_commands_go_on_then_checkpoints_wait_only_for_the_copy() {
     assert_ne!(newer.number, spool.number);
     assert_eq!(newer.written.meta.last_log_id, Some(id(41)));
 }
+
+#[tokio::test]
+async fn copy_that_has_been_sent_while_another_has_the_turn_then_removed_behind_it() {
+    let leader = Ground::empty().filled(40, 5, 10);
+    let turn = leader.snapshots.turn.lock().await;
+    let spool = leader.snapshots.copy(&leader.store, None).await.unwrap();
+    leader.snapshots.remove_sent(spool.number + 1).await;
+    leader.snapshots.remove_sent(spool.number).await;
+    // Both have asked for the turn.
+    tokio::task::yield_now().await;
+    assert_eq!(leader.shelf.count(), 1, "it may be read just now");
+    drop(turn);
+    let _turn = leader.snapshots.turn.lock().await;
+    assert_eq!((leader.shelf.count(), leader.snapshots.ready_meta(GROUP)), (0, None));
+}

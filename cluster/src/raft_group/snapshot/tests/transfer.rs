@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -38,12 +38,15 @@ use crate::{
 
 const LEADER: NodeId = NodeId(1);
 const FOLLOWER: NodeId = NodeId(2);
+const OTHER: NodeId = NodeId(3);
 
 /// A follower whose openraft takes what it gets.
 struct TakesAll {
     ground: Ground,
     vote: Mutex<Option<Vote>>,
     takes: AtomicUsize,
+    /// Its disk takes no writes.
+    is_stuck: AtomicBool,
 }
 
 impl Member for Arc<TakesAll> {
@@ -57,6 +60,9 @@ impl Member for Arc<TakesAll> {
             this.takes.fetch_add(1, Ordering::SeqCst);
             // As long as a large state takes: the sender asks again and again.
             tokio::time::sleep(Duration::from_secs(70)).await;
+            while this.is_stuck.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
             assert_eq!(this.ground.install().await.unwrap().last_log_id, meta.last_log_id);
             Some(vote)
         }
@@ -101,44 +107,63 @@ impl Service for Door {
     }
 }
 
-struct World {
-    hub: Hub,
-    network: Arc<dyn Network>,
-    leader: Ground,
-    follower: Arc<TakesAll>,
-    door: Arc<Door>,
-}
-
-const PAIRS: usize = 1_800;
-
-impl World {
-    /// A leader with about 5 MiB of state, and a follower with an old one.
-    fn new() -> Self {
-        let hub = Hub::new(1);
-        let leader = Ground::empty().filled(40, PAIRS, 3_000);
+impl TakesAll {
+    /// A follower with an old state, and its desk.
+    fn join(hub: &Hub, node: NodeId, address: &str) -> (Arc<Self>, Arc<Door>) {
         let ground = Ground::empty().filled(7, 30, 100);
-        let (vote, takes) = (Mutex::new(Some(Vote::new(1, 1))), AtomicUsize::new(0));
-        let follower = Arc::new(TakesAll { ground, vote, takes });
+        let vote = Mutex::new(Some(Vote::new(1, 1)));
+        let (takes, is_stuck) = (AtomicUsize::new(0), AtomicBool::new(false));
+        let follower = Arc::new(Self { ground, vote, takes, is_stuck });
         let groups: Vec<Arc<dyn Member>> = vec![Arc::new(Ended), Arc::new(follower.clone())];
         let shelf: Arc<dyn Shelf> = Arc::new(follower.ground.shelf.clone());
         let health = follower.ground.store.base.health.clone();
         let receiver = Receiver::new(groups, shelf, health);
         let door = Door { receiver, trouble: Mutex::default(), pieces: AtomicUsize::new(0) };
         let door = Arc::new(door);
-        let (one, two) = (hub.join(LEADER, "one"), hub.join(FOLLOWER, "two"));
-        for network in [&one, &two] {
-            network.set_cluster([1; 16]);
-            network.set_peers(BTreeMap::from([(FOLLOWER, "two".into()), (LEADER, "one".into())]));
-        }
-        two.set_service(door.clone());
-        let network: Arc<MemoryNetwork> = one;
+        let network = join(hub, node, address);
+        network.set_service(door.clone());
         // Lives as long as the test.
-        std::mem::forget(two);
-        Self { hub, network, leader, follower, door }
+        std::mem::forget(network);
+        (follower, door)
+    }
+}
+
+fn join(hub: &Hub, node: NodeId, address: &str) -> Arc<MemoryNetwork> {
+    let network = hub.join(node, address);
+    network.set_cluster([1; 16]);
+    let all = [(LEADER, "one"), (FOLLOWER, "two"), (OTHER, "three")];
+    network.set_peers(BTreeMap::from(all.map(|(node, address)| (node, address.into()))));
+    network
+}
+
+struct World {
+    hub: Hub,
+    network: Arc<dyn Network>,
+    leader: Ground,
+    follower: Arc<TakesAll>,
+    door: Arc<Door>,
+    other: Arc<TakesAll>,
+}
+
+const PAIRS: usize = 1_800;
+
+impl World {
+    /// A leader with about 5 MiB of state, and followers with an old one.
+    fn new() -> Self {
+        let hub = Hub::new(1);
+        let leader = Ground::empty().filled(40, PAIRS, 3_000);
+        let network = join(&hub, LEADER, "one");
+        let (follower, door) = TakesAll::join(&hub, FOLLOWER, "two");
+        let (other, _) = TakesAll::join(&hub, OTHER, "three");
+        Self { hub, network, leader, follower, door, other }
     }
 
     async fn send(&self) -> Result<Vote, SendError> {
-        let to = Follower { network: &self.network, node: FOLLOWER, group: GROUP };
+        self.send_to(FOLLOWER).await
+    }
+
+    async fn send_to(&self, node: NodeId) -> Result<Vote, SendError> {
+        let to = Follower { network: &self.network, node, group: GROUP };
         let (store, vote) = (&self.leader.store, Vote::new_committed(3, 1));
         self.leader.snapshots.send(&to, store, vote, Some(id(40))).await
     }
@@ -310,4 +335,33 @@ async fn second_snapshot_meanwhile_then_busy_until_the_first_stops_coming() {
     tokio::time::sleep(Duration::from_secs(16)).await;
     world.send_until_done().await;
     world.check();
+}
+
+/// HEAL: what one follower cannot install is no reason to keep another without its state.
+#[tokio::test(start_paused = true)]
+async fn follower_that_cannot_install_then_others_are_sent_theirs_meanwhile() {
+    let world = World::new();
+    world.follower.is_stuck.store(true, Ordering::SeqCst);
+    let waits = world.send();
+    tokio::pin!(waits);
+    let others = async {
+        while world.follower.takes.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let sent = tokio::time::timeout(Duration::from_secs(600), world.send_to(OTHER)).await;
+        assert_eq!(sent.expect("it waits for the other").unwrap(), Vote::new_committed(3, 1));
+        assert_eq!(world.other.ground.content(), world.leader.content());
+        assert_eq!(world.leader.shelf.count(), 0, "files stay on the leader");
+        // Nothing is copied again and again for who takes nothing.
+        assert!(matches!(world.send().await, Err(SendError::Busy)));
+        assert_eq!(world.leader.shelf.count(), 0, "a copy that nobody takes");
+    };
+    tokio::select! {
+        sent = &mut waits => panic!("{sent:?} without a disk"),
+        () = others => {}
+    }
+    world.follower.is_stuck.store(false, Ordering::SeqCst);
+    assert_eq!(waits.await.unwrap(), Vote::new_committed(3, 1));
+    world.check();
+    assert_eq!(world.follower.takes.load(Ordering::SeqCst), 1);
 }
