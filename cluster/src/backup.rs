@@ -1,7 +1,8 @@
-//! Copies a running node's state into a folder that a node can be started on.
+//! Copies a running node's state into a folder that `recover` makes one for a node to start on: the member that it
+//! is a copy of may be running, and has forgotten nothing that the copy has.
 //!
 //! - Owns: the target folder while it is written. Takes: the shards, one pinned at a time.
-//! - Gives: `FORMAT`, `node`, a state, and a log that holds votes and marks only.
+//! - Gives: `FORMAT`, `node` with a mark, a state, and a log that holds votes and marks only.
 //! - Bound: pages of `PAGE_BYTES`; runs on a blocking thread.
 //! - Source: own design.
 
@@ -86,7 +87,7 @@ pub(crate) fn write<M>(
     drop(kv);
     write_log(target, count, &marks)?;
     let node = target.join("node");
-    let record = NodeRecord { has_log: true, ..origin.incarnation.record() };
+    let record = NodeRecord { has_log: true, is_copy: true, ..origin.incarnation.record() };
     replace(&node, &record.text()).map_err(failed("write", &node))?;
     // Last: without it the folder is not one of ours.
     format::write(&target.join("FORMAT"), &origin.format)

@@ -20,6 +20,8 @@ pub struct Directory {
     pub index: u64,
     /// Every member, those that are down as well.
     pub nodes: imbl::OrdMap<NodeId, Member>,
+    /// The data folders of members that have said which it is.
+    pub folders: imbl::OrdMap<NodeId, [u8; 16]>,
     /// Ids of members that were removed; never given again.
     pub removed: imbl::OrdSet<NodeId>,
     /// Members that are on their way out.

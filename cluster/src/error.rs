@@ -97,6 +97,30 @@ pub enum StartError {
         /// Where the damaged batch begins.
         offset: u64,
     },
+    /// The cluster knows a later start of this node than this folder does, or another folder of it.
+    #[error(
+        "node {node} has gone on elsewhere, and {} is an older copy of its data folder, or another folder with its id: \
+         it may have forgotten votes and messages. Start the node on its own folder; if that is lost, give it up with \
+         `hongqiao cluster leave {node} --lost` on another node and join with an empty folder and no id. If no other \
+         node is left, `hongqiao cluster recover` goes on with what is here",
+        path.display()
+    )]
+    Superseded {
+        /// The data folder.
+        path: PathBuf,
+        /// The node.
+        node: u64,
+    },
+    /// The folder is a backup, as it was written.
+    #[error(
+        "{} is a backup, and not the data folder of a node; make one of it with `hongqiao restore FOLDER --data \
+         NEW-FOLDER`, or of a copy of it with `hongqiao cluster recover --yes`",
+        path.display()
+    )]
+    Backup {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The log is not there, though it was begun.
     #[error(
         "{} holds no log, but this node had one: its votes and its newest messages are not here. Mount the \

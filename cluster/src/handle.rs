@@ -396,8 +396,8 @@ impl<M: Machine> ClusterHandle<M> {
         let _ = self.shared.runtimes.work.spawn(all).await;
     }
 
-    /// Writes a copy of this node's state into `target`, which must not exist or be empty. A node
-    /// started on that folder has everything that was acknowledged before the call.
+    /// Writes a copy of this node's state into `target`, which must not exist or be empty. It is marked, so that
+    /// no node starts on it as this one; [`Survivor::found`](crate::recover::Survivor::found) makes it a cluster of its own.
     ///
     /// - Each shard is copied as of one moment; its checkpoints wait meanwhile, its proposals only
     ///   once the memory tables are full.

@@ -73,6 +73,8 @@ enum Answer {
         admission: Admission,
         node: NodeId,
     },
+    /// The member of that id is another folder.
+    OtherFolder,
 }
 
 /// What a new node learns of its cluster.
@@ -225,6 +227,8 @@ pub(crate) enum Added {
     NotYet,
     /// It was removed from the cluster.
     Removed,
+    /// The member of its id is another folder.
+    OtherFolder,
 }
 
 /// Tells any of `addresses` that this node is up, until one of them has put it into the directory.
@@ -234,6 +238,7 @@ pub(crate) async fn add(network: &dyn Network, addresses: &[String], up: &MetaCo
             match knock(network, &address, &Request::Add { up: up.clone() }).await {
                 Ok(Answer::Added) => return Added::Yes,
                 Ok(Answer::Removed) => return Added::Removed,
+                Ok(Answer::OtherFolder) => return Added::OtherFolder,
                 Ok(Answer::Refused(reason)) => {
                     tracing::error!(member = %address, %reason, "the cluster refuses this node");
                 }
@@ -355,7 +360,9 @@ fn unwritten(why: ProposeError) -> String {
 }
 
 async fn put_up(meta: MetaHandle, up: MetaCommand) -> Answer {
-    let MetaCommand::NodeUp { node, incarnation, cluster_addr, .. } = &up else {
+    let (MetaCommand::NodeUp { node, incarnation, cluster_addr, .. }
+    | MetaCommand::NodeUpFrom { node, incarnation, cluster_addr, .. }) = &up
+    else {
         return Answer::Refused("only a start can be announced".to_owned());
     };
     if let Some(member) = meta.directory().nodes.get(node)
@@ -368,6 +375,7 @@ async fn put_up(meta: MetaHandle, up: MetaCommand) -> Answer {
     }
     match meta.propose(up).await {
         Ok((MetaReply::Done, _)) => Answer::Added,
+        Ok((MetaReply::Refused(Refusal::OtherFolder), _)) => Answer::OtherFolder,
         Ok((MetaReply::Refused(Refusal::Removed), _)) => Answer::Removed,
         Ok((other, _)) => Answer::Refused(format!("the directory refuses it: {other:?}")),
         Err(why) => Answer::NotYet(unwritten(why)),

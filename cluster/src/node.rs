@@ -415,14 +415,7 @@ struct Introduction {
 impl Introduction {
     fn of<M: Machine>(shared: &Shared<M>, options: &Options) -> Self {
         let peering = options.peering.as_ref();
-        let Addresses { cluster, client } = addresses(options);
-        let command = MetaCommand::NodeUp {
-            node: options.node,
-            incarnation: shared.origin.incarnation.now(),
-            cluster_addr: cluster,
-            client_addr: client,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-        };
+        let command = addresses(options).up(&shared.origin.incarnation, &shared.meta.directory());
         let join = peering.map(|peering| peering.join.clone()).unwrap_or_default();
         let (meta, network) = (shared.meta.clone(), shared.network.clone());
         Self { meta, network, join, node: options.node, command }
@@ -438,9 +431,10 @@ async fn introduce(who: Introduction) {
     let Some(network) = who.network.as_deref() else { return };
     let mut changed = who.meta.changed();
     while !who.is_known() {
-        if join::add(network, &who.join, &who.command).await == Added::Removed {
-            who.meta.note_removed();
-            return;
+        match join::add(network, &who.join, &who.command).await {
+            Added::Removed => return who.meta.note_removed(),
+            Added::OtherFolder => return who.meta.note_superseded(),
+            Added::Yes | Added::NotYet => {}
         }
         let known = changed.wait_for(|_| who.is_known());
         let _ = tokio::time::timeout(INTRODUCE_INTERVAL, known).await;

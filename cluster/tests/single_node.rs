@@ -3,10 +3,12 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use hongqiao_cluster::{
     Cluster, MetaCommand, MetaReply, Place, ProposeError, ReadError, Role, RoomCommand, RoomKind,
-    Store, id::ShardId,
+    StartError, Store, id::ShardId, recover::Survivor,
 };
 use support::{
     Notes, SHARD, block_on, delete, note, note_key, options, position, put, start, wait_until,
@@ -179,7 +181,7 @@ fn node_when_checkpoints_pass_then_the_log_is_purged_and_segments_go() {
 }
 
 #[test]
-fn backup_when_written_while_running_then_a_node_starts_on_it() {
+fn backup_when_written_while_running_then_restored_and_a_node_starts_on_it() {
     let temp = tempfile::tempdir().unwrap();
     let options = options(temp.path());
     let node = start(&options);
@@ -194,6 +196,12 @@ fn backup_when_written_while_running_then_a_node_starts_on_it() {
         assert!(handle.backup(&target).await.is_err(), "a backup never overwrites");
     });
     let copy = hongqiao_cluster::Options { data_dir: target, ..options };
+    // As it is, it would be a second node of the same cluster.
+    let refused =
+        Cluster::start(copy.clone(), |_| Notes::default(), std::sync::Arc::new(|_, _| {}));
+    assert!(matches!(refused.err(), Some(StartError::Backup { .. })));
+    let survivor = Survivor::open(&copy.data_dir).unwrap();
+    survivor.found(&BTreeSet::new()).unwrap();
     for round in 0..2 {
         let restored: Cluster<Notes> = start(&copy);
         let restored_handle = restored.handle();

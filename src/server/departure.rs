@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! leaving ─► its shards are elsewhere: released ─► drained, as on SIGTERM ─► removed ─► exit code 0
+//! another folder, or a later start, is the member ─► drained ─► exit code 1, and the folder never starts again
 //! declared lost, and back ─► removed ─► drained ─► exit code 1, and its folder never starts again
 //! ```
 
@@ -20,7 +21,7 @@ type Handle = ClusterHandle<ShardMachine>;
 /// Waits until this node is no member any more.
 pub(super) async fn removed(cluster: &Handle) {
     let mut departure = cluster.departure();
-    if departure.wait_for(|now| *now == Departure::Removed).await.is_err() {
+    if departure.wait_for(|now| now.is_end()).await.is_err() {
         // The cluster has ended by itself; whoever waits for it says so.
         std::future::pending::<()>().await;
     }
@@ -37,7 +38,7 @@ pub(super) async fn removed_before(cluster: &Handle, booted: &Cell<bool>) {
 /// Waits until this node is not needed any more, or no member any more.
 async fn due(cluster: &Handle) -> Departure {
     let mut departure = cluster.departure();
-    let is_due = |now: &Departure| matches!(now, Departure::Released | Departure::Removed);
+    let is_due = |now: &Departure| *now == Departure::Released || now.is_end();
     match departure.wait_for(is_due).await {
         Ok(departed) => *departed,
         Err(_) => std::future::pending().await,
@@ -64,7 +65,7 @@ pub(super) async fn due_or(
 /// If it was removed without having left.
 pub(super) async fn end(cluster: &Handle, departed: Option<Departure>) -> anyhow::Result<()> {
     let Some(departed) = departed else { return Ok(()) };
-    if departed == Departure::Removed {
+    if departed.is_end() {
         return refuse(cluster);
     }
     let node = cluster.node().0;
@@ -82,6 +83,14 @@ pub(super) async fn end(cluster: &Handle, departed: Option<Departure>) -> anyhow
 
 /// Says that this node may not go on.
 pub(super) fn refuse(cluster: &Handle) -> anyhow::Result<()> {
+    let node = cluster.node().0;
+    if *cluster.departure().borrow() == Departure::Superseded {
+        anyhow::bail!(
+            "node {node} has gone on elsewhere: this data folder is an older copy of its folder, or another one with \
+             its id, and does not start again; if the other one is lost, give the node up with `hongqiao cluster leave \
+             {node} --lost` on another node and join with an empty folder and no id"
+        )
+    }
     anyhow::bail!(
         "node {} was removed from its cluster while it was away; to come back as a new member start with an \
          empty data folder and another id, or none",

@@ -1,6 +1,7 @@
 //! What a node knows of its own way out of the cluster, and who is told.
 //!
 //! ```text
+//! Staying ─ its folder is another one, or an older copy ─▶ Superseded
 //! Staying ─ Leave ─▶ Leaving ─ no group needs it ─▶ Released ─ the server ends, says so ─▶ Removed
 //! ```
 //!
@@ -40,6 +41,16 @@ pub enum Departure {
     Released,
     /// It is no member any more, and never will be: its folder says so.
     Removed,
+    /// The member is another folder, or a later start than this folder knows of: it says so from now on.
+    Superseded,
+}
+
+impl Departure {
+    /// Returns whether this process must end without the leave of anybody.
+    #[must_use]
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Removed | Self::Superseded)
+    }
 }
 
 /// What it is found out from.
@@ -55,18 +66,20 @@ impl Watcher {
     /// Runs until the node is removed, or the runtime ends.
     pub(crate) async fn run(self) {
         let (mut changed, mut refused) = (self.meta.changed(), self.meta.removed());
+        let mut superseded = self.meta.superseded();
         let none = watch::Sender::default();
         let mut told = self.network.as_ref().map_or_else(|| none.subscribe(), |of| of.removed());
         loop {
             changed.borrow_and_update();
             let is_out = *refused.borrow_and_update() || *told.borrow_and_update();
-            let now = if is_out { Departure::Removed } else { self.look() };
-            if now == Departure::Removed {
+            let now = match (is_out, *superseded.borrow_and_update()) {
+                (true, _) => Departure::Removed,
+                (false, true) => Departure::Superseded,
+                (false, false) => self.look(),
+            };
+            if now.is_end() {
                 // Before anybody hears of it: a folder that was used up must not start again.
-                let incarnation = self.incarnation.clone();
-                if let Some(Err(error)) = runtime::aside(move || incarnation.set_removed()).await {
-                    tracing::error!(%error, "the data folder cannot be marked as removed");
-                }
+                self.mark(now).await;
                 self.tell.send_replace(now);
                 return;
             }
@@ -75,6 +88,7 @@ impl Watcher {
             let ended = tokio::select! {
                 changed = changed.changed() => changed.is_err(),
                 refused = refused.changed() => refused.is_err(),
+                superseded = superseded.changed() => superseded.is_err(),
                 Ok(()) = told.changed() => false,
                 () = tokio::time::sleep_until(ask_at.into()), if now == Departure::Released => {
                     self.ask().await;
@@ -84,6 +98,17 @@ impl Watcher {
             if ended {
                 return;
             }
+        }
+    }
+
+    async fn mark(&self, now: Departure) {
+        let incarnation = self.incarnation.clone();
+        let marked = runtime::aside(move || match now {
+            Departure::Superseded => incarnation.set_superseded(),
+            _ => incarnation.set_removed(),
+        });
+        if let Some(Err(error)) = marked.await {
+            tracing::error!(%error, ?now, "the data folder cannot be marked");
         }
     }
 

@@ -91,6 +91,7 @@ impl MemberError {
             | Refusal::HoldsReplicas
             | Refusal::NoRoom
             | Refusal::RoomExists
+            | Refusal::OtherFolder
             | Refusal::Unreadable => Self::Unavailable(why.to_string()),
         }
     }

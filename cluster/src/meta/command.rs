@@ -132,6 +132,22 @@ pub enum MetaCommand {
         /// The node.
         node: NodeId,
     },
+    /// As `NodeUp`, of a node that says which data folder it runs on. A member has one: another folder with its id is
+    /// refused, whatever its number of starts.
+    NodeUpFrom {
+        /// The node.
+        node: NodeId,
+        /// Which start of it.
+        incarnation: u64,
+        /// `host:port` for other members.
+        cluster_addr: String,
+        /// `host:port` that clients may be sent to.
+        client_addr: String,
+        /// Its release.
+        version: String,
+        /// Made at random with the folder.
+        folder: [u8; 16],
+    },
 }
 
 /// A change of a room or group.
@@ -250,6 +266,9 @@ pub enum Refusal {
     /// The node has no replica of the shard.
     #[error("the node has no replica of the shard")]
     NotThere,
+    /// The node runs on another data folder.
+    #[error("the node is the member of another data folder")]
+    OtherFolder,
 }
 
 /// What a room command has done.

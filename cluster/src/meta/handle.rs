@@ -8,7 +8,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
     time::Duration,
 };
@@ -99,7 +99,8 @@ impl MetaHandle {
     /// Makes this node a member and keeps it one, until [`Self::stop`].
     pub(crate) fn start(&self, addresses: Addresses) {
         let (leases, batches) = (self.inner.leases.clone(), self.inner.batches.clone());
-        let keeper = Arc::new(Keeper { leases, batches, addresses });
+        let keeper =
+            Arc::new(Keeper { leases, batches, addresses, was_up: AtomicBool::new(false) });
         let member = self.inner.runtime.spawn(keeper.clone().be_member());
         let leader = self.inner.runtime.spawn(keeper.watch_over());
         self.inner.tasks.lock().extend([member.abort_handle(), leader.abort_handle()]);
@@ -128,6 +129,16 @@ impl MetaHandle {
     /// Notes that it was told so.
     pub(crate) fn note_removed(&self) {
         self.inner.leases.removed.send_replace(true);
+    }
+
+    /// Watches whether the cluster knows a later start of this node, or another folder of it.
+    pub(crate) fn superseded(&self) -> watch::Receiver<bool> {
+        self.inner.leases.superseded.subscribe()
+    }
+
+    /// Notes that it does.
+    pub(crate) fn note_superseded(&self) {
+        self.inner.leases.superseded.send_replace(true);
     }
 
     /// Returns the newest directory of this node; waits for nobody.

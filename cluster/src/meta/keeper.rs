@@ -12,7 +12,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -26,10 +29,13 @@ use super::{
 };
 use crate::{
     clock,
+    directory::Directory,
     id::NodeId,
     limits::{LEASE_RENEWAL, PROPOSE_TIMEOUT},
+    membership::handle::all_know,
     raft_group::lead::Lead,
     runtime,
+    storage::folder::incarnation::Incarnation,
 };
 
 /// How long to wait before somebody is asked once more.
@@ -53,6 +59,26 @@ pub(crate) struct Addresses {
     pub(crate) client: String,
 }
 
+impl Addresses {
+    /// Returns what says that a start of a node is up, in words that all members of `directory` know.
+    pub(crate) fn up(&self, who: &Incarnation, directory: &Directory) -> MetaCommand {
+        let (node, incarnation) = (who.node(), who.now());
+        let (cluster_addr, client_addr) = (self.cluster.clone(), self.client.clone());
+        let version = env!("CARGO_PKG_VERSION").into();
+        match who.record().folder.filter(|_| all_know(directory).is_ok()) {
+            Some(folder) => MetaCommand::NodeUpFrom {
+                node,
+                incarnation,
+                cluster_addr,
+                client_addr,
+                version,
+                folder,
+            },
+            None => MetaCommand::NodeUp { node, incarnation, cluster_addr, client_addr, version },
+        }
+    }
+}
+
 /// What the directory says of this node.
 enum Standing {
     /// Nothing of this start yet.
@@ -61,6 +87,8 @@ enum Standing {
     Up,
     /// It was declared down, or a later start was seen: the number of the latest.
     Down(u64),
+    /// A later start was seen than this folder knows of: it is an older copy.
+    Superseded,
     Removed,
 }
 
@@ -69,6 +97,8 @@ pub(super) struct Keeper {
     pub(super) leases: Arc<Leases>,
     pub(super) batches: Arc<Batches>,
     pub(super) addresses: Addresses,
+    /// The directory has had a start of this process: from then on every later number is its own.
+    pub(super) was_up: AtomicBool,
 }
 
 impl Keeper {
@@ -78,11 +108,12 @@ impl Keeper {
         match directory.nodes.get(&node) {
             _ if directory.removed.contains(&node) => Standing::Removed,
             Some(me) if me.incarnation == incarnation && me.up => {
-                if directory.is_alone(node) {
-                    Standing::Alone
-                } else {
-                    Standing::Up
-                }
+                self.was_up.store(true, Ordering::Relaxed);
+                if directory.is_alone(node) { Standing::Alone } else { Standing::Up }
+            }
+            // A folder writes down each number before anybody hears of it.
+            Some(me) if me.incarnation > incarnation && !self.was_up.load(Ordering::Relaxed) => {
+                Standing::Superseded
             }
             Some(me) if me.incarnation >= incarnation => Standing::Down(me.incarnation),
             _ => Standing::Unknown,
@@ -100,6 +131,7 @@ impl Keeper {
                 Standing::Up => self.renew(&mut changed, &mut lead).await,
                 Standing::Unknown => self.say_up(&mut changed).await,
                 Standing::Down(latest) => self.be_born_again(latest).await,
+                Standing::Superseded => self.is_superseded(),
                 Standing::Removed => self.is_removed(),
             };
             if !is_member {
@@ -114,25 +146,25 @@ impl Keeper {
         false
     }
 
-    /// Says once that this node is up, and waits until it is in the directory here; `false` if it was removed.
+    fn is_superseded(&self) -> bool {
+        self.leases.superseded.send_replace(true);
+        false
+    }
+
+    /// Says once that this node is up, and waits until what came of it is in the directory here; `false` if it
+    /// is no member.
     async fn say_up(&self, changed: &mut watch::Receiver<u64>) -> bool {
-        let incarnation = self.leases.incarnation.now();
-        let up = MetaCommand::NodeUp {
-            node: self.leases.node,
-            incarnation,
-            cluster_addr: self.addresses.cluster.clone(),
-            client_addr: self.addresses.client.clone(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
+        let up = self.addresses.up(&self.leases.incarnation, &self.leases.published.directory());
         match self.batches.push(&up).await {
-            Ok((MetaReply::Done, index)) => {
+            // Which later start is the one that counts stands in the directory.
+            Ok((MetaReply::Done | MetaReply::Fenced, index)) => {
                 let known = changed.wait_for(|known| *known >= index);
                 // A node that is behind says so again, which changes nothing.
                 let _ = tokio::time::timeout(PROPOSE_TIMEOUT, known).await;
                 true
             }
-            Ok((MetaReply::Fenced, _)) => self.be_born_again(incarnation).await,
             Ok((MetaReply::Refused(Refusal::Removed), _)) => self.is_removed(),
+            Ok((MetaReply::Refused(Refusal::OtherFolder), _)) => self.is_superseded(),
             Ok((reply, _)) => {
                 tracing::error!(?reply, "the directory refuses this node");
                 tokio::time::sleep(RENEWAL_TIMEOUT).await;

@@ -73,6 +73,8 @@ pub(super) struct Leases {
     holder: Mutex<Holder>,
     /// This node was told that it is no member any more.
     pub(super) removed: watch::Sender<bool>,
+    /// The cluster knows a later start of this node, or another folder of it.
+    pub(super) superseded: watch::Sender<bool>,
     /// This node takes no lease any more.
     is_retired: AtomicBool,
     /// Nanoseconds since `base` at which the lease ends that counts now.
@@ -106,6 +108,7 @@ impl Leases {
             moved: Notify::new(),
             holder: Mutex::default(),
             removed: watch::Sender::default(),
+            superseded: watch::Sender::default(),
             is_retired: AtomicBool::new(false),
             until: AtomicU64::new(0),
             base: clock::now(),

@@ -190,7 +190,18 @@ impl MetaMachine {
     fn apply_one(&mut self, turn: &mut Turn<'_>, command: MetaCommand) -> MetaReply {
         let done = match command {
             MetaCommand::NodeUp { node, incarnation, cluster_addr, client_addr, version } => {
-                self.node_up(turn, node, incarnation, [cluster_addr, client_addr, version])
+                self.node_up(turn, node, incarnation, [cluster_addr, client_addr, version], None)
+            }
+            MetaCommand::NodeUpFrom {
+                node,
+                incarnation,
+                cluster_addr,
+                client_addr,
+                version,
+                folder,
+            } => {
+                let texts = [cluster_addr, client_addr, version];
+                self.node_up(turn, node, incarnation, texts, Some(folder))
             }
             MetaCommand::NodeDown { node, incarnation } => self.node_down(turn, node, incarnation),
             MetaCommand::RemoveNode { node } => self.remove_node(turn, node),

@@ -23,6 +23,11 @@ impl MetaMachine {
                 self.now.nodes.insert(NodeId(node), member);
             }
         });
+        record::each(store, record::FOLDER, |key, value| {
+            if let Some((node, folder)) = record::number(&key).zip(record::read(b"F", &value)) {
+                self.now.folders.insert(NodeId(node), folder);
+            }
+        });
         record::each(store, record::REMOVED, |key, _| {
             self.now.removed.extend(record::number(&key).map(NodeId));
         });
@@ -48,12 +53,17 @@ impl MetaMachine {
         node: NodeId,
         incarnation: u64,
         texts: [String; 3],
+        folder: Option<[u8; 16]>,
     ) -> Result<(), No> {
         if texts.iter().any(|text| text.len() > META_ADDRESS_BYTES_MAX) {
             return Err(Refusal::Limit.into());
         }
         if self.now.removed.contains(&node) {
             return Err(Refusal::Removed.into());
+        }
+        let known = self.now.folders.get(&node).copied();
+        if folder.zip(known).is_some_and(|(folder, known)| folder != known) {
+            return Err(Refusal::OtherFolder.into());
         }
         let mut routes_complete = false;
         match self.now.nodes.get(&node) {
@@ -70,6 +80,7 @@ impl MetaMachine {
         let member =
             Member { incarnation, up: true, routes_complete, cluster_addr, client_addr, version };
         self.came_back(turn, node);
+        self.put_folder(turn, node, folder);
         let is_first = self.now.nodes.is_empty() && self.now.removed.is_empty();
         self.put_member(turn, node, member);
         if is_first {
@@ -117,6 +128,7 @@ impl MetaMachine {
         self.now.nodes.remove(&node);
         self.now.removed.insert(node);
         self.forget_leaving(turn, node);
+        self.put_folder(turn, node, None);
         turn.store.delete(&record::node(node));
         turn.store.put(record::removed(node), record::value(&()));
         self.changes.nodes.insert(node);
@@ -188,6 +200,22 @@ impl MetaMachine {
         turn.store.put(record::node(node), record::value(&member));
         self.now.nodes.insert(node, member);
         self.changes.nodes.insert(node);
+    }
+
+    /// Notes which folder a node is on. One that does not say it is of an earlier release, which writes its folder
+    /// without the id: with the next release it has another.
+    fn put_folder(&mut self, turn: &mut Turn<'_>, node: NodeId, folder: Option<[u8; 16]>) {
+        match folder {
+            Some(folder) if self.now.folders.get(&node) == Some(&folder) => {}
+            Some(folder) => {
+                turn.store.put(record::folder(node), record::value(&folder));
+                self.now.folders.insert(node, folder);
+            }
+            None if self.now.folders.remove(&node).is_some() => {
+                turn.store.delete(&record::folder(node));
+            }
+            None => {}
+        }
     }
 
     fn put_shard(&mut self, turn: &mut Turn<'_>, shard: ShardId, record: ShardRecord) {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `I` | index of the last command |
 //! | `N`, node | `Member` |
+//! | `F`, node | the id of its data folder |
 //! | `X`, node | empty: the node was removed |
 //! | `S`, shard | `ShardRecord` |
 //! | `Q`, node | `Leaving`: the node is on its way out |
@@ -31,6 +32,7 @@ use crate::{
 
 pub(super) const INDEX: u8 = b'I';
 pub(super) const NODE: u8 = b'N';
+pub(super) const FOLDER: u8 = b'F';
 pub(super) const REMOVED: u8 = b'X';
 pub(super) const SHARD: u8 = b'S';
 pub(super) const LEAVING: u8 = b'Q';
@@ -97,6 +99,10 @@ fn tagged(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 pub(super) fn node(node: NodeId) -> Vec<u8> {
     tagged(NODE, &[&node.0.to_be_bytes()])
+}
+
+pub(super) fn folder(node: NodeId) -> Vec<u8> {
+    tagged(FOLDER, &[&node.0.to_be_bytes()])
 }
 
 pub(super) fn removed(node: NodeId) -> Vec<u8> {

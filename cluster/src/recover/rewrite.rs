@@ -27,6 +27,7 @@ use crate::{
         self,
         format::{self, Format},
         marks::replace,
+        record::NodeRecord,
     },
 };
 
@@ -59,6 +60,11 @@ pub(super) fn run(
     write(folder, batches)?;
     let format = Format { cluster, joined: false, ..folder.found.format.clone() };
     if rest > 0 {
+        // The only member of its cluster is whoever it was a copy of.
+        let record =
+            NodeRecord { is_copy: false, superseded: false, ..folder.found.record.clone() };
+        let node = folder.path.join("node");
+        replace(&node, &record.text()).map_err(start_io("write", &node))?;
         format::write(&folder.path.join("FORMAT"), &format)?;
     }
     if rest > 1 {
@@ -146,7 +152,7 @@ fn commands(folder: &Survivor) -> Vec<MetaCommand> {
     if !directory.nodes.contains_key(&node) {
         commands.push(MetaCommand::NodeUp {
             node,
-            incarnation: folder.found.incarnation,
+            incarnation: folder.found.record.incarnation,
             cluster_addr: String::new(),
             client_addr: String::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

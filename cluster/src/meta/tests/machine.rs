@@ -142,8 +142,18 @@ fn any_command() -> impl Strategy<Value = MetaCommand> {
         client_addr: String::new(),
         version: "1".into(),
     });
+    let up_from =
+        (start(), 1..3_u8).prop_map(|((node, incarnation), folder)| MetaCommand::NodeUpFrom {
+            node,
+            incarnation,
+            cluster_addr: "h:1".into(),
+            client_addr: String::new(),
+            version: "1".into(),
+            folder: [folder; 16],
+        });
     prop_oneof![
         6 => up,
+        6 => up_from,
         2 => start().prop_map(|(node, incarnation)| MetaCommand::NodeDown { node, incarnation }),
         1 => node().prop_map(|node| MetaCommand::RemoveNode { node }),
         1 => start()
@@ -264,6 +274,43 @@ fn machine_when_one_thing_changes_then_only_that_is_written() {
     let next = rooms.members(&r, Some(&page[2])).next().unwrap();
     assert_eq!(next.0.as_ref(), 3_u32.to_be_bytes());
     assert_eq!(rooms.of_user(&bytes("new"), None).collect::<Vec<_>>(), [&r]);
+}
+
+#[test]
+fn machine_when_a_node_comes_with_another_folder_then_refused_whatever_its_number_is() {
+    let mut replica = Replica::new(MemoryStore::default());
+    let from = |incarnation, folder: u8| MetaCommand::NodeUpFrom {
+        node: NodeId(2),
+        incarnation,
+        cluster_addr: format!("h:{folder}"),
+        client_addr: String::new(),
+        version: String::new(),
+        folder: [folder; 16],
+    };
+    let refused = MetaReply::Refused(Refusal::OtherFolder);
+    let mut index = 0;
+    let mut expect = |replica: &mut Replica, command, reply| {
+        index += 1;
+        assert_eq!(replica.apply(index, &[command]), [reply]);
+    };
+    // Of a release that did not say it; then the first that does is the one.
+    expect(&mut replica, up(2, 1), MetaReply::Done);
+    expect(&mut replica, from(2, 7), MetaReply::Done);
+    expect(&mut replica, from(2, 8), refused.clone());
+    expect(&mut replica, from(9, 8), refused.clone());
+    assert_eq!(replica.publish().nodes[&NodeId(2)].cluster_addr, "h:7");
+    let down = MetaCommand::NodeDown { node: NodeId(2), incarnation: 2 };
+    expect(&mut replica, down, MetaReply::Done);
+    expect(&mut replica, from(10, 8), refused.clone());
+    expect(&mut replica, from(2, 7), MetaReply::Fenced);
+    // The same after a restart.
+    let mut replica = Replica::new(replica.store);
+    replica.machine.load(&replica.store);
+    expect(&mut replica, from(11, 8), refused);
+    expect(&mut replica, from(3, 7), MetaReply::Done);
+    // Back at the older release it is not known any more, and the next one makes another.
+    expect(&mut replica, up(2, 4), MetaReply::Done);
+    expect(&mut replica, from(5, 9), MetaReply::Done);
 }
 
 /// BOUNDED: each limit is refused with its name, and nothing of such a command is kept.

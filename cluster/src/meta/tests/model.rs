@@ -22,6 +22,7 @@ type Pair = (Bytes, Bytes);
 #[derive(Default)]
 pub(super) struct Model {
     nodes: BTreeMap<NodeId, Member>,
+    folders: BTreeMap<NodeId, [u8; 16]>,
     removed: BTreeSet<NodeId>,
     replicas: BTreeMap<u16, Vec<NodeId>>,
     led: BTreeMap<u16, Led>,
@@ -59,7 +60,28 @@ impl Model {
                 let member =
                     Member { incarnation, up, routes_complete, cluster_addr, client_addr, version };
                 self.nodes.insert(node, member);
+                self.folders.remove(&node);
                 MetaReply::Done
+            }
+            MetaCommand::NodeUpFrom {
+                node,
+                incarnation,
+                cluster_addr,
+                client_addr,
+                version,
+                folder,
+            } => {
+                let is_out = self.removed.contains(&node);
+                if !is_out && self.folders.get(&node).is_some_and(|known| *known != folder) {
+                    return refused(Refusal::OtherFolder);
+                }
+                let up =
+                    MetaCommand::NodeUp { node, incarnation, cluster_addr, client_addr, version };
+                let reply = self.apply(index, &up);
+                if reply == MetaReply::Done {
+                    self.folders.insert(node, folder);
+                }
+                reply
             }
             MetaCommand::NodeDown { node, incarnation } => match self.nodes.get_mut(&node) {
                 None => refused(Refusal::NoNode),
@@ -82,6 +104,7 @@ impl Model {
                     }
                     Some(_) => {
                         self.nodes.remove(&node);
+                        self.folders.remove(&node);
                         self.removed.insert(node);
                         MetaReply::Done
                     }
@@ -268,6 +291,7 @@ impl Model {
     pub(super) fn directory(&self, index: u64) -> Directory {
         let mut directory = Directory { index, ..Directory::default() };
         directory.nodes = self.nodes.clone().into_iter().collect();
+        directory.folders = self.folders.clone().into_iter().collect();
         directory.removed = self.removed.iter().copied().collect();
         for shard in 0..SHARDS {
             let replicas = self.replicas.get(&shard).cloned().unwrap_or_default();

@@ -5,8 +5,8 @@
 
 use std::{fs, path::Path};
 
-use super::*;
-use crate::recover::Survivor;
+use super::{recover::copy as copy_tree, *};
+use crate::{membership::departure::Departure, recover::Survivor};
 
 fn expect_no_log(world: &World, node: u64) {
     // Again and again: no try makes a log that the next one takes for the old one.
@@ -86,4 +86,84 @@ fn folder_of_an_earlier_release_then_started_and_marked() {
     world.kill(1);
     fs::remove_dir_all(world.folder(1).join("log")).unwrap();
     expect_no_log(&world, 1);
+}
+
+/// Has others lead, who do not remember how much node 3 had: openraft gives up a group whose follower has less.
+fn restart_others(world: &mut World) {
+    for node in [1, 2] {
+        world.kill(node);
+    }
+    for node in [1, 2] {
+        world.start(node, &[]);
+    }
+    world.write(0, "again");
+}
+
+fn expect_superseded(world: &mut World, node: u64) {
+    world.wait("the folder is known not to be the member's", |world| {
+        *world.handle(node).departure().borrow() == Departure::Superseded
+    });
+    world.kill(node);
+    let Err(StartError::Superseded { path, .. }) = world.try_start(node, &[]) else {
+        panic!("it starts again, with a higher number")
+    };
+    assert_eq!(path, world.folder(node));
+}
+
+#[test]
+fn folder_when_an_older_copy_then_it_ends_and_never_starts_again_but_can_be_recovered() {
+    let mut world = World::grown(3);
+    world.write(0, "early");
+    world.kill(3);
+    let copy = world.temp.path().join("copy");
+    copy_tree(&world.folder(3), &copy);
+    for _ in 0..2 {
+        world.start(3, &[]);
+        world.wait("the directory has this start", |world| {
+            let number = world.handle(3).incarnation();
+            world.handle(1).meta().directory().is_up(NodeId(3), number)
+        });
+        world.kill(3);
+    }
+    let kept = world.temp.path().join("kept");
+    fs::rename(world.folder(3), &kept).unwrap();
+    restart_others(&mut world);
+    copy_tree(&copy, &world.folder(3));
+    world.start(3, &[]);
+    expect_superseded(&mut world, 3);
+    Survivor::open(&world.folder(3)).unwrap().found(&BTreeSet::new()).unwrap();
+    world.start(3, &[]);
+    assert!(world.has(3, 0, "early"));
+    world.wait("it leads alone", |world| {
+        world.handle(3).status().groups.iter().all(|group| group.here)
+    });
+    world.kill(3);
+    restart_others(&mut world);
+    // The folder that was not copied is the member still.
+    fs::remove_dir_all(world.folder(3)).unwrap();
+    fs::rename(&kept, world.folder(3)).unwrap();
+    world.start(3, &[]);
+    world.wait_for_members(3);
+}
+
+#[test]
+fn folder_when_another_with_the_same_id_then_refused_however_often_it_was_started() {
+    let mut world = World::grown(3);
+    world.kill(3);
+    let kept = world.temp.path().join("kept");
+    fs::rename(world.folder(3), &kept).unwrap();
+    // Let in at the same moment as the member, and started by a supervisor again and again.
+    restart_others(&mut world);
+    fs::create_dir(world.folder(3)).unwrap();
+    fs::copy(kept.join("FORMAT"), world.folder(3).join("FORMAT")).unwrap();
+    fs::write(world.folder(3).join("node"), "node = 3\nincarnation = 40\n").unwrap();
+    world.start(3, &["n1"]);
+    expect_superseded(&mut world, 3);
+    assert!(world.handle(1).meta().directory().nodes[&NodeId(3)].incarnation < 40);
+    // The folder that was there first is the member still.
+    restart_others(&mut world);
+    fs::remove_dir_all(world.folder(3)).unwrap();
+    fs::rename(&kept, world.folder(3)).unwrap();
+    world.start(3, &[]);
+    world.wait_for_members(3);
 }

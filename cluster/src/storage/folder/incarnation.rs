@@ -16,6 +16,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
+    format::random_id,
     marks::{io, replace, same},
     record::NodeRecord,
 };
@@ -37,7 +38,8 @@ impl Incarnation {
     /// Of a node without a folder.
     #[cfg(test)]
     pub(crate) fn in_memory(node: NodeId, now: u64) -> Arc<Self> {
-        let record = NodeRecord { node: node.0, incarnation: now, ..NodeRecord::default() };
+        let folder = Some(u128::from(node.0).to_be_bytes());
+        let record = NodeRecord { folder, node: node.0, incarnation: now, ..NodeRecord::default() };
         Arc::new(Self::new(record, None))
     }
 
@@ -75,6 +77,11 @@ impl Incarnation {
         self.change(|record| record.removed = true)
     }
 
+    /// Marks the folder: the cluster knows a later start of this node, or another folder of it.
+    pub(crate) fn set_superseded(&self) -> io::Result<()> {
+        self.change(|record| record.superseded = true)
+    }
+
     /// Marks the folder: its log is there, and synced.
     pub(crate) fn set_has_log(&self) -> io::Result<()> {
         if self.record.lock().has_log {
@@ -108,7 +115,7 @@ impl Incarnation {
 /// Checks whose folder it is, and counts this start.
 pub(super) fn start(folder: &Path, options: &Options) -> Result<Arc<Incarnation>, StartError> {
     let path = folder.join("node");
-    let record = match fs::read_to_string(&path) {
+    let mut record = match fs::read_to_string(&path) {
         Ok(text) => NodeRecord::parse(&path, &text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             NodeRecord { node: options.node.0, ..NodeRecord::default() }
@@ -119,8 +126,17 @@ pub(super) fn start(folder: &Path, options: &Options) -> Result<Arc<Incarnation>
     if record.removed {
         return Err(StartError::Removed { path: folder.into(), node });
     }
+    if record.superseded {
+        return Err(StartError::Superseded { path: folder.into(), node });
+    }
+    if record.is_copy {
+        return Err(StartError::Backup { path: folder.into() });
+    }
     if options.node != NodeId::NONE {
         same(&path, "node", node, options.node.0)?;
+    }
+    if record.folder.is_none() {
+        record.folder = Some(random_id()?);
     }
     let incarnation = Incarnation::new(record, Some(path.clone()));
     if node == NodeId::NONE.0 {

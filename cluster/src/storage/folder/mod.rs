@@ -152,8 +152,8 @@ impl Entered {
 pub(crate) struct Found {
     pub(crate) format: Format,
     pub(crate) node: NodeId,
-    /// Of its last start.
-    pub(crate) incarnation: u64,
+    /// What its `node` says.
+    pub(crate) record: NodeRecord,
     _lock: File,
 }
 
@@ -173,7 +173,7 @@ pub(crate) fn look(path: &Path) -> Result<Found, StartError> {
         text => text.map_err(io("read", &file))?,
     };
     let record = NodeRecord::parse(&file, &text)?;
-    Ok(Found { format, node: NodeId(record.node), incarnation: record.incarnation, _lock: lock })
+    Ok(Found { format, node: NodeId(record.node), record, _lock: lock })
 }
 
 fn lock(folder: &Path) -> Result<File, StartError> {

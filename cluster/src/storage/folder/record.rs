@@ -6,12 +6,17 @@
 
 use std::path::Path;
 
-use super::marks::field;
+use super::marks::{field, hex, unhex};
 use crate::error::StartError;
+
+/// Tells folders apart that say to be of the same node.
+pub(crate) type FolderId = [u8; 16];
 
 /// What `node` says of a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeRecord {
+    /// Made at random with the folder; a copy has the same.
+    pub(crate) folder: Option<FolderId>,
     /// 0 until the cluster has given an id.
     pub(crate) node: u64,
     /// The number of the last start.
@@ -20,11 +25,17 @@ pub(crate) struct NodeRecord {
     pub(crate) removed: bool,
     /// The log was begun: a folder without it has lost it.
     pub(crate) has_log: bool,
+    /// The cluster knows a later start of the node, or another folder of it.
+    pub(crate) superseded: bool,
+    /// A backup as it was written: no node starts on it before `recover` has made it a cluster of its own.
+    pub(crate) is_copy: bool,
 }
 
 /// The marks, and how each is written.
 const REMOVED: (&str, &str) = ("removed", "yes");
 const HAS_LOG: (&str, &str) = ("log", "begun");
+const SUPERSEDED: (&str, &str) = ("superseded", "yes");
+const IS_COPY: (&str, &str) = ("copy", "backup");
 
 impl NodeRecord {
     /// Reads the text; `path` is for errors.
@@ -38,15 +49,33 @@ impl NodeRecord {
             reason: "no node id or incarnation",
         })?;
         let is = |(name, value): (&str, &str)| field(text, name) == Some(value);
-        Ok(Self { node, incarnation, removed: is(REMOVED), has_log: is(HAS_LOG) })
+        Ok(Self {
+            folder: field(text, "folder").and_then(unhex),
+            node,
+            incarnation,
+            removed: is(REMOVED),
+            has_log: is(HAS_LOG),
+            superseded: is(SUPERSEDED),
+            is_copy: is(IS_COPY),
+        })
     }
 
     /// Returns the text.
     pub(crate) fn text(&self) -> String {
         let Self { node, incarnation, .. } = self;
-        let marks = [(self.removed, REMOVED), (self.has_log, HAS_LOG)];
-        let marks = marks.into_iter().filter(|(is, _)| *is);
-        let marks = marks.map(|(_, (name, value))| format!("{name} = {value}\n"));
-        format!("node = {node}\nincarnation = {incarnation}\n") + &marks.collect::<String>()
+        let mut text = format!("node = {node}\nincarnation = {incarnation}\n");
+        if let Some(folder) = &self.folder {
+            text += &format!("folder = {}\n", hex(folder));
+        }
+        let marks = [
+            (self.removed, REMOVED),
+            (self.has_log, HAS_LOG),
+            (self.superseded, SUPERSEDED),
+            (self.is_copy, IS_COPY),
+        ];
+        for (_, (name, value)) in marks.into_iter().filter(|(is, _)| *is) {
+            text += &format!("{name} = {value}\n");
+        }
+        text
     }
 }
