@@ -6,6 +6,8 @@
 //! - Bound: pages of `PAGE_BYTES`; runs on a blocking thread.
 //! - Source: own design.
 
+pub(crate) mod current;
+
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt,
@@ -53,6 +55,16 @@ pub(crate) struct Origin {
     pub(crate) node: NodeId,
     pub(crate) incarnation: Arc<Incarnation>,
     pub(crate) format: Format,
+}
+
+/// What a backup lacks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Groups of which this node has no whole copy, and the nodes that have one.
+    pub missing: Vec<(ShardId, Vec<NodeId>)>,
+    /// Groups that may lack what was acknowledged before the backup was asked for: their leader was not heard of, or
+    /// this node is behind it.
+    pub behind: Vec<ShardId>,
 }
 
 /// Writes the backup.

@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
-    backup::{self, Origin},
+    backup::{self, Lacking, Origin, current::Leaders},
     desks::{Desks, MemberKind},
     error::{BackupError, ProposeError, ReadError},
     id::{NodeId, ShardId},
@@ -399,16 +399,30 @@ impl<M: Machine> ClusterHandle<M> {
     /// Writes a copy of this node's state into `target`, which must not exist or be empty. It is marked, so that
     /// no node starts on it as this one; [`Survivor::found`](crate::recover::Survivor::found) makes it a cluster of its own.
     ///
+    /// - It holds what was acknowledged before the call, but for the groups that it names: waits up to 10 s for
+    ///   each group's leader to say how much that is, and until it has come here.
     /// - Each shard is copied as of one moment; its checkpoints wait meanwhile, its proposals only
     ///   once the memory tables are full.
-    /// - Gives the groups that this node has no whole copy of, and who has.
     ///
     /// # Errors
     /// The copy is useless then; what is there may be removed.
-    pub async fn backup(&self, target: &Path) -> Result<Vec<(ShardId, Vec<NodeId>)>, BackupError> {
+    pub async fn backup(&self, target: &Path) -> Result<Lacking, BackupError> {
         let (shared, target) = (self.shared.clone(), target.to_path_buf());
-        let write = move || backup::write(&shared.groups, &shared.origin, &target);
-        let written = self.shared.runtimes.work.spawn_blocking(write);
+        let work = shared.runtimes.work.clone();
+        // Callers need not have a clock.
+        let written = work.spawn(async move {
+            let leaders = Leaders {
+                node: shared.origin.node,
+                published: shared.groups.published.clone(),
+                network: shared.network.clone(),
+            };
+            let mut behind = leaders.not_current(&shared.groups.groups).await;
+            let write = move || backup::write(&shared.groups, &shared.origin, &target);
+            let missing = tokio::task::spawn_blocking(write).await;
+            let missing = missing.unwrap_or(Err(BackupError::Stopping))?;
+            behind.retain(|group| missing.iter().all(|(other, _)| other != group));
+            Ok(Lacking { missing, behind })
+        });
         written.await.unwrap_or(Err(BackupError::Stopping))
     }
 }

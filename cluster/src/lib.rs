@@ -44,6 +44,7 @@ mod runtime;
 #[cfg(feature = "sim")]
 mod sim;
 
+pub use backup::Lacking;
 pub use directory::{
     Directory, Leaving, Led, Member, Places, Role, Room, RoomKind, RoomMember, Rooms,
 };

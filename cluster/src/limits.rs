@@ -217,3 +217,6 @@ const _: () = assert!(
 const _: () = assert!(STREAM_GIVE_UP.as_millis() < PROPOSE_TIMEOUT.as_millis());
 // What may be in doubt when a leader is lost still has its replies.
 const _: () = assert!(REPLIES_KEPT_MAX >= ENTRIES_IN_FLIGHT_MAX * ENTRY_COMMANDS_MAX);
+
+/// A backup waits this long until its node has what was acknowledged before; then it names what may be missing.
+pub(crate) const BACKUP_CURRENT_WAIT: Duration = Duration::from_secs(10);

@@ -27,7 +27,7 @@ const FORMAT: &str = "FORMAT";
 /// Backs a running node up into a new folder.
 ///
 /// The node goes on serving meanwhile. The backup holds everything that was acknowledged before this
-/// command was given; `hongqiao restore` makes a data folder of it.
+/// command was given, but for what it names: a node that is cut off from the others, or far behind, has no more; `hongqiao restore` makes a data folder of it.
 #[derive(clap::Args, Debug)]
 pub(super) struct BackupArguments {
     /// Folder on the node's machine; must not exist yet, or be empty.
@@ -51,6 +51,12 @@ pub(super) fn backup(arguments: BackupArguments) -> anyhow::Result<()> {
         let (group, nodes) = (&missing["group"], text_of(&missing["nodes"]));
         println!(
             "not in it: group {group}, which this node has no whole copy of; nodes that have: {nodes}"
+        );
+    }
+    for group in rows(&said["behind"]) {
+        println!(
+            "perhaps not all in it: group {group}, whose leader was not heard of, or has what this node has not yet; \
+             back up another node, or again once this one is ready"
         );
     }
     Ok(())

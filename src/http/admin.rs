@@ -19,7 +19,7 @@ use futures_util::stream;
 use serde::Deserialize;
 use tokio::{task::JoinError, time::timeout};
 
-use super::{AdminError, HttpState, Missing, Problem, cluster, orders};
+use super::{AdminError, HttpState, Lacking, Problem, cluster, orders};
 use crate::{
     auth::{UserName, hash_password},
     limits,
@@ -99,7 +99,7 @@ struct Backup {
 
 /// A backup that fails early is answered with its own status. One that takes longer is answered with
 /// a line feed now and then, so that nobody takes the connection for dead, and with a last line:
-/// `{"status":"done"}` with the groups that the node has no whole copy of, or a problem.
+/// `{"status":"done"}` with the groups that the node has no whole copy of, or no current one, or a problem.
 async fn backup(
     state: web::Data<HttpState>,
     body: web::Json<Backup>,
@@ -124,11 +124,12 @@ async fn backup(
     Ok(HttpResponse::Ok().content_type("application/json").streaming(Box::pin(pulses)))
 }
 
-fn done(missing: &[Missing]) -> serde_json::Value {
-    serde_json::json!({ "status": "done", "missing": missing })
+fn done(lacking: &Lacking) -> serde_json::Value {
+    let Lacking { missing, behind } = lacking;
+    serde_json::json!({ "status": "done", "missing": missing, "behind": behind })
 }
 
-type BackedUp = Vec<Missing>;
+type BackedUp = Lacking;
 
 fn outcome(result: Result<Result<BackedUp, AdminError>, JoinError>) -> Result<BackedUp, Problem> {
     let result = result.unwrap_or(Err(AdminError::Unknown));

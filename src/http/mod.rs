@@ -32,7 +32,7 @@ pub use self::{
     cluster::{
         ClusterReport, GroupReport, LagReport, LinkReport, MemberMove, NodeReport, ShardMove,
     },
-    node_api::{AdminError, Missing, NodeApi},
+    node_api::{AdminError, Lacking, Missing, NodeApi},
     orders::{ClusterOrder, Covered, Leave, MoveShard, Ordered, Snapshot, Transfer},
     problem::Problem,
     token::AdminToken,

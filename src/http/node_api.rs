@@ -39,6 +39,15 @@ pub struct Missing {
     pub nodes: Vec<u64>,
 }
 
+/// What a backup lacks.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Lacking {
+    /// Groups that are not in it as a whole.
+    pub missing: Vec<Missing>,
+    /// Groups that may lack what was acknowledged before it was asked for.
+    pub behind: Vec<u16>,
+}
+
 /// The node as the control plane sees it.
 pub trait NodeApi: Send + Sync + 'static {
     /// Says why the node cannot serve clients now; `Ok` if it can.
@@ -65,6 +74,6 @@ pub trait NodeApi: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), AdminError>>;
 
     /// Writes a backup of the running node into `folder`, which is absent or empty; ends when it is
-    /// whole and flushed. Gives the groups that are not in it.
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>>;
+    /// whole and flushed. Gives what is not in it.
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Lacking, AdminError>>;
 }

@@ -55,9 +55,10 @@ impl NodeApi for FakeNode {
         Box::pin(std::future::ready(outcome))
     }
 
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>> {
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Lacking, AdminError>> {
         self.folders.lock().push(folder);
-        let (takes, outcome) = (self.backup_takes, self.backup.clone().map_or(Ok(Vec::new()), Err));
+        let (takes, outcome) =
+            (self.backup_takes, self.backup.clone().map_or_else(|| Ok(Lacking::default()), Err));
         Box::pin(async move {
             tokio::time::sleep(takes).await;
             outcome
@@ -250,7 +251,7 @@ async fn backup_goes_to_an_absolute_folder_or_says_why_not() {
 async fn backup_that_takes_long_sends_pulses_and_then_its_outcome() {
     tokio::time::pause();
     for (outcome, last) in [
-        (None, r#"{"missing":[],"status":"done"}"#),
+        (None, r#"{"behind":[],"missing":[],"status":"done"}"#),
         (Some(AdminError::Unknown), r#""status":503"#),
     ] {
         let takes = limits::BACKUP_PULSE * 3;

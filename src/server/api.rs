@@ -25,7 +25,7 @@ use crate::{
         publish::Beyond,
     },
     auth::UserName,
-    http::{AdminError, ClusterOrder, ClusterReport, Missing, NodeApi, Ordered},
+    http::{AdminError, ClusterOrder, ClusterReport, Lacking, Missing, NodeApi, Ordered},
     limits,
     metrics::{Latencies, ProcessUsage, Snapshot},
     shard::{
@@ -115,7 +115,7 @@ impl NodeApi for Api {
         })
     }
 
-    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Vec<Missing>, AdminError>> {
+    fn backup(&self, folder: PathBuf) -> BoxFuture<'static, Result<Lacking, AdminError>> {
         let (cluster, busy) = (self.shards.cluster().clone(), Arc::clone(&self.backing_up));
         Box::pin(async move {
             if busy.swap(true, Ordering::AcqRel) {
@@ -123,12 +123,13 @@ impl NodeApi for Api {
             }
             let written = cluster.backup(&folder).await;
             busy.store(false, Ordering::Release);
-            let missing = written.map_err(|error| AdminError::Refused(error.to_string()))?;
-            let missing = missing.into_iter().map(|(group, nodes)| Missing {
+            let lacking = written.map_err(|error| AdminError::Refused(error.to_string()))?;
+            let missing = lacking.missing.into_iter().map(|(group, nodes)| Missing {
                 group: group.0,
                 nodes: nodes.into_iter().map(|node| node.0).collect(),
             });
-            Ok(missing.collect())
+            let behind = lacking.behind.into_iter().map(|group| group.0);
+            Ok(Lacking { missing: missing.collect(), behind: behind.collect() })
         })
     }
 }

@@ -114,7 +114,9 @@ impl<M: Machine> ClusterHandle<M> {
             match orders::give(&*network, leader, &Order::Transfer { group, to }).await? {
                 Outcome::Done => Ok(()),
                 Outcome::Refused(why) => Err(why),
-                Outcome::Report(_) | Outcome::Moves(_) => Err(MemberError::Unknown),
+                Outcome::Report(_) | Outcome::Moves(_) | Outcome::ReadIndex(_) => {
+                    Err(MemberError::Unknown)
+                }
             }
         });
         done.await.unwrap_or(Err(MemberError::Unknown))

@@ -36,6 +36,8 @@ pub(crate) enum Order {
     Report { group: ShardId },
     /// To say what is on the move, as the leader of the meta group knows.
     Moves,
+    /// To say which entry holds all that the group has acknowledged, as its leader knows.
+    ReadIndex { group: ShardId },
 }
 
 /// What came of it.
@@ -45,6 +47,7 @@ pub(crate) enum Outcome {
     Refused(MemberError),
     Report(Report),
     Moves(Vec<Move>),
+    ReadIndex(u64),
 }
 
 /// Reads bytes as any message, for `crate::doors`.
@@ -66,7 +69,7 @@ pub(crate) async fn give(
     let body = CODEC.encode_as(MemberKind::Order as u8, order);
     let time_out = match order {
         Order::Transfer { .. } => ORDER_TIMEOUT,
-        Order::Report { .. } | Order::Moves => REPORT_TIMEOUT,
+        Order::Report { .. } | Order::Moves | Order::ReadIndex { .. } => REPORT_TIMEOUT,
     };
     let asked = network.request(to, Class::Control, Desk::Member, body, time_out);
     match asked.await {
@@ -113,6 +116,13 @@ impl PeerService for OrderClerk {
                 let report = group.and_then(|group| group.report());
                 let no_leader = Outcome::Refused(MemberError::NoLeader(number));
                 let outcome = report.map_or(no_leader, Outcome::Report);
+                return Box::pin(std::future::ready(Ok(CODEC.encode(&outcome))));
+            }
+            Some(Order::ReadIndex { group: number }) => {
+                let index = self.groups.get(usize::from(number.0));
+                let index = index.and_then(|group| group.read_index());
+                let no_leader = Outcome::Refused(MemberError::NoLeader(number));
+                let outcome = index.map_or(no_leader, Outcome::ReadIndex);
                 return Box::pin(std::future::ready(Ok(CODEC.encode(&outcome))));
             }
             Some(Order::Moves) => {

@@ -222,6 +222,19 @@ impl Group {
         !self.is_leaving() && self.can_write()
     }
 
+    /// Returns the last entry that is applied here; `None` while the state is busy.
+    pub(crate) fn applied_index(&self) -> Option<u64> {
+        // Held for long only while a disk fails, and whoever asks must not wait for that.
+        let state = self.store.state.try_lock()?;
+        Some(state.applied.last.map_or(0, |id| id.index))
+    }
+
+    /// Returns the last entry applied if this node leads: all that was acknowledged before the call is in it.
+    pub(crate) fn read_index(&self) -> Option<u64> {
+        let applied = self.lead.may_read().then(|| self.applied_index()).flatten();
+        applied.filter(|_| self.lead.may_read())
+    }
+
     /// Notes that a leader was heard of.
     pub(crate) fn leader_heard(&self) {
         *self.heard.lock() = clock::now();

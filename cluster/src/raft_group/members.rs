@@ -176,6 +176,12 @@ impl Group {
         })
     }
 
+    /// Returns whether this node is a member, as far as it knows.
+    pub(crate) fn is_member(&self) -> bool {
+        let members = self.members();
+        members.all.contains(&members.me)
+    }
+
     /// Returns who votes, as far as this member knows.
     pub(crate) fn voters(&self) -> BTreeSet<NodeId> {
         self.members().sets.iter().flatten().copied().map(NodeId).collect()

@@ -6,7 +6,7 @@
 use std::{fs, path::Path};
 
 use super::{recover::copy as copy_tree, *};
-use crate::{membership::departure::Departure, recover::Survivor};
+use crate::{backup::Lacking, membership::departure::Departure, recover::Survivor};
 
 fn expect_no_log(world: &World, node: u64) {
     // Again and again: no try makes a log that the next one takes for the old one.
@@ -166,4 +166,34 @@ fn folder_when_another_with_the_same_id_then_refused_however_often_it_was_starte
     fs::rename(&kept, world.folder(3)).unwrap();
     world.start(3, &[]);
     world.wait_for_members(3);
+}
+
+#[test]
+fn backup_of_a_follower_then_it_has_all_that_was_acknowledged_or_names_what_it_may_lack() {
+    let world = World::grown(3);
+    let follower = (1..=3).find(|node| world.leader(0) != Some(*node)).unwrap();
+    let others: Vec<NodeId> = (1..=3).filter(|node| *node != follower).map(NodeId).collect();
+    let backup = |name: &str| {
+        let target = world.temp.path().join(name);
+        world.runtime.block_on(world.handle(follower).backup(&target)).unwrap()
+    };
+    for round in 0..20 {
+        world.write(0, &format!("early {round}"));
+    }
+    let leader = world.handle(world.leader(0).unwrap());
+    let acknowledged = leader.shared().groups.groups[0].applied_index().unwrap();
+    assert_eq!(backup("whole"), Lacking::default());
+    let read = Survivor::open(&world.temp.path().join("whole")).unwrap().survey();
+    assert!(read.groups[0].applied >= acknowledged, "{read:?} {acknowledged}");
+    world.hub.partition(&[NodeId(follower)], &others);
+    world.wait("others lead", |world| {
+        (0..=SHARDS).all(|group| {
+            let lead = *world.handle(others[0].0).leadership(ShardId(group)).borrow();
+            lead.leader.is_some_and(|leader| leader.0 != follower)
+        })
+    });
+    world.write(0, "late");
+    let lacking = backup("behind");
+    assert!(lacking.missing.is_empty(), "{lacking:?}");
+    assert_eq!(lacking.behind, (0..=SHARDS).map(ShardId).collect::<Vec<_>>());
 }
