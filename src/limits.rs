@@ -132,6 +132,12 @@ pub const GROUPS_RETRY: Duration = Duration::from_millis(100);
 /// Durable members of a group that a shard names at a time.
 pub const GROUP_MEMBERS_PAGE: usize = 1_024;
 
+/// Shares that came back from live members and wait on one worker to be dealt again; more are given up.
+pub const GIVEN_BACK_MAX: usize = 16_384;
+/// How long one rests before it is dealt again.
+pub const GIVEN_BACK_RETRY: Duration = Duration::from_millis(500);
+/// How long it is tried: longer than any change of leaders, and than a disk takes to be made room on by a script.
+pub const GIVEN_BACK_PATIENCE: Duration = Duration::from_secs(60);
 /// Exchanges of QoS 2 whose message a live member got, times groups: a home remembers so many, and at most
 /// as many before them (32 B each, twice that while a table grows), to deal none of them again.
 pub const GROUPS_LIVE_EXCHANGES: usize = 16_384;

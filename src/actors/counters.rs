@@ -42,10 +42,12 @@ pub enum DropCause {
     Expired = 2,
     /// The receiver's queue of unacknowledged deliveries overflowed; it is disconnected.
     Overflow = 3,
+    /// A live member of a shared group left it unacknowledged, and it could not be dealt to another.
+    GivenBack = 4,
 }
 
 /// What metrics call the causes, in order.
-pub const DROP_CAUSES: [&str; 4] = ["slow", "too_large", "expired", "overflow"];
+pub const DROP_CAUSES: [&str; 5] = ["slow", "too_large", "expired", "overflow", "given_back"];
 
 /// The numbers of one worker thread.
 #[derive(Debug, Default)]

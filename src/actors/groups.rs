@@ -24,6 +24,7 @@ mod away;
 mod deal;
 mod seats;
 mod give;
+mod back;
 mod here;
 mod desk;
 
@@ -34,9 +35,11 @@ use ahash::AHashMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use smallvec::SmallVec;
+use tokio::sync::Semaphore;
 
 pub use again::DispatchAgain;
 use again::{DealtLive, UnderWay};
+pub(in crate::actors) use back::anew;
 pub use desk::{GroupsDesk, OfferReply, ShareReply, ShareRequest, VERSION as SHARES_VERSION};
 use far::FarState;
 pub use far::{Far, ReadMembers, stored_member};
@@ -105,9 +108,10 @@ pub struct Dispatch {
     pub messages: Vec<Arc<Published>>,
 }
 
-/// Sent by the link or the router of a live member that left without what it was given: another gets it.
+/// Sent by the link or the router of a live member that left without what it was given: another gets it, now or
+/// when that is possible (`back`).
 #[derive(Clone, Debug, Message)]
-#[rtype(result = "Result<(), Reason>")]
+#[rtype(result = "()")]
 pub struct GivenBack {
     /// Which group.
     pub group: GroupKey,
@@ -256,6 +260,8 @@ pub struct Groups {
     far: FarState,
     /// How much of the offers for other nodes was taken, by slot.
     offered: AHashMap<u64, (MessageId, usize)>,
+    /// Room for what came back and cannot be dealt now.
+    back: Arc<Semaphore>,
 }
 
 type Share = (Member, Vec<Arc<Published>>);
@@ -284,6 +290,7 @@ impl Groups {
             under_way: AHashMap::new(),
             far: FarState::default(),
             offered: AHashMap::new(),
+            back: back::room(),
         }
     }
 
@@ -470,27 +477,6 @@ impl Handler<NoRoom> for Groups {
             handed.extend(self.hand_over(key, share, Turn::Any { passes }, &own));
         }
         Box::pin(async move { join_all(handed).await.into_iter().collect() })
-    }
-}
-
-impl Handler<GivenBack> for Groups {
-    type Result = ResponseFuture<Result<(), Reason>>;
-
-    fn handle(&mut self, back: GivenBack, ctx: &mut Self::Context) -> Self::Result {
-        let GivenBack { group, mut messages } = back;
-        if self.neighbours.far.is_on() {
-            // It is written down who had them under their ids; whoever gets them now is not that one.
-            messages.iter_mut().for_each(|message| *message = anew(message));
-        }
-        self.handle(Dispatch { group, key: None, messages }, ctx)
-    }
-}
-
-/// Returns a message without an id: no shard may take it for what it stored before.
-pub(in crate::actors) fn anew(message: &Arc<Published>) -> Arc<Published> {
-    match message.id {
-        None => Arc::clone(message),
-        Some(_) => Arc::new(Published { id: None, ..Published::clone(message) }),
     }
 }
 

@@ -7,6 +7,7 @@ use ahash::AHashSet;
 use bytes::Bytes;
 use hongqiao_cluster::id::ShardId;
 
+mod back;
 mod far;
 
 use super::*;
@@ -100,25 +101,25 @@ fn start_with(far: Arc<Far>) -> (Addr<Groups>, Arc<GroupTable>, Log) {
     let log = Log::default();
     let router = Router(Rc::clone(&log), AHashSet::new()).start();
     let table = Arc::<GroupTable>::default();
+    let routers = vec![router.clone().recipient()];
+    let neighbours = neighbours(routers, router.recipient(), far);
+    (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
+}
+
+fn neighbours(
+    routers: Vec<Recipient<DeliverTo>>,
+    submit: Recipient<Submit>,
+    far: Arc<Far>,
+) -> Neighbours {
     let quota = Quota {
         session_messages_max: 10,
         session_bytes_max: 10,
         app_bytes_max: 10,
         drop_oldest: true,
     };
-    let routers = vec![router.clone().recipient()];
     let common = AppQuota { quota, retained_messages_max: 1, retained_bytes_max: 1 };
     let quotas = Arc::new(AppQuotas { common, special: AHashMap::new() });
-    let neighbours = Neighbours {
-        routers,
-        offers: Vec::new(),
-        submit: router.recipient(),
-        shards: 4,
-        quotas,
-        worker: 0,
-        far,
-    };
-    (Groups::new(Arc::clone(&table), neighbours).start(), table, log)
+    Neighbours { routers, offers: Vec::new(), submit, shards: 4, quotas, worker: 0, far }
 }
 
 #[actix::test]

@@ -228,6 +228,18 @@ async fn group_without_any_member_has_nobody_to_wait_for() {
 }
 
 #[actix::test]
+async fn share_that_came_back_and_that_no_node_takes_now_is_dealt_again() {
+    tokio::time::pause();
+    let world = World::new(&[2], 0);
+    world.answers(2, vec![Ok(ShareReply::Refused(Reason::QuotaExceeded)); 3]);
+    world.groups.send(away(5)).await.unwrap();
+    let back = GivenBack { group: KEY, messages: vec![message(1)] };
+    world.groups.send(back).await.unwrap();
+    tokio::time::sleep(crate::limits::GIVEN_BACK_RETRY * 9).await;
+    assert_eq!(world.asked().len(), 4, "until it is taken");
+}
+
+#[actix::test]
 async fn other_nodes_know_a_group_while_it_has_connected_members_here() {
     tokio::time::pause();
     let (meta, live) = (FakeMeta::in_company(), Arc::<LiveRoutes>::default());
