@@ -166,7 +166,7 @@ impl Facts {
         self.news.get(usize::from(shard.0)).cloned().unwrap_or_default()
     }
 
-    /// Returns how many messages full queues have dropped since the start.
+    /// Returns how many messages full queues of shards that are led here have dropped since the start.
     #[must_use]
     pub fn dropped_messages(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
@@ -223,11 +223,18 @@ impl Facts {
                 }
             }
             Fact::Usage { app, used } => self.ledger.report(shard, app, used),
-            Fact::Dropped { key, messages } => {
+            // Each replica drops, also when it replays its log; the shard's home is where it is counted.
+            Fact::Dropped { key, messages } if self.is_home(shard) => {
                 self.dropped.fetch_add(messages, Ordering::Relaxed);
                 self.log_drops(shard, key, messages);
             }
+            Fact::Dropped { .. } => {}
         }
+    }
+
+    /// Tells whether the home of a shard acts on this node.
+    fn is_home(&self, shard: ShardId) -> bool {
+        self.news.get(usize::from(shard.0)).is_some_and(|news| news.told.lock().kept)
     }
 }
 
@@ -262,6 +269,21 @@ mod tests {
         facts.take(ShardId(0), Fact::LogGrew { sessions });
         assert_eq!(news.take().await.grew.len(), 1);
         assert!(news.told.lock().grew.is_empty());
+    }
+
+    #[test]
+    fn drops_are_counted_where_the_shard_is_led_and_nowhere_else() {
+        let facts = Facts::new(2);
+        let drop = |shard| {
+            facts.take(ShardId(shard), Fact::Dropped { key: SessionKey(7), messages: 3 });
+            facts.dropped_messages()
+        };
+        assert_eq!(drop(0), 0, "another replica, or the log that is replayed at a start");
+        facts.news(ShardId(0)).keep(true);
+        assert_eq!(drop(0), 3);
+        assert_eq!(drop(1), 3);
+        facts.news(ShardId(0)).keep(false);
+        assert_eq!(drop(0), 3);
     }
 
     #[test]

@@ -73,7 +73,8 @@ impl NodeApi for Api {
         snapshot.routes = self.beyond.live.len() as u64;
         snapshot.writes_refused.extend(self.facts.refused_writes());
         add_stats(&mut snapshot, &self.shards.cluster().stats());
-        report::count(&mut snapshot, &self.shards.cluster().status());
+        let cluster = self.shards.cluster();
+        report::count(&mut snapshot, &cluster.status(), &cluster.meta().directory());
         let (shards, last) = (self.shards.clone(), Arc::clone(&self.totals));
         Box::pin(async move {
             // Shards do not answer while their disk fails: then the last figures stand.

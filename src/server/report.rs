@@ -7,6 +7,7 @@ use hongqiao_cluster::{
     id::{NodeId, ShardId},
 };
 
+use super::standing::is_led_elsewhere;
 use crate::{
     http::{ClusterReport, GroupReport, LagReport, LinkReport, MemberMove, NodeReport, ShardMove},
     metrics::Snapshot,
@@ -99,12 +100,16 @@ fn link(of: &LinkState) -> LinkReport {
     }
 }
 
-/// Counts what a scrape shows of groups and links.
-pub(super) fn count(snapshot: &mut Snapshot, status: &Status) {
+/// Counts what a scrape shows of groups and links. Who leads a group that has no replica here, the directory knows.
+pub(super) fn count(snapshot: &mut Snapshot, status: &Status, directory: &Directory) {
     let led = || status.groups.iter().filter(|group| group.here);
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     snapshot.groups_led = number(led().count());
-    let leaderless = status.groups.iter().filter(|group| group.leader.is_none());
+    // As `/readyz` sees it: with a replica here an old leader in the directory counts for nothing.
+    let is_led = |group: &&GroupStatus| {
+        group.leader.is_some() || is_led_elsewhere(directory, status.node, group.shard)
+    };
+    let leaderless = status.groups.iter().filter(|group| !is_led(group));
     snapshot.groups_leaderless = number(leaderless.count());
     let lags = led().flat_map(|group| group.lag.iter().map(|(_, entries)| *entries));
     snapshot.follower_lag_entries = lags.max().unwrap_or(0);
@@ -114,5 +119,56 @@ pub(super) fn count(snapshot: &mut Snapshot, status: &Status) {
             let count = number(status.links.iter().filter(is_one).count());
             snapshot.links.push((class.name(), state, count));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hongqiao_cluster::{Led, directory::Member};
+
+    use super::*;
+
+    fn node(number: u64, up: bool) -> (NodeId, Member) {
+        let text = String::new;
+        let (cluster_addr, client_addr, version) = (text(), text(), text());
+        let (incarnation, routes_complete) = (1, true);
+        let member =
+            Member { incarnation, up, routes_complete, cluster_addr, client_addr, version };
+        (NodeId(number), member)
+    }
+
+    #[test]
+    fn group_without_a_replica_here_has_the_leader_that_the_directory_names_if_it_is_up() {
+        let group = |number, leader: Option<u64>| GroupStatus {
+            shard: ShardId(number),
+            leader: leader.map(NodeId),
+            here: leader == Some(1),
+            term: 3,
+            last: 0,
+            applied: 0,
+            voters: Vec::new(),
+            learners: Vec::new(),
+            lag: Vec::new(),
+            silence_ms: None,
+        };
+        let status = Status {
+            node: NodeId(1),
+            incarnation: 1,
+            cluster: [0; 16],
+            groups: vec![group(0, Some(1)), group(1, None), group(2, None), group(3, None)],
+            links: Vec::new(),
+        };
+        let led = |node| Some(Led { node: NodeId(node), term: 3 });
+        let replicas = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect();
+        let directory = Directory {
+            nodes: [node(1, true), node(4, true), node(5, false)].into_iter().collect(),
+            // The last has a replica here, which knows that nobody leads, whoever led before.
+            shards: [&[1][..], &[4, 5], &[4, 5], &[1, 4]].into_iter().map(replicas).collect(),
+            leaders: [led(1), led(4), led(5), led(4)].into_iter().collect(),
+            ..Directory::default()
+        };
+        let mut snapshot = Snapshot::default();
+        count(&mut snapshot, &status, &directory);
+        assert_eq!((snapshot.groups_led, snapshot.groups_leaderless), (1, 2));
     }
 }

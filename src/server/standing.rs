@@ -6,7 +6,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use hongqiao_cluster::{ClusterHandle, id::ShardId};
+use hongqiao_cluster::{
+    ClusterHandle, Directory,
+    id::{NodeId, ShardId},
+};
 use parking_lot::Mutex;
 
 use crate::{clock, limits, shard::machine::ShardMachine};
@@ -46,25 +49,24 @@ impl Standing {
         *since = if has_leader { None } else { since.or_else(|| Some(clock::now())) };
     }
 
-    /// Of a shard that has no replica here this node hears through the directory alone.
-    fn is_led_elsewhere(&self, shard: ShardId) -> bool {
-        let directory = self.cluster.meta().directory();
-        let leader = directory.leader(shard).and_then(|led| directory.nodes.get(&led.node));
-        !directory.replicas(shard).contains(&self.cluster.node())
-            && leader.is_some_and(|leader| leader.up)
-    }
-
     /// Says why this node cannot serve.
     pub(super) fn ready(&self) -> Result<(), String> {
         if !self.cluster.meta().has_lease() {
             return Err("the node has no contact with the leader of the cluster".to_owned());
         }
+        let (directory, me) = (self.cluster.meta().directory(), self.cluster.node());
         for (shard, since) in (0..).zip(&self.leaderless) {
             let silent = since.lock().is_some_and(|since| since.elapsed() > limits::LEADERLESS_MAX);
-            if silent && !self.is_led_elsewhere(ShardId(shard)) {
+            if silent && !is_led_elsewhere(&directory, me, ShardId(shard)) {
                 return Err(format!("shard {shard} has no leader"));
             }
         }
         Ok(())
     }
+}
+
+/// Of a shard that has no replica on `node` that node hears through the directory alone.
+pub(super) fn is_led_elsewhere(directory: &Directory, node: NodeId, shard: ShardId) -> bool {
+    let leader = directory.leader(shard).and_then(|led| directory.nodes.get(&led.node));
+    !directory.replicas(shard).contains(&node) && leader.is_some_and(|leader| leader.up)
 }
