@@ -112,8 +112,8 @@ struct Rare {
     /// Bytes that wait until decoding goes on.
     input: Bytes,
     connecting: Option<Box<connect::Connecting>>,
-    /// Will of a session without storage.
-    will: Option<crate::model::wire::Will>,
+    /// Under which epoch the shard holds its will, without a durable session.
+    will: Option<Epoch>,
     /// Shared subscriptions.
     shared: Vec<(Bytes, TopicFilter)>,
     /// How the connection ended.
@@ -194,6 +194,11 @@ impl Connection {
         self.durable.as_ref().map_or(Epoch::default(), |durable| durable.epoch())
     }
 
+    /// Under which epoch the shard holds the will of a connection without a durable session.
+    fn held_will(&self) -> Option<Epoch> {
+        self.rare.as_ref().and_then(|rare| rare.will)
+    }
+
     fn is_v5(&self) -> bool {
         self.link.dialect() == Dialect::MqttV5
     }
@@ -239,10 +244,13 @@ impl Connection {
             self.end(Some(stop), Ending::default());
         } else if self.link.is_broken() {
             self.end(None, Ending::default());
-        } else if signals.log_grew
-            && let Some(durable) = &mut self.durable
-        {
-            durable.log_grew();
+        } else if signals.log_grew {
+            if let Some(durable) = &mut self.durable {
+                durable.log_grew();
+            } else if self.held_will().is_some() {
+                let stop = (Reason::ServerBusy, "its node was taken for dead");
+                self.end(Some(stop), Ending::default());
+            }
         }
     }
 

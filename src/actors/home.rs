@@ -148,7 +148,7 @@ impl Home {
     fn start_claim(&mut self, claim: ClaimBy, answer: Answer, ctx: &mut Context<Self>) {
         let key = claim.claim.key;
         let seat = self.sessions.get(key).unwrap_or_default();
-        let durable = seat.is_durable() || claim.claim.expiry_secs > 0;
+        let durable = seat.is_durable() || claim.claim.stores();
         let own = (claim.by, claim.claim.connection);
         let old = self.sessions.connection(key).filter(|old| *old != own);
         if old.is_none() && !durable {

@@ -62,7 +62,7 @@ pub struct Drain {
     pub reason: Reason,
     /// Where they may go instead; each is told one of these.
     pub elsewhere: Vec<String>,
-    /// Clients without a durable session stay.
+    /// Clients of which the shards hold nothing, neither a session nor a will, stay.
     pub durable_only: bool,
 }
 
@@ -150,6 +150,8 @@ impl Handler<Drain> for Hub {
         self.worker.set_elsewhere(drain.elsewhere);
         self.worker.for_each(|link| {
             if drain.durable_only && !link.is_durable() {
+                // The link does not know whether the shard held a will of it; the connection does.
+                link.log_grew();
                 return;
             }
             released.push(link.watch_release());

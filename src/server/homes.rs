@@ -28,7 +28,7 @@ use crate::{
     model::id::SessionKey,
     shard::{
         client::ShardClient,
-        query::{self, HeldPage},
+        query::{self, Held, HeldPage},
     },
 };
 
@@ -145,7 +145,7 @@ fn start_home(
         look: upkeep.clone().recipient(),
         sweep: upkeep.clone().recipient(),
         groups,
-        held: held(shard, &shared.shards, LOAD_PAGE),
+        held: held(shard, &shared.shards, LOAD_PAGE, Held::Durable),
         peers: shared.peers.clone(),
         view: shared.view.clone(),
     };
@@ -170,7 +170,7 @@ fn upkeep_neighbours(
         peers: shared.peers.clone(),
         view: shared.view.clone(),
         mover: mover(shard, shared, targets, appender),
-        held: held(shard, &shared.shards, limits::STALE_SESSIONS_LOOKED),
+        held: held(shard, &shared.shards, limits::STALE_SESSIONS_LOOKED, Held::Wills),
         is_due: Rc::new(move |now_ms| {
             let cluster = shards.cluster().clone();
             Box::pin(async move {
@@ -229,18 +229,19 @@ fn mover(
     })
 }
 
-/// Lists durable sessions of a shard that is led here.
+/// Lists sessions of a shard that is led here.
 fn held(
     shard: ShardId,
     shards: &ShardClient,
     limit: usize,
+    which: Held,
 ) -> Rc<dyn Fn(Option<SessionKey>) -> Local<Option<HeldPage>>> {
     let cluster = shards.cluster().clone();
     Rc::new(move |after| {
         let cluster = cluster.clone();
         Box::pin(async move {
             let ask = move |machine: &_, _: &dyn hongqiao_cluster::Store| {
-                query::held(machine, after, limit)
+                query::held(machine, after, limit, which)
             };
             cluster.read(shard, ask).await.ok()
         })

@@ -328,6 +328,8 @@ pub struct Claimed {
     pub incoming: Vec<(u16, MessageId)>,
     /// The holder before this claim, if it had not released the session.
     pub previous_holder: Option<Holder>,
+    /// Of a connection without a durable session whose will is held here: to be carried by its release. Else 0.
+    pub will: Epoch,
 }
 
 /// A will whose time has come.

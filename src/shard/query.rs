@@ -82,7 +82,7 @@ pub fn sessions_durable(
         .collect()
 }
 
-/// Durable sessions with their holders, as homes and upkeeps need them.
+/// Sessions with their holders, as homes and upkeeps need them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldPage {
     /// In the order of their keys, with the epoch of the claim that counts.
@@ -91,20 +91,35 @@ pub struct HeldPage {
     pub next: Option<SessionKey>,
 }
 
-/// Lists `limit` durable sessions after `after`; reads nothing but memory.
+/// Which sessions are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Durable ones.
+    Durable,
+    /// Also what only holds the will of a connection.
+    Wills,
+}
+
+/// Lists the sessions among the next `limit` after `after`; reads nothing but memory.
 #[must_use]
-pub fn held(machine: &ShardMachine, after: Option<SessionKey>, limit: usize) -> HeldPage {
+pub fn held(
+    machine: &ShardMachine,
+    after: Option<SessionKey>,
+    limit: usize,
+    which: Held,
+) -> HeldPage {
     let state = &machine.state;
     let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
     let range = state.by_key.range((from, std::ops::Bound::Unbounded)).take(limit);
-    let sessions: Vec<_> = range
-        .map(|(&key, &at)| {
-            let session = &state.sessions[at];
-            (key, session.epoch, session.holder)
-        })
-        .collect();
-    let next = sessions.last().map(|(key, ..)| *key).filter(|_| sessions.len() == limit);
-    HeldPage { sessions, next }
+    let (mut sessions, mut looked, mut last) = (Vec::new(), 0, None);
+    for (&key, &at) in range {
+        let session = &state.sessions[at];
+        (looked, last) = (looked + 1, Some(key));
+        if which == Held::Wills || !session.will_only {
+            sessions.push((key, session.epoch, session.holder));
+        }
+    }
+    HeldPage { sessions, next: last.filter(|_| looked == limit) }
 }
 
 /// Visits the route keys of filters with a reader that takes new messages or waits for some, and of shared
@@ -193,7 +208,7 @@ pub fn totals(machine: &ShardMachine) -> Totals {
     let count = |len: usize| u64::try_from(len).unwrap_or(u64::MAX);
     let usage = machine.state.usage.values();
     Totals {
-        sessions: count(machine.state.sessions.len()),
+        sessions: count(machine.state.sessions.iter().filter(|(_, each)| !each.will_only).count()),
         logs: count(machine.state.logs.len()),
         retained_messages: usage.clone().map(|usage| usage.retained.messages).sum(),
         log_messages: machine

@@ -92,6 +92,21 @@ pub(super) struct SessionRecord {
     pub(super) will: Option<Epoch>,
     /// Log of messages for this session alone.
     pub(super) private_log: Option<u64>,
+    /// Not durable: it is here for the will of its connection alone, and ends with it.
+    pub(super) will_only: bool,
+}
+
+/// A [`SessionRecord`] of version 1.
+#[derive(Debug, Deserialize)]
+struct SessionRecordV1 {
+    app: AppId,
+    client_id: String,
+    epoch: Epoch,
+    expiry_secs: u32,
+    holder: Option<Holder>,
+    deadline_ms: Option<u64>,
+    will: Option<Epoch>,
+    private_log: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -288,7 +303,30 @@ pub(super) struct AssignedRecord {
     pub(super) owner: ShareOwner,
 }
 
-impl Record for SessionRecord {}
+impl Record for SessionRecord {
+    const VERSION: u8 = 2;
+
+    fn migrate(version: u8, bytes: &[u8]) -> Option<Self> {
+        if version != 1 {
+            return None;
+        }
+        let old: SessionRecordV1 = bincode::deserialize(bytes).ok()?;
+        let SessionRecordV1 { app, client_id, epoch, expiry_secs, holder, .. } = old;
+        let SessionRecordV1 { deadline_ms, will, private_log, .. } = old;
+        let will_only = false;
+        Some(Self {
+            app,
+            client_id,
+            epoch,
+            expiry_secs,
+            holder,
+            deadline_ms,
+            will,
+            private_log,
+            will_only,
+        })
+    }
+}
 impl Record for ProgressRecord {}
 impl Record for SubscriptionRecord {
     const VERSION: u8 = 2;

@@ -75,7 +75,7 @@ pub(super) struct Sub {
 /// End of a subscription that takes new messages.
 pub(super) const OPEN: Position = Position { entry: u64::MAX, offset: u32::MAX };
 
-/// A durable session.
+/// A durable session, or what stands for the will of a connection without one.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) key: SessionKey,
@@ -94,6 +94,8 @@ pub(super) struct Session {
     pub(super) quiet: u32,
     /// Last flush that looked at it.
     stamp: u64,
+    /// See `SessionRecord`.
+    pub(super) will_only: bool,
 }
 
 /// A session in a log.

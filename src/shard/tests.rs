@@ -9,3 +9,4 @@ mod shares;
 mod groups;
 mod leads;
 mod against_model;
+mod wills;

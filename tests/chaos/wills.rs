@@ -2,8 +2,8 @@
 //!
 //! - Owns: nothing between runs. Takes: a world. Gives: its part of the history, a will a number.
 //! - Bound: one connection at a time per thread; every wait has a time limit.
-//! - A will counts as acknowledged when CONNACK accepts the connection. Each has a session of its own that
-//!   outlives the connection, so the will is durable.
+//! - A will counts as acknowledged when CONNACK accepts the connection: whether its session outlives the
+//!   connection or not, in either version.
 
 use std::time::Duration;
 
@@ -25,7 +25,13 @@ pub(super) fn die(world: &World, number: usize, seed: u64) -> Sent {
     while !world.is_stopped() {
         let round = sent.sent;
         let name = format!("dies{number}.{round}");
-        let mut client = Client::new(world, Version::V5, &name, true, seed.wrapping_add(round))
+        let (version, durable) = match round % 4 {
+            0 => (Version::V4, false),
+            1 => (Version::V5, false),
+            2 => (Version::V4, true),
+            _ => (Version::V5, true),
+        };
+        let mut client = Client::new(world, version, &name, durable, seed.wrapping_add(round))
             .with_will(Will {
                 topic: format!("chaos/{number}"),
                 payload: format!("{number}:{round}").into_bytes(),

@@ -30,14 +30,19 @@ fn will_of_a_killed_nodes_client_is_published_once() {
     let mut cluster = Cluster::start(3);
     let mut watcher = cluster.broker(1).v5("watcher").durable().connect();
     watcher.subscribe("will/#", 1);
-    let _victims: Vec<Client> = (0..6)
-        .map(|n| {
-            let dial = cluster.broker(3).v5(&format!("v{n}")).durable();
-            dial.will(&format!("will/{n}"), &n.to_string(), 1)
-        })
-        .map(|dial| dial.connect())
-        .collect();
+    // Of each kind some: a durable session, and none, as most devices have that tell their presence so.
+    let victim = |n: usize| {
+        let (broker, name) = (cluster.broker(3), format!("v{n}"));
+        let dial = match n % 3 {
+            0 => broker.v4(&name),
+            1 => broker.v5(&name).durable(),
+            _ => broker.v5(&name),
+        };
+        dial.will(&format!("will/{n}"), &n.to_string(), 1).connect()
+    };
+    let _victims: Vec<Client> = (0..6).map(victim).collect();
     let _others = cluster.broker(2).v5("other").durable().will("will/other", "other", 1).connect();
+    let _clean = cluster.broker(2).v4("clean").will("will/clean", "clean", 1).connect();
     cluster.kill(3);
     watcher.patience = PATIENCE;
     let mut texts = watcher.expect_texts(6);

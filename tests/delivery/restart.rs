@@ -142,6 +142,30 @@ fn will_of_a_durable_session_is_due_when_its_node_dies() {
 }
 
 #[test]
+fn will_without_a_session_is_due_when_its_node_dies_or_stops() {
+    let mut node = Node::start();
+    node.broker().v5("watcher").durable().connect().subscribe("will", 1);
+    for kill in [true, false] {
+        let named = |name: &str, delay| Will { payload: name.as_bytes().to_vec(), ..will(delay) };
+        let _v4 = node.broker().v4("v4").will_with(named("v4", 0)).connect();
+        let _v5 = node.broker().v5("v5").will_with(named("v5", 60)).connect();
+        node.broker().v4("polite").will_with(named("polite", 0)).connect().disconnect();
+        // Stored behind the end of the polite one: that is committed, too.
+        node.broker().v4("polite").durable().connect().disconnect();
+        stop_and_start(&mut node, kill);
+        let mut watcher = node.broker().v5("watcher").durable().connect();
+        assert!(watcher.connack.present);
+        let mut texts = watcher.expect_texts(2);
+        texts.sort();
+        assert_eq!(texts, ["v4", "v5"], "kill {kill}");
+        watcher.expect_silence_for(Duration::from_secs(1));
+        // What it has acknowledged is surely kept once it has claimed its session again.
+        watcher.disconnect();
+        node.broker().v5("watcher").durable().connect().disconnect();
+    }
+}
+
+#[test]
 fn will_delay_runs_on_over_a_restart_and_fires_once() {
     let mut node = Node::start();
     let mut watcher = node.broker().v5("watcher").durable().connect();

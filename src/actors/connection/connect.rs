@@ -74,8 +74,7 @@ impl Connection {
         let terms = &connecting.terms;
         let session = self.backend.session_key(principal.app, &terms.client_id);
         connecting.session = session;
-        let durable = terms.expiry_secs > 0;
-        let will = connecting.connect.will.take_if(|_| durable).map(|will| {
+        let will = connecting.connect.will.take().map(|will| {
             let (delay_secs, expiry_secs) = (will.delay_secs, will.expiry_secs);
             let message = will_message(will, principal.app, session);
             Box::new(StoredWill { message, delay_secs, expiry_secs })
@@ -143,8 +142,8 @@ impl Connection {
             keep_alive_secs: terms.keep_alive_secs,
         });
         self.client_id = terms.client_id.clone().into_boxed_str();
-        if let Some(will) = connect.will.take() {
-            self.rare().will = Some(will);
+        if claimed.will != Epoch::default() {
+            self.rare().will = Some(claimed.will);
         }
         if durable {
             let reader = DurableReader::new(*session, connect.receive_maximum, claimed);
@@ -196,11 +195,7 @@ fn fresh_client_id() -> String {
 }
 
 /// Turns a will into the message that will be published; time and expiry are set when it is.
-pub(super) fn will_message(
-    will: Will,
-    app: crate::model::id::AppId,
-    session: SessionKey,
-) -> Message {
+fn will_message(will: Will, app: crate::model::id::AppId, session: SessionKey) -> Message {
     let now_ms = clock::wall_ms();
     Message {
         app,

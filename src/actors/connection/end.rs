@@ -1,20 +1,12 @@
 //! How a connection ends: what the client is told, its will, the release of its session.
 //!
 //! - Owns: nothing. Takes: DISCONNECT, errors, kicks, the end of the socket.
-//! - Gives: DISCONNECT (v5), the will of a session without storage, `Release` to the home.
+//! - Gives: DISCONNECT (v5), `Release` to the home, with which the will is dropped or becomes due.
 //! - Bound: one release per claim; after it nothing is sent for the session (FENCED).
 //! - Source: MQTT 5.0 sections 3.14, 4.13, 3.1.2.5; own design of takeover.
 
-use std::sync::Arc;
-
-use futures_util::future::try_join_all;
-
 use crate::{
-    actors::{
-        home::Release,
-        publish::{Outcome, Published},
-        worker::Worker,
-    },
+    actors::{home::Release, worker::Worker},
     model::{
         reason::Reason,
         session::admission::{self, Ending},
@@ -22,7 +14,7 @@ use crate::{
     },
 };
 
-use super::{Connection, Event, Phase, Stop, connect::will_message, flag};
+use super::{Connection, Event, Phase, Stop, flag};
 
 impl Connection {
     /// The client says goodbye.
@@ -59,7 +51,6 @@ impl Connection {
         Worker::with(|worker| worker.forget_subscriptions(&self.link));
         self.rare().ending = ending;
         self.leave_groups();
-        self.publish_will(ending.will_dropped);
         if self.has(flag::CLAIMING) {
             // The session may become ours any moment; it is released then.
             return;
@@ -83,27 +74,6 @@ impl Connection {
         if !shared.is_empty() {
             self.backend.leave(self.subscriber(), shared);
         }
-    }
-
-    /// Publishes the will of a session that ends with its connection.
-    fn publish_will(&mut self, dropped: bool) {
-        let will = self.rare().will.take();
-        let Some(will) = will.filter(|_| !dropped) else { return };
-        let message = Arc::new(will_message(will, self.app, self.session()));
-        let Published { outcomes, taken } = self.backend.publish(&[message], &mut None);
-        let pending = outcomes.into_iter().filter_map(|outcome| match outcome {
-            Outcome::Done(_) => None,
-            Outcome::Pending(part) => Some(part),
-        });
-        let parts: Vec<_> = taken.into_iter().chain(pending).collect();
-        if parts.is_empty() {
-            return;
-        }
-        actix::spawn(async move {
-            if let Err(reason) = try_join_all(parts).await {
-                tracing::info!(?reason, "will could not be published");
-            }
-        });
     }
 
     /// Gives the session back to its home, after the last commands for it.
@@ -141,7 +111,7 @@ impl Connection {
         Release {
             key: self.session(),
             connection: self.link.id(),
-            epoch: self.epoch(),
+            epoch: self.held_will().unwrap_or_else(|| self.epoch()),
             expiry_secs: ending.expiry_secs,
             will_dropped: ending.will_dropped,
             inflight: self.durable.as_ref().map_or_else(Vec::new, |durable| durable.leftovers()),
@@ -155,7 +125,6 @@ impl Connection {
         }
         self.assign(flag::CLAIMED, false);
         self.leave_groups();
-        self.publish_will(false);
         let release = self.release_message();
         actix::spawn(self.backend.release(release));
     }

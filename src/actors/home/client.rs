@@ -127,7 +127,7 @@ impl Homes {
         claim: Claim,
     ) -> Result<Box<Claimed>, ClaimError> {
         let (start, mut hint) = (clock::now(), None);
-        let (by, stores) = (self.view.me(), !claim.clean_start || claim.expiry_secs > 0);
+        let (by, stores) = (self.view.me(), !claim.clean_start || claim.stores());
         loop {
             let leader = hint.take().or_else(|| self.view.leader(shard));
             let asked = match leader {

@@ -31,10 +31,18 @@ pub struct Claim {
     /// 0 = the session ends with its connection; `epoch` 0 in the reply says that nothing durable
     /// exists.
     pub expiry_secs: u32,
-    /// Stored with durable sessions; a non-durable connection keeps its will itself and passes `None`.
+    /// Committed with the claim. Without a durable session the shard holds nothing else of the connection.
     pub will: Option<Box<StoredWill>>,
     /// The claimant.
     pub connection: ConnectionId,
+}
+
+impl Claim {
+    /// Tells whether the shard will hold something of the connection, whatever it holds now.
+    #[must_use]
+    pub fn stores(&self) -> bool {
+        self.expiry_secs > 0 || self.will.is_some()
+    }
 }
 
 /// Sent for a connection of a node: see [`Claim`].
@@ -82,7 +90,7 @@ pub struct Release {
     pub key: SessionKey,
     /// Who; a release by a connection that no longer owns the entry changes nothing in the register.
     pub connection: ConnectionId,
-    /// 0 = non-durable: only the register is changed.
+    /// Of the durable session or of the will; 0 = the shard holds nothing: only the register is changed.
     pub epoch: Epoch,
     /// Changed by DISCONNECT.
     pub expiry_secs: Option<u32>,

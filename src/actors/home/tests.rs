@@ -93,7 +93,12 @@ impl Handler<Submit> for Double {
                 let id = ConnectionId::from_u64(holder.connection);
                 self.log.borrow_mut().push(format!("claim {id:?}"));
                 let (epoch, previous_holder) = (Epoch(self.epoch), self.previous.take());
-                let claimed = Claimed { epoch, previous_holder, ..Claimed::default() };
+                let (session, will) = match claim.expiry_secs {
+                    0 => (Epoch(0), epoch),
+                    _ => (epoch, Epoch(0)),
+                };
+                let claimed =
+                    Claimed { epoch: session, will, previous_holder, ..Claimed::default() };
                 Ok(Reply::Claimed(Box::new(claimed)))
             }
             Command::Release { epoch: FENCED, .. } => Ok(Reply::Fenced),
@@ -323,6 +328,24 @@ async fn claim_when_nothing_is_durable_commits_nothing() {
     assert_eq!((claimed.epoch, claimed.session_present), (Epoch(0), false));
     assert!(world.log.borrow().is_empty());
     assert_eq!(world.who_is(KEY).await, Some((ME, connection(1))));
+}
+
+#[actix::test]
+async fn claim_with_a_will_and_without_a_session_is_committed_and_leaves_nothing() {
+    let world = World::alone().polite().await;
+    let mut with_will = claim(1, 0);
+    let message =
+        crate::actors::testing::message("w", "gone", crate::model::message::Qos::AtMostOnce);
+    let will = crate::shard::command::StoredWill { message, delay_secs: 0, expiry_secs: None };
+    with_will.claim.will = Some(Box::new(will));
+    let claimed = world.home.send(with_will).await.unwrap().unwrap().claimed;
+    assert_eq!((claimed.epoch, claimed.will), (Epoch(0), Epoch(1)));
+    // The next one waits for its release, with which the will is committed to be due; it stores nothing itself.
+    world.home.send(claim(2, 0)).await.unwrap().unwrap();
+    let want = ["claim c0.1.1", "kick c0.1.1", "release", "released"];
+    assert_eq!(*world.log.borrow(), want);
+    assert!(world.home.send(release(connection(2))).await.unwrap());
+    assert_eq!(world.who_is(KEY).await, None);
 }
 
 #[actix::test]

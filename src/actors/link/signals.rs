@@ -13,7 +13,7 @@ use crate::{actors::socket::Socket, model::reason::Reason};
 pub struct Signals {
     /// End the connection and say why.
     pub kicked: Option<Reason>,
-    /// The log of its durable session grew.
+    /// The log of its durable session grew. Without such a session: what its shard held of it, a will, was released.
     pub log_grew: bool,
     /// No CONNECT in time, or no packet within one and a half keep alive intervals.
     pub timed_out: bool,

@@ -1,6 +1,8 @@
 //! A CONNECT takes a session: epoch + 1, new holder, and all that is known of it.
 //!
 //! - Takes: `Claim`, `ClaimIn`. Gives: `Claimed`, truthful about what is present (SESSION-TRUE).
+//! - A connection without a durable session has something here only if it has a will: a session that holds
+//!   nothing else, is told to nobody as a session, and ends with the connection.
 //! - FENCED: epochs of a shard only grow, over the end of a session too: they are made from the place in
 //!   the log, so what an earlier life of the session still sends is refused.
 //! - Source: MQTT 5.0 sections 3.1.2.4, 3.1.2.5, 3.1.2.11.2, 4.1.
@@ -40,12 +42,15 @@ impl State {
         }
         if let Some(&at) = self.by_key.get(&key) {
             previous_holder = self.sessions[at].holder;
-            if clean_start || self.is_ended(entry, at, now_ms) {
+            let is_over =
+                clean_start || self.sessions[at].will_only || self.is_ended(entry, at, now_ms);
+            if is_over {
                 self.end_session(entry, at, now_ms);
             }
         }
         let present = self.by_key.get(&key).copied();
-        if present.is_none() && expiry_secs == 0 {
+        let will_only = present.is_none() && expiry_secs == 0;
+        if will_only && will.is_none() {
             return Reply::Claimed(Box::new(Claimed { previous_holder, ..Claimed::default() }));
         }
         let at = match present {
@@ -53,7 +58,7 @@ impl State {
                 self.settle_old_will(entry, at, now_ms);
                 at
             }
-            None => self.new_session(entry, key, app, client_id),
+            None => self.new_session(entry, key, app, client_id, will_only),
         };
         let epoch = self.next_epoch(entry, at);
         if let Some(will) = will {
@@ -62,6 +67,10 @@ impl State {
             self.take(entry, at, epoch, expiry_secs, holder, Some(epoch));
         } else {
             self.take(entry, at, epoch, expiry_secs, holder, None);
+        }
+        if will_only {
+            let claimed = Claimed { previous_holder, will: epoch, ..Claimed::default() };
+            return Reply::Claimed(Box::new(claimed));
         }
         let mut claimed = self.describe(entry, at);
         claimed.previous_holder = previous_holder;
@@ -119,6 +128,7 @@ impl State {
         key: SessionKey,
         app: AppId,
         client_id: String,
+        will_only: bool,
     ) -> usize {
         let record = SessionRecord {
             app,
@@ -129,9 +139,12 @@ impl State {
             deadline_ms: None,
             will: None,
             private_log: None,
+            will_only,
         };
         entry.store.put(key::of_session(key, key::SESSION, &[]), record.to_bytes());
-        (entry.tell)(Fact::SessionBegan { key });
+        if !will_only {
+            (entry.tell)(Fact::SessionBegan { key });
+        }
         self.add_session(key, &record)
     }
 
@@ -150,6 +163,7 @@ impl State {
             subscriptions: 0,
             quiet: 0,
             stamp: 0,
+            will_only: record.will_only,
         });
         self.by_key.insert(key, at);
         at

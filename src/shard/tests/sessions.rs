@@ -268,7 +268,7 @@ fn held_before(page: &query::HeldPage, incarnation: u64) -> Vec<SessionKey> {
 fn release_stale(shard: &mut Shard, incarnation: u64) -> usize {
     let (mut after, mut steps) = (None, 0);
     loop {
-        let found = query::held(&shard.machine, after, 2);
+        let found = query::held(&shard.machine, after, 2, query::Held::Wills);
         assert!(found.sessions.len() <= 2);
         let keys = held_before(&found, incarnation);
         shard.one(Command::ReleaseStale { keys, node: 1, incarnation, now_ms: NOW });
@@ -292,7 +292,7 @@ fn start_when_many_sessions_are_held_then_each_step_releases_a_few() {
     // This one is back before the background work comes to it.
     let epoch = shard.claim_with(9, here).epoch;
     assert_eq!(release_stale(&mut shard, 2), 5);
-    assert_eq!(held_before(&query::held(&shard.machine, None, 99), 2), []);
+    assert_eq!(held_before(&query::held(&shard.machine, None, 99, query::Held::Wills), 2), []);
     let held = query::sessions_durable(&shard.machine, &shard.store, None, 99);
     let held: Vec<u128> =
         held.iter().filter(|view| view.holder.is_some()).map(|view| view.key.0).collect();

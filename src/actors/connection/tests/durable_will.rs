@@ -93,7 +93,7 @@ async fn will_when_taken_over_then_published_at_once() {
 }
 
 #[actix::test]
-async fn will_of_expiry_0_on_a_resumed_session_then_published_by_the_connection() {
+async fn will_of_expiry_0_on_a_resumed_session_then_published_at_once() {
     let bench = Bench::new();
     let mut watcher = watcher(&bench).await;
     let (remote, _) = bench.durable("c").await;

@@ -1,12 +1,17 @@
-//! Wills of sessions without storage.
+//! Wills of sessions without storage: the shard holds the will, and nothing else.
 
 use super::{
-    bench::{Bench, connect_v4, connect_v5, settle, will},
+    bench::{Bench, connect_v4, connect_v5, delivery, settle, will},
     remote::Remote,
 };
 use crate::{
+    actors::{appender::SubmitError, hub::Drain},
     front::mqtt::client::Client,
-    model::{message::Qos, reason::Reason, wire::Connect},
+    model::{
+        message::Qos,
+        reason::Reason,
+        wire::{Connect, SubackCode},
+    },
 };
 
 async fn watcher(bench: &Bench) -> Remote {
@@ -33,6 +38,56 @@ async fn will_when_the_socket_breaks_then_published_with_its_qos() {
     remote.peer.close();
     let got = watcher.got().await;
     assert_eq!((got.payload, got.qos), (b"gone".to_vec(), Qos::AtLeastOnce));
+}
+
+#[actix::test]
+async fn client_with_a_will_and_without_a_session_stores_nothing_but_the_will() {
+    let bench = Bench::new();
+    let mut watcher = watcher(&bench).await;
+    for codec in [Client::V4, Client::V5] {
+        bench.storage.commands();
+        let mut remote = willing(&bench, codec).await;
+        remote.subscribe("a", Qos::AtLeastOnce).await;
+        let mut from = bench.client("from").await;
+        from.publish(&delivery("a", Qos::AtLeastOnce, b"1"));
+        assert_eq!(remote.take().await.payload, b"1", "live");
+        bench.cut(remote).await;
+        assert_eq!(watcher.take().await.payload, b"gone");
+        assert_eq!(bench.storage.commands(), ["claim", "release"]);
+        assert_eq!(bench.storage.depth(bench.key("c")), None);
+    }
+}
+
+#[actix::test]
+async fn will_when_the_node_drains_then_committed_before_it_is_done() {
+    let bench = Bench::new();
+    let _remote = willing(&bench, Client::V4).await;
+    bench.storage.commands();
+    bench.drain().await;
+    assert_eq!(bench.storage.commands(), ["release"]);
+}
+
+#[actix::test]
+async fn will_that_cannot_be_stored_then_not_let_in() {
+    let bench = Bench::new();
+    bench.storage.refuse(Some(SubmitError::DiskFull));
+    let connect = Connect { will: will("will/c", b"gone"), ..connect_v5("c") };
+    let (_remote, connack) = bench.connect(Client::V5, &connect).await;
+    assert_eq!(connack.reason, Reason::ServerUnavailable);
+    // Who wants nothing stored is.
+    let _other = bench.client("other").await;
+}
+
+#[actix::test]
+async fn client_with_a_will_whose_node_was_taken_for_dead_ends_and_others_stay() {
+    let bench = Bench::new();
+    let mut other = bench.client("other").await;
+    let mut remote = willing(&bench, Client::V5).await;
+    let drain = Drain { reason: Reason::ServerBusy, elsewhere: Vec::new(), durable_only: true };
+    bench.hub.send(drain).await.unwrap();
+    remote.expect_end(Some(Reason::ServerBusy)).await;
+    let granted = SubackCode::Granted(Qos::AtMostOnce);
+    assert_eq!(other.subscribe("a", Qos::AtMostOnce).await, granted);
 }
 
 #[actix::test]
