@@ -1,13 +1,14 @@
 //! The composition root: starts cluster, actors and fronts, and stops them in reverse.
 //!
 //! - Owns: everything that runs. Takes: a validated [`Config`]. Gives: nothing back until stopped.
-//! - Bound: `shutdown.drain_timeout` from SIGTERM to the return.
+//! - Bound: `shutdown.drain_timeout` from SIGTERM to the return, however far the start is.
 //!
 //! ```text
-//! start: shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
+//! start: signals ─► shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
 //! stop:  listeners ─► leads handed over ─► clients are told, sessions released ─► workers ─► shards (last checkpoint)
 //! ```
 
+mod signals;
 mod boot;
 mod apps;
 mod workers;
@@ -24,7 +25,6 @@ mod drain;
 mod departure;
 
 use std::{
-    cell::Cell,
     io::Write as _,
     sync::{
         Arc,
@@ -32,14 +32,12 @@ use std::{
     },
 };
 
-use anyhow::Context as _;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use hongqiao_cluster::{Cluster, ClusterHandle};
+use tokio::sync::watch;
 
 use self::{
     apps::Apps,
+    signals::Told,
     standing::Standing,
     timekeeper::Timekeeper,
     workers::{Shared, Workers},
@@ -58,7 +56,7 @@ use crate::{
     data_folder::DataFolder,
     front::ws::port::PortSettings,
     http::{AdminToken, HttpState},
-    shard::{client::ShardClient, command::Quota},
+    shard::{client::ShardClient, command::Quota, machine::ShardMachine},
 };
 
 /// Runs one node until it is told to stop.
@@ -66,29 +64,59 @@ use crate::{
 /// # Errors
 /// What kept it from starting, or ended it.
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    let facts = Facts::new(config.storage.shards);
-    let (cluster, tables) = boot::start(config, &facts)?;
-    let shards = ShardClient::new(cluster.handle());
-    let handle = cluster.handle();
-    let ran = actix::System::new().block_on(async {
-        let booted = Cell::new(false);
-        tokio::select! {
-            ran = serve(config, shards, facts, tables, &booted) => ran,
-            // Later `serve` itself sees to it, with its clients.
-            () = departure::removed_before(&handle, &booted) => departure::refuse(&handle),
-        }
-    });
-    cluster.shutdown();
+    let mut running = None;
+    let ran = actix::System::new().block_on(live(config, &mut running));
+    if let Some(cluster) = running {
+        cluster.shutdown();
+    }
     ran
 }
 
-async fn serve(
+/// From the start to the last client; the durable side goes on in `running`, until the caller ends it.
+async fn live(config: &Config, running: &mut Option<Cluster<ShardMachine>>) -> anyhow::Result<()> {
+    // First of all: whoever waits for a cluster, or leads in it already, ends in order, too.
+    let told = signals::listen()?;
+    let facts = Facts::new(config.storage.shards);
+    let Some((cluster, tables)) = boot::start(config, &facts, &told).await? else { return Ok(()) };
+    let handle = cluster.handle();
+    *running = Some(cluster);
+    let shards = ShardClient::new(handle.clone());
+    let started = tokio::select! {
+        biased;
+        () = signals::heard(&told) => {
+            tracing::info!("told to stop before clients were let in");
+            Ok(None)
+        }
+        () = departure::removed(&handle) => departure::refuse(&handle).map(|()| None),
+        serving = start(config, shards, facts, tables) => serving.map(Some),
+    };
+    match started {
+        Ok(Some(serving)) => serving.until_told(config, &told).await,
+        ended => {
+            // It may lead, and others may wait for it.
+            drain::leave(&handle, &[], config.shutdown.drain_timeout).await;
+            ended.map(drop)
+        }
+    }
+}
+
+/// A node that lets clients in.
+struct Serving {
+    cluster: ClusterHandle<ShardMachine>,
+    workers: Workers,
+    folder: DataFolder,
+    /// What the control plane says of itself.
+    stopping: Arc<AtomicBool>,
+    /// Ends the listeners.
+    stop: watch::Sender<bool>,
+}
+
+async fn start(
     config: &Config,
     shards: ShardClient,
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
-    booted: &Cell<bool>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Serving> {
     peering::wait_for_membership(shards.cluster()).await;
     let apps = Apps::load(shards.clone()).await;
     boot::create_apps(config, &apps).await?;
@@ -127,16 +155,23 @@ async fn serve(
     say(&banner::text(config, &listening, demo_password.as_deref()));
     // Last, because scripts wait for these files.
     folder.announce(&listening, admin_token.secret())?;
-    booted.set(true);
-    let departed = departure::due_or(wait_for_signal(), &cluster).await?;
-    let has_left = departed.is_some();
-    tracing::info!(has_left, "stopping: no new connections, clients are told");
-    stopping.store(true, Ordering::Relaxed);
-    let _ = stop.send(true);
-    drain::leave(&cluster, &workers, config.shutdown.drain_timeout).await;
-    folder.withdraw();
-    workers.stop();
-    departure::end(&cluster, departed).await
+    Ok(Serving { cluster, workers, folder, stopping, stop })
+}
+
+impl Serving {
+    /// Serves until the operator or the cluster ends it, and leaves in order.
+    async fn until_told(self, config: &Config, told: &Told) -> anyhow::Result<()> {
+        let Self { cluster, workers, folder, stopping, stop } = self;
+        let departed = departure::due_or(signals::heard(told), &cluster).await;
+        let has_left = departed.is_some();
+        tracing::info!(has_left, "stopping: no new connections, clients are told");
+        stopping.store(true, Ordering::Relaxed);
+        let _ = stop.send(true);
+        drain::leave(&cluster, &workers.hubs, config.shutdown.drain_timeout).await;
+        folder.withdraw();
+        workers.stop();
+        departure::end(&cluster, departed).await
+    }
 }
 
 /// What all workers share.
@@ -173,17 +208,6 @@ fn beyond(shards: &ShardClient, tables: Arc<RouteTables>) -> Beyond {
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Waits for SIGTERM or SIGINT.
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be awaited")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be awaited")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
 }
 
 /// One core is left to consensus, storage and the kernel's half of networking. On two cores a second

@@ -202,6 +202,9 @@ pub enum StartError {
         /// What the last one said.
         reason: String,
     },
+    /// It was told to stop before a member had let it in; a new folder was not made.
+    #[error("told to stop before a member had let this node in")]
+    GivenUp,
     /// This node was removed from its cluster; its id is not given again.
     #[error(
         "node {node} was removed from its cluster, and {} is what is left of it; to come back as a new \

@@ -121,8 +121,14 @@ impl<M: Machine> Cluster<M> {
         runtimes: Runtimes,
         network: Option<Arc<dyn Network>>,
     ) -> Result<Self, StartError> {
-        let (folder, peers) =
-            runtimes.work.block_on(admit(options, entered, network.as_deref()))?;
+        let admitted = async {
+            tokio::select! {
+                biased;
+                () = options.given_up() => Err(StartError::GivenUp),
+                admitted = admit(options, entered, network.as_deref()) => admitted,
+            }
+        };
+        let (folder, peers) = runtimes.work.block_on(admitted)?;
         let options = &Options { node: folder.incarnation.node(), ..options.clone() };
         let sink = sink(options.node);
         let (parts, flusher) = open_parts(options, &folder.incarnation)?;

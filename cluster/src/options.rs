@@ -6,6 +6,8 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use tokio::sync::watch;
+
 use crate::{
     error::StartError,
     id::{NodeId, SHARDS_MAX},
@@ -97,6 +99,8 @@ pub struct Options {
     /// This node may make a cluster although it has somebody to join: when so many addresses behind
     /// `Peering::join`, its own among them, have said that they belong to none.
     pub founds_with: Option<usize>,
+    /// A start that waits for members ends once this says true.
+    pub given_up: Option<watch::Receiver<bool>>,
 }
 
 impl Options {
@@ -120,7 +124,18 @@ impl Options {
             client_addr: String::new(),
             replaces: None,
             founds_with: None,
+            given_up: None,
         }
+    }
+
+    /// Waits until the start is to end; for ever, if nobody can say so.
+    pub(crate) async fn given_up(&self) {
+        if let Some(mut given_up) = self.given_up.clone()
+            && given_up.wait_for(|given_up| *given_up).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Returns how many Raft groups a node has: one per shard, and the meta group.

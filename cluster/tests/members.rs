@@ -100,6 +100,22 @@ fn nodes_without_ids_are_given_one_each_and_keep_it() {
     assert!(refusal(stranger).contains("it has another secret"));
 }
 
+/// Nobody is there; it would ask for a minute.
+#[test]
+fn node_that_waits_to_be_let_in_gives_up_when_it_is_told() {
+    let world = World::new(&["a", "b"]);
+    let (tell, told) = tokio::sync::watch::channel(false);
+    let options = Options { given_up: Some(told), ..world.options("b", &["a"]) };
+    let folder = options.data_dir.clone();
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || drop(ended.send(start(options).map(drop))));
+    assert!(end.recv_timeout(Duration::from_secs(1)).is_err(), "it asks on");
+    tell.send(true).unwrap();
+    let given_up = end.recv_timeout(AT_ONCE).expect("it gives up at once");
+    assert!(matches!(given_up, Err(StartError::GivenUp)), "{given_up:?}");
+    assert!(!folder.join("FORMAT").exists(), "it belongs to no cluster");
+}
+
 #[test]
 fn node_that_takes_the_place_of_a_lost_one_gets_its_shards_and_another_id() {
     let mut world = World::new(&["a", "b", "c", "d", "e"]);

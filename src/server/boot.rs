@@ -2,17 +2,22 @@
 //!
 //! - Owns: nothing that stays. Takes: the configuration. Gives: a running [`Cluster`], the numbers of the
 //!   apps, and at the first start the demo user's password.
-//! - Blocks: opening replays the log; it runs before any worker starts.
+//! - Blocks: opening replays the log, and may wait for a member: on a thread of its own, before any worker starts.
 
 use std::{cell::OnceCell, collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use hongqiao_cluster::{
-    Cluster, Durability, MetaSink, Options, Peering, ReadError, Secret,
+    Cluster, Durability, MetaSink, Options, Peering, ReadError, Secret, StartError,
     id::{NodeId, ShardId},
 };
 
-use super::apps::Apps;
+use tokio::sync::oneshot;
+
+use super::{
+    apps::Apps,
+    signals::{self, Told},
+};
 use crate::{
     actors::{facts::Facts, route_tables::RouteTables},
     auth,
@@ -27,12 +32,40 @@ use crate::{
     },
 };
 
-/// Opens the data folder and starts all shards; facts go to `facts`, routes of the cluster to the tables that it
-/// gives back.
-pub(super) fn start(
+/// The durable side, and the tables of what the directory says of routes.
+pub(super) type Started = (Cluster<ShardMachine>, Arc<RouteTables>);
+
+/// Opens the data folder and starts all shards, on a thread of its own: that may wait for a member, and signals
+/// are heard meanwhile. `None`: the node was told to stop before there was anything to end.
+pub(super) async fn start(
     config: &Config,
     facts: &Arc<Facts>,
-) -> anyhow::Result<(Cluster<ShardMachine>, Arc<RouteTables>)> {
+    told: &Told,
+) -> anyhow::Result<Option<Started>> {
+    let (tell, mut started) = oneshot::channel();
+    let (own, facts, given_up) = (config.clone(), Arc::clone(facts), told.clone());
+    let work = move || drop(tell.send(open(&own, &facts, given_up)));
+    std::thread::Builder::new().name("boot".into()).spawn(work).context("no thread to start on")?;
+    let too_late = async {
+        signals::heard(told).await;
+        tokio::time::sleep(config.shutdown.drain_timeout).await;
+    };
+    let started = tokio::select! {
+        biased;
+        started = &mut started => started.context("the start broke off")?,
+        () = too_late => {
+            tracing::warn!("the data folder is still being opened; it is left as by a crash");
+            return Ok(None);
+        }
+    };
+    match started {
+        Err(error) if matches!(error.downcast_ref(), Some(StartError::GivenUp)) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Facts go to `facts`, routes of the cluster to the tables that it gives back.
+fn open(config: &Config, facts: &Arc<Facts>, given_up: Told) -> anyhow::Result<Started> {
     let storage = &config.storage;
     let mut options = Options::new(&storage.data_dir);
     options.node = NodeId(config.cluster.node);
@@ -51,6 +84,7 @@ pub(super) fn start(
     options.disk_reserve_bytes = storage.disk_reserve_bytes;
     options.client_addr = config.cluster.client_address.clone();
     options.peering = peering(&config.cluster);
+    options.given_up = Some(given_up);
     let make = |shard: ShardId| {
         let facts = Arc::clone(facts);
         let sink: FactSink = Arc::new(move |fact| facts.take(shard, fact));

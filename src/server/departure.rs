@@ -9,8 +9,6 @@
 //! declared lost, and back ─► removed ─► drained ─► exit code 1, and its folder never starts again
 //! ```
 
-use std::cell::Cell;
-
 use hongqiao_cluster::{ClusterHandle, Departure};
 
 use super::say;
@@ -27,14 +25,6 @@ pub(super) async fn removed(cluster: &Handle) {
     }
 }
 
-/// Waits until this node is no member any more, and never ends once `booted` is set.
-pub(super) async fn removed_before(cluster: &Handle, booted: &Cell<bool>) {
-    removed(cluster).await;
-    if booted.get() {
-        std::future::pending::<()>().await;
-    }
-}
-
 /// Waits until this node is not needed any more, or no member any more.
 async fn due(cluster: &Handle) -> Departure {
     let mut departure = cluster.departure();
@@ -46,16 +36,10 @@ async fn due(cluster: &Handle) -> Departure {
 }
 
 /// Waits for the word of an operator, or that this node is not needed any more; gives how it departs then.
-///
-/// # Errors
-/// If the operator cannot be heard.
-pub(super) async fn due_or(
-    told: impl Future<Output = anyhow::Result<()>>,
-    cluster: &Handle,
-) -> anyhow::Result<Option<Departure>> {
+pub(super) async fn due_or(told: impl Future<Output = ()>, cluster: &Handle) -> Option<Departure> {
     tokio::select! {
-        told = told => told.map(|()| None),
-        departed = due(cluster) => Ok(Some(departed)),
+        () = told => None,
+        departed = due(cluster) => Some(departed),
     }
 }
 

@@ -10,22 +10,25 @@
 
 use std::time::Duration;
 
-use actix::Recipient;
+use actix::{Addr, Recipient};
 use futures_util::future::join_all;
 use hongqiao_cluster::ClusterHandle;
 
-use super::workers::Workers;
 use crate::{
-    actors::{hub::Drain, view::View},
+    actors::{
+        hub::{Drain, Hub},
+        view::View,
+    },
     clock, limits,
     model::reason::Reason,
     shard::machine::ShardMachine,
 };
 
-/// Hands the leads over, tells all clients and waits until their sessions are released.
+/// Hands the leads over, tells all clients and waits until their sessions are released. A node that stops while it
+/// starts has no hubs, and may lead all the same.
 pub(super) async fn leave(
     cluster: &ClusterHandle<ShardMachine>,
-    workers: &Workers,
+    hubs: &[Addr<Hub>],
     time: Duration,
 ) {
     let start = clock::now();
@@ -38,8 +41,7 @@ pub(super) async fn leave(
     let elsewhere = others(cluster);
     let reason =
         if elsewhere.is_empty() { Reason::ServerShuttingDown } else { Reason::UseAnotherServer };
-    let drains = workers
-        .hubs
+    let drains = hubs
         .iter()
         .map(|hub| hub.send(Drain { reason, elsewhere: elsewhere.clone(), durable_only: false }));
     let left = time.saturating_sub(start.elapsed());
@@ -48,13 +50,18 @@ pub(super) async fn leave(
             "some clients did not end in time; their sessions are released at the next start"
         );
     }
-    if !cluster.is_alone() {
+    if !cluster.is_alone() && is_member(cluster) {
         // Nobody has to wait for this node from now on; else the others find out after 5 s.
         let retired = tokio::time::timeout(limits::RETIRE_WAIT, cluster.meta().retire());
         if !matches!(retired.await, Ok(Ok(()))) {
             tracing::warn!("the others do not know yet that this node has stopped");
         }
     }
+}
+
+/// One that was never let in has nobody to tell that it is gone.
+fn is_member(cluster: &ClusterHandle<ShardMachine>) -> bool {
+    cluster.meta().directory().nodes.contains_key(&cluster.node())
 }
 
 /// Where clients may go: nodes that are up and say where.

@@ -9,6 +9,7 @@ mod crash;
 mod drain;
 mod upgrade;
 mod members;
+mod starts;
 mod grow;
 mod live;
 mod log;

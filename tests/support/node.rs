@@ -102,17 +102,21 @@ impl Node {
 
     /// The same, on the data that is there.
     pub(crate) fn never_serves(&self, why: &str) {
-        let ready = self.data().join("listeners.json");
-        let _ = fs::remove_file(&ready);
+        self.begin().says(why);
+    }
+
+    /// Prepares a node that is not started.
+    pub(crate) fn stopped(settings: &[(String, String)]) -> Self {
+        Self::stopped_on(|_| (), settings)
+    }
+
+    /// Starts the process without waiting until it serves.
+    pub(crate) fn begin(&self) -> Starting<'_> {
+        assert!(self.running.is_none(), "the node runs already");
+        let _ = fs::remove_file(self.data().join("listeners.json"));
         let said_before = self.log().len();
-        let (mut child, watchdog) = self.spawn(self.own_command());
-        wait_until_within(START_PATIENCE, &format!("the node says {why:?}"), || {
-            assert!(read_listeners(&ready).is_none(), "it serves");
-            self.log()[said_before..].contains(why)
-        });
-        let _ = child.kill();
-        let _ = child.wait();
-        dismiss(watchdog);
+        let (child, watchdog) = self.spawn(self.own_command());
+        Starting { node: self, child, watchdog: Some(watchdog), said_before }
     }
 
     fn new(settings: &[(&str, &str)]) -> Self {
@@ -310,6 +314,49 @@ impl Node {
     pub(crate) fn is_alive(&mut self) -> bool {
         let running = self.running.as_mut().expect("the node was started");
         running.child.try_wait().unwrap().is_none()
+    }
+}
+
+/// A process that does not serve yet; `kill -9` where it is dropped.
+pub(crate) struct Starting<'a> {
+    node: &'a Node,
+    child: Child,
+    watchdog: Option<Child>,
+    said_before: usize,
+}
+
+impl Starting<'_> {
+    /// Waits for a word in its log; it must not serve before.
+    pub(crate) fn says(&mut self, word: &str) {
+        let ready = self.node.data().join("listeners.json");
+        wait_until_within(START_PATIENCE, &format!("the node says {word:?}"), || {
+            assert!(read_listeners(&ready).is_none(), "it serves");
+            self.node.log()[self.said_before..].contains(word)
+        });
+    }
+
+    /// Sends a signal; returns the exit status, which must come in time.
+    pub(crate) fn end(mut self, name: &str) -> ExitStatus {
+        signal(self.child.id(), name);
+        let start = now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            let log = || self.node.log();
+            assert!(start.elapsed() < STOP_PATIENCE, "SIG{name} did not end it:\n{}", log());
+            let_pass(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(watchdog) = self.watchdog.take() {
+            dismiss(watchdog);
+        }
     }
 }
 
