@@ -19,7 +19,7 @@ use hongqiao::front::{
     transport,
     ws::{
         frame::{Decoder, Event, Head, Opcode, Rules},
-        port::{self, PortSettings},
+        port::{self, Phase, PortSettings},
         upgrade::{Endpoint, Endpoints, Upgraded},
     },
 };
@@ -43,7 +43,7 @@ fn main() -> io::Result<()> {
     println!("listening on ws://{}/", bound.address);
     let endpoint: Rc<dyn Endpoint> = Rc::new(Echo);
     let endpoints: Endpoints = HashMap::from([("/".to_owned(), endpoint)]);
-    let (_running, stop) = watch::channel(false);
+    let (_running, stop) = watch::channel(Phase::Open);
     actix::System::new().block_on(port::serve(
         listener,
         App::new(),

@@ -4,11 +4,13 @@
 //! - Bound: `shutdown.drain_timeout` from SIGTERM to the return, however far the start is.
 //!
 //! ```text
-//! start: signals ─► shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
-//! stop:  listeners ─► leads handed over ─► clients are told, sessions released ─► workers ─► shards (last checkpoint)
+//! start: signals ─► HTTP answers probes ─► shards ─► apps, users ─► workers and their actors ─► listeners ─► banner
+//! stop:  no new clients ─► leads handed over ─► clients are told, sessions released ─► HTTP ─► workers
+//!        ─► shards (last checkpoint)
 //! ```
 
 mod signals;
+mod early;
 mod boot;
 mod apps;
 mod workers;
@@ -37,6 +39,8 @@ use tokio::sync::watch;
 
 use self::{
     apps::Apps,
+    early::Early,
+    listeners::HttpBound,
     signals::Told,
     standing::Standing,
     timekeeper::Timekeeper,
@@ -54,8 +58,9 @@ use crate::{
     banner,
     config::{Config, Drop, Quotas},
     data_folder::DataFolder,
-    front::ws::port::PortSettings,
+    front::ws::port::{Phase, PortSettings},
     http::{AdminToken, HttpState},
+    limits,
     shard::{client::ShardClient, command::Quota, machine::ShardMachine},
 };
 
@@ -76,6 +81,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 async fn live(config: &Config, running: &mut Option<Cluster<ShardMachine>>) -> anyhow::Result<()> {
     // First of all: whoever waits for a cluster, or leads in it already, ends in order, too.
     let told = signals::listen()?;
+    let http = listeners::bind_http(config, worker_threads(config))?;
+    let early = Early::open(&http, PortSettings::new(config.http.request_timeout))?;
+    early.waits_for(boot::waits_for(config));
     let facts = Facts::new(config.storage.shards);
     let Some((cluster, tables)) = boot::start(config, &facts, &told).await? else { return Ok(()) };
     let handle = cluster.handle();
@@ -85,10 +93,11 @@ async fn live(config: &Config, running: &mut Option<Cluster<ShardMachine>>) -> a
         biased;
         () = signals::heard(&told) => {
             tracing::info!("told to stop before clients were let in");
+            early.waits_for("the node is stopping");
             Ok(None)
         }
         () = departure::removed(&handle) => departure::refuse(&handle).map(|()| None),
-        serving = start(config, shards, facts, tables) => serving.map(Some),
+        serving = start(config, shards, facts, tables, (http, &early)) => serving.map(Some),
     };
     match started {
         Ok(Some(serving)) => serving.until_told(config, &told).await,
@@ -107,8 +116,8 @@ struct Serving {
     folder: DataFolder,
     /// What the control plane says of itself.
     stopping: Arc<AtomicBool>,
-    /// Ends the listeners.
-    stop: watch::Sender<bool>,
+    /// Of the listeners.
+    phase: watch::Sender<Phase>,
 }
 
 async fn start(
@@ -116,12 +125,15 @@ async fn start(
     shards: ShardClient,
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
+    (http, early): (HttpBound, &Early),
 ) -> anyhow::Result<Serving> {
+    early.waits_for("this node is no member of its cluster yet");
     peering::wait_for_membership(shards.cluster()).await;
+    early.waits_for("the shards of apps and users have no leader yet");
     let apps = Apps::load(shards.clone()).await;
     boot::create_apps(config, &apps).await?;
     let demo_password = boot::create_demo_user(config, &shards, &apps).await?;
-    let prepared = listeners::bind(config, &apps, worker_threads(config))?;
+    early.waits_for("the worker threads are starting");
     let shared = shared(config, &shards, &apps, &facts, tables)?;
     // Before there is any deadline to keep.
     Timekeeper::start(&shared).await;
@@ -133,7 +145,7 @@ async fn start(
     let api = api::Api {
         standing: Standing::watch(shards.cluster()),
         shards,
-        apps,
+        apps: apps.clone(),
         counters: workers.counters.clone(),
         beyond: shared.beyond.clone(),
         facts,
@@ -146,29 +158,36 @@ async fn start(
         admin_token: admin_token.clone(),
         body_bytes_max: config.http.body_bytes_max,
     };
+    early.waits_for("other nodes have not told all their routes yet");
     peering::wait_for_routes(&shared.beyond.tables).await;
+    let prepared = listeners::bind(config, &apps, worker_threads(config), http)?;
     let listening = listeners::listening(&prepared);
     let folder = DataFolder::new(&config.storage.data_dir);
-    let (stop, stopped) = watch::channel(false);
+    let (phase, follow) = watch::channel(Phase::Open);
     let settings = PortSettings::new(config.http.request_timeout);
-    listeners::accept(prepared, &workers.arbiters, &http_state, settings, &stopped).await?;
+    early.leave();
+    listeners::accept(prepared, &workers.arbiters, &http_state, settings, &follow).await?;
     say(&banner::text(config, &listening, demo_password.as_deref()));
     // Last, because scripts wait for these files.
     folder.announce(&listening, admin_token.secret())?;
-    Ok(Serving { cluster, workers, folder, stopping, stop })
+    Ok(Serving { cluster, workers, folder, stopping, phase })
 }
 
 impl Serving {
     /// Serves until the operator or the cluster ends it, and leaves in order.
     async fn until_told(self, config: &Config, told: &Told) -> anyhow::Result<()> {
-        let Self { cluster, workers, folder, stopping, stop } = self;
+        let Self { cluster, workers, folder, stopping, phase } = self;
         let departed = departure::due_or(signals::heard(told), &cluster).await;
         let has_left = departed.is_some();
         tracing::info!(has_left, "stopping: no new connections, clients are told");
         stopping.store(true, Ordering::Relaxed);
-        let _ = stop.send(true);
+        // Probes hear of it as long as it takes; clients are not let in any more.
+        phase.send_replace(Phase::Away);
         drain::leave(&cluster, &workers.hubs, config.shutdown.drain_timeout).await;
         folder.withdraw();
+        phase.send_replace(Phase::Ended);
+        // Until the last request is answered; nobody else follows the phase.
+        let _ = tokio::time::timeout(limits::HTTP_LINGER, phase.closed()).await;
         workers.stop();
         departure::end(&cluster, departed).await
     }

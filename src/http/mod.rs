@@ -27,6 +27,7 @@ use actix_web::{
     middleware::{DefaultHeaders, from_fn},
     web,
 };
+use tokio::sync::watch;
 
 pub use self::{
     cluster::{
@@ -53,6 +54,33 @@ impl std::fmt::Debug for HttpState {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("HttpState")
     }
+}
+
+/// Why a node does not serve yet, for people; see [`starting`].
+pub type WaitsFor = watch::Receiver<&'static str>;
+
+/// Builds the app of a node that does not serve yet: alive, and not ready, so that a probe neither ends it nor sends
+/// clients.
+pub fn starting(
+    waits_for: WaitsFor,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        .app_data(web::Data::new(waits_for))
+        .wrap(DefaultHeaders::new().add(("Cache-Control", "no-store")))
+        .service(
+            web::resource("/healthz")
+                .route(web::get().to(health::alive_yet))
+                .route(web::head().to(health::alive_yet)),
+        )
+        .default_service(web::to(health::waits))
 }
 
 /// Builds the app of one worker.

@@ -32,6 +32,15 @@ use crate::{
     },
 };
 
+/// What a start may wait for before it has shards, for people.
+pub(super) fn waits_for(config: &Config) -> &'static str {
+    if config.cluster.join.is_empty() {
+        "the data folder is being opened"
+    } else {
+        "the data folder is being opened, or no member of its cluster has let this node in yet"
+    }
+}
+
 /// The durable side, and the tables of what the directory says of routes.
 pub(super) type Started = (Cluster<ShardMachine>, Arc<RouteTables>);
 

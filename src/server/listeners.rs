@@ -31,7 +31,7 @@ use crate::{
         transport::{self, Bound},
         ws::{
             self,
-            port::{self, PortSettings},
+            port::{self, Phase, PortSettings},
         },
     },
     http::{self, HttpState},
@@ -47,8 +47,27 @@ pub(super) struct Prepared {
     options: Arc<ListenerOptions>,
 }
 
-/// Binds every enabled listener; nothing accepts yet.
-pub(super) fn bind(config: &Config, apps: &Apps, workers: usize) -> anyhow::Result<Vec<Prepared>> {
+/// Sockets of the HTTP listeners, by their names.
+pub(super) type HttpBound = BTreeMap<String, Bound>;
+
+/// Binds the HTTP listeners, which answer probes before there is anything else.
+pub(super) fn bind_http(config: &Config, workers: usize) -> anyhow::Result<HttpBound> {
+    let http = config.listeners_enabled().filter(|(_, of)| of.kind == ListenerKind::Http);
+    http.map(|(name, listener)| Ok((name.to_owned(), bind_one(name, listener, workers)?))).collect()
+}
+
+fn bind_one(name: &str, listener: &Listener, workers: usize) -> anyhow::Result<Bound> {
+    transport::bind(listener.address, workers).with_context(|| format!("listener {name}"))
+}
+
+/// Binds every other enabled listener; nothing accepts yet. Clients that come are kept waiting from here on, so that
+/// this is done last.
+pub(super) fn bind(
+    config: &Config,
+    apps: &Apps,
+    workers: usize,
+    mut http: HttpBound,
+) -> anyhow::Result<Vec<Prepared>> {
     let mut prepared = Vec::new();
     for (index, (name, listener)) in config.listeners_enabled().enumerate() {
         let app = apps.get(&listener.app).context("the app of a listener was not created")?;
@@ -57,8 +76,10 @@ pub(super) fn bind(config: &Config, apps: &Apps, workers: usize) -> anyhow::Resu
             app,
             anonymous: config.allows_anonymous(listener),
         };
-        let bound = transport::bind(listener.address, workers)
-            .with_context(|| format!("listener {name}"))?;
+        let bound = match http.remove(name) {
+            Some(bound) => bound,
+            None => bind_one(name, listener, workers)?,
+        };
         let limits = &listener.limits;
         let options = ListenerOptions::new(
             name,
@@ -98,26 +119,26 @@ pub(super) fn listening(prepared: &[Prepared]) -> Listening {
     prepared.iter().map(of).collect::<BTreeMap<_, _>>()
 }
 
-/// Begins to accept on every worker, until `stop` says true.
+/// Begins to accept on every worker: MQTT until clients are sent away, HTTP until the end.
 pub(super) async fn accept(
     prepared: Vec<Prepared>,
     arbiters: &[Arbiter],
     http_state: &HttpState,
     settings: PortSettings,
-    stop: &watch::Receiver<bool>,
+    phase: &watch::Receiver<Phase>,
 ) -> anyhow::Result<()> {
     for Prepared { name, listener, bound, options } in prepared {
         for (arbiter, socket) in arbiters.iter().zip(bound.listeners) {
-            let (options, stop) = (Arc::clone(&options), stop.clone());
+            let (options, phase) = (Arc::clone(&options), phase.clone());
             match listener.kind {
                 ListenerKind::Mqtt => {
-                    on(arbiter, move || accept_mqtt(socket, &options, stop)).await??;
+                    on(arbiter, move || accept_mqtt(socket, &options, phase)).await??;
                 }
                 ListenerKind::Http => {
                     let (state, listener) = (http_state.clone(), listener.clone());
                     let name = name.clone();
                     let serve = move || {
-                        serve_http(name, socket, state, &listener, &options, settings, stop);
+                        serve_http(name, socket, state, &listener, &options, settings, phase);
                     };
                     on(arbiter, serve).await?;
                 }
@@ -130,12 +151,12 @@ pub(super) async fn accept(
 fn accept_mqtt(
     socket: std::net::TcpListener,
     options: &Arc<ListenerOptions>,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) -> std::io::Result<()> {
     let options = Arc::clone(options);
     let accepting = transport::accept(socket, move |stream| connection::start(stream, &options))?;
     actix_rt::spawn(async move {
-        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = phase.wait_for(|phase| *phase > Phase::Open).await;
         accepting.abort();
     });
     Ok(())
@@ -148,11 +169,11 @@ fn serve_http(
     listener: &Listener,
     options: &Arc<ListenerOptions>,
     settings: PortSettings,
-    stop: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 ) {
     let endpoints = ws::mqtt::endpoints(listener, options);
     let app = map_config(http::app(state), |_| AppConfig::default());
-    let serve = port::serve(socket, app, Rc::new(endpoints), settings, stop);
+    let serve = port::serve(socket, app, Rc::new(endpoints), settings, phase);
     actix_rt::spawn(async move {
         if let Err(error) = serve.await {
             tracing::error!(listener = name, %error, "the HTTP port ended");

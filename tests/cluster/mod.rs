@@ -10,6 +10,7 @@ mod drain;
 mod upgrade;
 mod members;
 mod starts;
+mod ready;
 mod grow;
 mod live;
 mod log;

@@ -39,7 +39,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::upgrade::{Endpoints, Upgraded, judge};
+use super::upgrade::{Agreement, Endpoints, Refusal, Upgraded, judge};
 use crate::{clock, front::transport, limits};
 
 /// What a port allows.
@@ -72,8 +72,23 @@ impl PortSettings {
     }
 }
 
-/// Serves `listener` on the current thread until `stop` says true, then until the requests under
-/// way are answered. `app` is what `http::app` gives.
+/// How far a port is on its way from its first client to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Everybody is served.
+    #[default]
+    Open,
+    /// Requests are answered, so that probes hear why; clients are not let in: before the node can serve them, and
+    /// when it sends them elsewhere.
+    Away,
+    /// No new connection; those that are there have the answer to what they ask.
+    Left,
+    /// No new connection; those that are there end with the requests under way.
+    Ended,
+}
+
+/// Serves `listener` on the current thread until the phase is [`Phase::Left`], then until its connections have
+/// ended. `app` is what `http::app` gives.
 ///
 /// # Errors
 /// The app did not start; or the listener cannot be used.
@@ -82,7 +97,7 @@ pub async fn serve<A, S, B>(
     app: A,
     endpoints: Rc<Endpoints>,
     settings: PortSettings,
-    stop: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 ) -> io::Result<()>
 where
     A: IntoServiceFactory<S, Request> + 'static,
@@ -99,38 +114,43 @@ where
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     let write_timeout = settings.request_timeout;
+    let now = phase.clone();
     let upgrade = fn_service(move |(request, framed): (Request, Framed<Guarded, h1::Codec>)| {
         let endpoints = Rc::clone(&endpoints);
+        let verdict = match *now.borrow() {
+            Phase::Open => judge(request.head(), &endpoints),
+            _ => Err(Refusal::Away),
+        };
         async move {
-            upgrade(request, framed.into_parts(), &endpoints, write_timeout).await;
+            upgrade(request, framed.into_parts(), verdict, write_timeout).await;
             Ok::<_, Infallible>(())
         }
     });
-    let draining = stop.clone();
+    let draining = phase.clone();
     let factory = HttpService::<Guarded, _, _, _, _>::build()
         .keep_alive(KeepAlive::Timeout(settings.keep_alive))
         .client_request_timeout(settings.request_timeout)
         .client_disconnect_timeout(limits::HTTP_LINGER)
         .graceful_shutdown_signal(move || {
-            let mut stop = draining.clone();
+            let mut phase = draining.clone();
             async move {
-                let _ = stop.wait_for(|stop| *stop).await;
+                let _ = phase.wait_for(|phase| *phase == Phase::Ended).await;
             }
         })
         .upgrade(upgrade)
         .finish(map_config(app, |()| AppConfig::default()));
     let service = factory.new_service(()).await;
     let service = service.map_err(|()| io::Error::other("the HTTP app did not start"))?;
-    accept(listener, &service, settings, stop).await;
+    accept(listener, &service, settings, phase).await;
     Ok(())
 }
 
-/// Accepts until `stop` says true, then waits for the requests under way.
+/// Accepts until the end, then waits for the requests under way.
 async fn accept<S>(
     listener: TcpListener,
     service: &S,
     settings: PortSettings,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) where
     S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error: fmt::Debug>,
     S::Future: 'static,
@@ -140,7 +160,7 @@ async fn accept<S>(
     loop {
         let accepted = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = phase.wait_for(|phase| *phase >= Phase::Left) => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -184,11 +204,10 @@ async fn connection<E: fmt::Debug>(
 async fn upgrade(
     request: Request,
     parts: FramedParts<Guarded, h1::Codec>,
-    endpoints: &Endpoints,
+    verdict: Result<Agreement, Refusal>,
     write_timeout: Duration,
 ) {
     let FramedParts { io: Guarded { mut stream, .. }, read_buf, write_buf: mut answer, .. } = parts;
-    let verdict = judge(request.head(), endpoints);
     let peer = request.peer_addr();
     drop(request);
     // Answers to earlier requests of this connection may still wait in front.

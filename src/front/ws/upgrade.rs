@@ -87,6 +87,9 @@ pub enum Refusal {
     /// The listener's limit is reached.
     #[error("the limit of connections is reached, try again later")]
     Full,
+    /// The node starts, or sends its clients elsewhere.
+    #[error("this node lets no clients in now, try another one")]
+    Away,
 }
 
 /// Decides about a request.
@@ -195,7 +198,7 @@ impl Refusal {
             Self::Version => StatusCode::UPGRADE_REQUIRED,
             Self::Path => StatusCode::NOT_FOUND,
             Self::Origin => StatusCode::FORBIDDEN,
-            Self::Full => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full | Self::Away => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -206,7 +209,7 @@ impl Refusal {
         let extra = match self {
             Self::Method => "Allow: GET\r\n",
             Self::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-            Self::Full => "Retry-After: 5\r\n",
+            Self::Full | Self::Away => "Retry-After: 5\r\n",
             _ => "",
         };
         let text = format!("{self}\n");

@@ -88,7 +88,7 @@ async fn echo(socket: WsSocket<TcpSocket>) {
 
 struct Port {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Phase>,
     task: JoinHandle<io::Result<()>>,
 }
 
@@ -99,7 +99,7 @@ fn start(change: impl FnOnce(&mut PortSettings)) -> Port {
     let (address, listener) = (bound.address, bound.listeners.into_iter().next().unwrap());
     let endpoint: Rc<dyn Endpoint> = Rc::new(Echo);
     let endpoints = Rc::new(HashMap::from([("/mqtt".to_owned(), endpoint)]));
-    let (stop, stopped) = watch::channel(false);
+    let (stop, stopped) = watch::channel(Phase::Open);
     let hello = || async { HttpResponse::Ok().body("hello") };
     let large = || async { HttpResponse::Ok().body(vec![b'x'; 64 * 1_024]) };
     let echo = |body: web::Bytes| async { HttpResponse::Ok().body(body) };
@@ -372,7 +372,7 @@ async fn stop_when_said_then_port_ends_and_websockets_live_on() {
     let port = start(|_| {});
     let mut client = client(port.address).await;
     let _idle = TcpStream::connect(port.address).await.unwrap();
-    port.stop.send(true).unwrap();
+    port.stop.send(Phase::Ended).unwrap();
     timeout(PATIENCE, port.task).await.unwrap().unwrap().unwrap();
     client.send(Message::binary(&b"alive"[..])).await.unwrap();
     assert_eq!(stream(&mut client, 5).await, b"alive");
