@@ -143,7 +143,7 @@ async fn start(
     actix_rt::spawn(drain::end_released_clients(shared.view.clone(), hubs));
     let (stopping, admin_token) = (Arc::new(AtomicBool::new(false)), AdminToken::generate());
     let api = api::Api {
-        standing: Standing::watch(shards.cluster()),
+        standing: Standing::watch(shards.cluster(), &shared.view),
         shards,
         apps: apps.clone(),
         counters: workers.counters.clone(),

@@ -1,40 +1,53 @@
 //! Whether this node can serve: it has a lease on the directory, and every shard has a leader.
 //!
 //! - Owns: since when each shard is without a leader; one task per shard notes it.
-//! - Takes: changes of leaders. Gives: the reason why clients should go elsewhere.
+//! - Takes: changes of leaders and members. Gives: the reason why clients should go elsewhere.
 //! - Bound: `limits::LEADERLESS_MAX`: an election alone sends nobody away.
 
 use std::{sync::Arc, time::Instant};
 
 use hongqiao_cluster::{
-    ClusterHandle, Directory,
+    ClusterHandle, Directory, Lead,
     id::{NodeId, ShardId},
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
-use crate::{clock, limits, shard::machine::ShardMachine};
+use crate::{actors::view::View, clock, limits, shard::machine::ShardMachine};
 
 /// See the file header.
 pub(super) struct Standing {
     cluster: ClusterHandle<ShardMachine>,
     /// By shard.
-    leaderless: Vec<Mutex<Option<Instant>>>,
+    shards: Vec<Watched>,
+}
+
+struct Watched {
+    lead: watch::Receiver<Lead>,
+    leaderless: Mutex<Option<Instant>>,
 }
 
 impl Standing {
     /// Begins to watch all shards.
-    pub(super) fn watch(cluster: &ClusterHandle<ShardMachine>) -> Arc<Self> {
-        let shards = 0..cluster.shards();
+    pub(super) fn watch(cluster: &ClusterHandle<ShardMachine>, view: &View) -> Arc<Self> {
         let now = clock::now();
-        let leaderless = shards.clone().map(|_| Mutex::new(Some(now))).collect();
-        let this = Arc::new(Self { cluster: cluster.clone(), leaderless });
-        for shard in shards {
+        let watched = |shard| Watched {
+            lead: cluster.leadership(ShardId(shard)),
+            leaderless: Mutex::new(Some(now)),
+        };
+        let shards = (0..cluster.shards()).map(watched).collect();
+        let this = Arc::new(Self { cluster: cluster.clone(), shards });
+        for shard in 0..cluster.shards() {
             let (this, mut lead) = (Arc::clone(&this), cluster.leadership(ShardId(shard)));
+            let mut members = view.watch_members();
             actix_rt::spawn(async move {
                 loop {
-                    let leader = lead.borrow_and_update().leader;
-                    this.note(shard, leader.is_some());
-                    if lead.changed().await.is_err() {
+                    this.leaderless(shard);
+                    let changed = tokio::select! {
+                        changed = lead.changed() => changed,
+                        changed = members.changed() => changed,
+                    };
+                    if changed.is_err() {
                         return;
                     }
                 }
@@ -43,10 +56,27 @@ impl Standing {
         this
     }
 
-    fn note(&self, shard: u16, has_leader: bool) {
-        let Some(since) = self.leaderless.get(usize::from(shard)) else { return };
-        let mut since = since.lock();
-        *since = if has_leader { None } else { since.or_else(|| Some(clock::now())) };
+    /// Notes whether a shard has a leader; since when it has none.
+    fn leaderless(&self, shard: u16) -> Option<Instant> {
+        let watched = self.shards.get(usize::from(shard))?;
+        let is_led = self.is_led(ShardId(shard), *watched.lead.borrow());
+        let mut since = watched.leaderless.lock();
+        *since = if is_led { None } else { since.or_else(|| Some(clock::now())) };
+        *since
+    }
+
+    /// A replica that cannot elect another goes on naming a leader that is dead, and a leader without a quorum itself.
+    /// A node that gave its replica away names whom it followed last.
+    fn is_led(&self, shard: ShardId, lead: Lead) -> bool {
+        let (directory, me) = (self.cluster.meta().directory(), self.cluster.node());
+        if !directory.replicas(shard).contains(&me) {
+            return is_led_elsewhere(&directory, me, shard);
+        }
+        match lead.leader {
+            Some(leader) if leader == me => lead.here,
+            Some(leader) => directory.nodes.get(&leader).is_some_and(|leader| leader.up),
+            None => false,
+        }
     }
 
     /// Says why this node cannot serve.
@@ -54,10 +84,9 @@ impl Standing {
         if !self.cluster.meta().has_lease() {
             return Err("the node has no contact with the leader of the cluster".to_owned());
         }
-        let (directory, me) = (self.cluster.meta().directory(), self.cluster.node());
-        for (shard, since) in (0..).zip(&self.leaderless) {
-            let silent = since.lock().is_some_and(|since| since.elapsed() > limits::LEADERLESS_MAX);
-            if silent && !is_led_elsewhere(&directory, me, ShardId(shard)) {
+        for shard in 0..self.cluster.shards() {
+            let since = self.leaderless(shard);
+            if since.is_some_and(|since| since.elapsed() > limits::LEADERLESS_MAX) {
                 return Err(format!("shard {shard} has no leader"));
             }
         }

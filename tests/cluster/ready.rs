@@ -11,7 +11,7 @@ use crate::support::{
     cluster::{Cluster, member_settings, own_host},
     http_client::get,
     node::{Node, signal},
-    wait::{PATIENCE, wait_until, wait_until_within},
+    wait::{PATIENCE, let_pass, now, wait_until, wait_until_within},
 };
 
 /// A node finds out that it is cut off, or a shard is given up, within seconds.
@@ -31,11 +31,15 @@ fn unready(http: SocketAddr) -> Option<String> {
 }
 
 fn wait_for_reason(http: SocketAddr, part: &str) {
-    let mut last = None;
-    wait_until_within(JUDGED_WITHIN, &format!("not ready: {part}"), || {
-        last = unready(http);
-        last.as_ref().is_some_and(|reason| reason.contains(part))
-    });
+    let start = now();
+    loop {
+        let reason = unready(http);
+        if reason.as_ref().is_some_and(|reason| reason.contains(part)) {
+            return;
+        }
+        assert!(start.elapsed() < JUDGED_WITHIN, "{http}: wanted {part:?}, it says {reason:?}");
+        let_pass(Duration::from_millis(20));
+    }
 }
 
 /// The status of an answer to a request for a WebSocket.
@@ -115,5 +119,42 @@ fn node_that_drains_is_alive_and_not_ready_until_it_ends() {
     assert_eq!(status.code(), Some(0), "{status}");
     for number in [2, 3] {
         signal(cluster.node(number).pid(), "CONT");
+    }
+}
+
+/// The metadata has a quorum of five, the shard has one replica of three. Nodes without a replica go by the
+/// directory, which says that its last leader is down.
+#[test]
+fn shard_without_a_leader_makes_every_node_unready() {
+    let _turn = alone();
+    let mut cluster = Cluster::start(3);
+    for number in [4, 5] {
+        assert_eq!(cluster.join(1), number);
+    }
+    cluster.wait_still(1, &[1, 2, 3, 4, 5]);
+    let shards = || -> Vec<serde_json::Value> {
+        let report = cluster.report(1);
+        let groups = report["groups"].as_array().unwrap().iter();
+        groups.filter(|group| group["meta"] == false).cloned().collect()
+    };
+    cluster.wait_until("leads are where they stay", || {
+        shards().iter().all(|shard| shard["leader"] == shard["replicas"][0])
+    });
+    let replicas = shards()[0]["replicas"].clone();
+    let replicas = replicas.as_array().unwrap().iter();
+    let replicas: Vec<_> =
+        replicas.map(|node| usize::try_from(node.as_u64().unwrap()).unwrap()).collect();
+    assert_eq!(replicas.len(), 3);
+    for number in &replicas[..2] {
+        cluster.kill(*number);
+    }
+    let left: Vec<_> = cluster.numbers().filter(|number| !replicas[..2].contains(number)).collect();
+    for number in &left {
+        wait_for_reason(cluster.broker(*number).http(), "has no leader");
+    }
+    cluster.restart(replicas[0]);
+    for number in left {
+        let http = cluster.broker(number).http();
+        wait_until_within(JUDGED_WITHIN, "ready again", || unready(http).is_none());
     }
 }
