@@ -20,6 +20,7 @@ use std::{
 use anyhow::Context as _;
 use bytes::BytesMut;
 use hongqiao::{
+    banner::Form,
     config::{Config, Sources},
     data_folder::DataFolder,
     front::mqtt::client::{Client, Skimmed},
@@ -104,7 +105,7 @@ fn through_node(folder: &std::path::Path) -> anyhow::Result<Pipe> {
         ..Sources::default()
     };
     let config = Config::load(&sources)?;
-    let node = thread::spawn(move || server::run(&config));
+    let node = thread::spawn(move || server::run(&config, Form::Text));
     let marks = DataFolder::new(folder);
     let address = loop {
         if let Some(address) =

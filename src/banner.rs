@@ -1,7 +1,7 @@
-//! What `serve` prints for people once the node runs.
+//! What a node prints once it runs: text for people, or JSON for scripts.
 //!
-//! - Takes: what was bound and, at the first start, the demo password. Gives: text for standard output;
-//!   logs go to standard error and stay machine readable.
+//! - Takes: what was bound and, at the first start, the demo password. Gives: text, or one line of JSON, for standard
+//!   output; logs go to standard error and stay machine readable.
 
 use std::{
     fmt::Write as _,
@@ -16,6 +16,52 @@ pub const DEMO_USER: &str = "demo";
 
 /// App of anonymous clients and of the demo user.
 pub const DEMO_APP: &str = "demo#demo";
+
+/// For whom a node prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// People.
+    #[default]
+    Text,
+    /// Scripts: an object a line.
+    Json,
+}
+
+/// Writes where a node serves, in the form that was asked for.
+#[must_use]
+pub fn running(
+    form: Form,
+    node: u64,
+    config: &Config,
+    listening: &Listening,
+    demo_password: Option<&str>,
+) -> String {
+    if form == Form::Text {
+        return text(config, listening, demo_password);
+    }
+    let mut said = serde_json::json!({
+        "node": node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "listeners": listening,
+        "data": config.storage.data_dir.display().to_string(),
+    });
+    if let Some(password) = demo_password {
+        said["demo_user"] =
+            serde_json::json!({ "app": DEMO_APP, "name": DEMO_USER, "password": password });
+    }
+    format!("{said}\n")
+}
+
+/// Writes that a node has left its cluster for good.
+#[must_use]
+pub fn left(form: Form, node: u64) -> String {
+    match form {
+        Form::Text => {
+            format!("node {node} has left the cluster; its data folder is of no use any more\n")
+        }
+        Form::Json => format!("{}\n", serde_json::json!({ "left": node })),
+    }
+}
 
 /// Writes the text. `demo_password` is given when the demo user was created just now.
 #[must_use]
@@ -120,6 +166,22 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert!(!banner(&[], None).contains("Demo"));
+    }
+
+    #[test]
+    fn banner_as_json_is_one_line_with_what_scripts_need() {
+        let config = Config::load(&Sources::default()).unwrap();
+        let listening =
+            Listening::from([("mqtt".to_owned(), vec!["127.0.0.1:9".parse().unwrap()])]);
+        let line = running(Form::Json, 7, &config, &listening, Some("s3cret"));
+        assert_eq!(line.lines().count(), 1);
+        let said: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(said["node"], 7);
+        assert_eq!(said["listeners"]["mqtt"][0], "127.0.0.1:9");
+        assert_eq!(said["demo_user"]["password"], "s3cret");
+        let later = running(Form::Json, 7, &config, &listening, None);
+        assert!(!later.contains("demo_user"), "{later}");
+        assert_eq!(left(Form::Json, 7), "{\"left\":7}\n");
     }
 
     #[test]

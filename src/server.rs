@@ -64,13 +64,15 @@ use crate::{
     shard::{client::ShardClient, command::Quota, machine::ShardMachine},
 };
 
-/// Runs one node until it is told to stop.
+pub use crate::banner::Form;
+
+/// Runs one node until it is told to stop; prints where it serves in this form.
 ///
 /// # Errors
 /// What kept it from starting, or ended it.
-pub fn run(config: &Config) -> anyhow::Result<()> {
+pub fn run(config: &Config, form: Form) -> anyhow::Result<()> {
     let mut running = None;
-    let ran = actix::System::new().block_on(live(config, &mut running));
+    let ran = actix::System::new().block_on(live(config, form, &mut running));
     if let Some(cluster) = running {
         cluster.shutdown();
     }
@@ -78,7 +80,11 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 }
 
 /// From the start to the last client; the durable side goes on in `running`, until the caller ends it.
-async fn live(config: &Config, running: &mut Option<Cluster<ShardMachine>>) -> anyhow::Result<()> {
+async fn live(
+    config: &Config,
+    form: Form,
+    running: &mut Option<Cluster<ShardMachine>>,
+) -> anyhow::Result<()> {
     // First of all: whoever waits for a cluster, or leads in it already, ends in order, too.
     let told = signals::listen()?;
     let http = listeners::bind_http(config, worker_threads(config))?;
@@ -97,10 +103,10 @@ async fn live(config: &Config, running: &mut Option<Cluster<ShardMachine>>) -> a
             Ok(None)
         }
         () = departure::removed(&handle) => departure::refuse(&handle).map(|()| None),
-        serving = start(config, shards, facts, tables, (http, &early)) => serving.map(Some),
+        serving = start(config, form, shards, facts, tables, (http, &early)) => serving.map(Some),
     };
     match started {
-        Ok(Some(serving)) => serving.until_told(config, &told).await,
+        Ok(Some(serving)) => serving.until_told(config, form, &told).await,
         ended => {
             // It may lead, and others may wait for it.
             drain::leave(&handle, &[], config.shutdown.drain_timeout).await;
@@ -122,6 +128,7 @@ struct Serving {
 
 async fn start(
     config: &Config,
+    form: Form,
     shards: ShardClient,
     facts: Arc<Facts>,
     tables: Arc<RouteTables>,
@@ -167,7 +174,8 @@ async fn start(
     let settings = PortSettings::new(config.http.request_timeout);
     early.leave();
     listeners::accept(prepared, &workers.arbiters, &http_state, settings, &follow).await?;
-    say(&banner::text(config, &listening, demo_password.as_deref()));
+    let node = cluster.node().0;
+    say(&banner::running(form, node, config, &listening, demo_password.as_deref()));
     // Last, because scripts wait for these files.
     folder.announce(&listening, admin_token.secret())?;
     Ok(Serving { cluster, workers, folder, stopping, phase })
@@ -175,7 +183,7 @@ async fn start(
 
 impl Serving {
     /// Serves until the operator or the cluster ends it, and leaves in order.
-    async fn until_told(self, config: &Config, told: &Told) -> anyhow::Result<()> {
+    async fn until_told(self, config: &Config, form: Form, told: &Told) -> anyhow::Result<()> {
         let Self { cluster, workers, folder, stopping, phase } = self;
         let departed = departure::due_or(signals::heard(told), &cluster).await;
         let has_left = departed.is_some();
@@ -189,7 +197,7 @@ impl Serving {
         // Until the last request is answered; nobody else follows the phase.
         let _ = tokio::time::timeout(limits::HTTP_LINGER, phase.closed()).await;
         workers.stop();
-        departure::end(&cluster, departed).await
+        departure::end(&cluster, departed, form).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! `hongqiao backup` and `hongqiao restore`.
 //!
 //! - Takes: a running node's data folder and a target; a backup and a new data folder.
-//! - Gives: a folder that a node can start on. Both are whole or not there: the copy is made beside the
+//! - Gives: a folder that a node can start on, and JSON about it with `--json`. Both are whole or not there: the copy is made beside the
 //!   target, flushed, and renamed.
 
 use std::{
@@ -34,6 +34,10 @@ pub(super) struct BackupArguments {
     #[arg(value_name = "FOLDER")]
     target: PathBuf,
 
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     config: ConfigArguments,
 }
@@ -46,6 +50,14 @@ pub(super) fn backup(arguments: BackupArguments) -> anyhow::Result<()> {
     let node = AdminClient::find(&config.storage.data_dir)?;
     let body = serde_json::json!({ "folder": target });
     let said = node.send(Method::POST, "admin/backup", &body)?;
+    if arguments.json {
+        let missing: Vec<_> = rows(&said["missing"]).collect();
+        println!(
+            "{}",
+            serde_json::json!({ "backup": target.display().to_string(), "missing": missing })
+        );
+        return Ok(());
+    }
     println!("backup written to {}", target.display());
     for missing in rows(&said["missing"]) {
         let (group, nodes) = (&missing["group"], text_of(&missing["nodes"]));
@@ -75,6 +87,10 @@ pub(super) struct RestoreArguments {
 
     #[command(flatten)]
     accept: AcceptMissing,
+
+    /// Prints JSON.
+    #[arg(long)]
+    json: bool,
 
     #[command(flatten)]
     config: ConfigArguments,
@@ -110,6 +126,13 @@ pub(super) fn restore(arguments: RestoreArguments) -> anyhow::Result<()> {
     })?;
     fs::rename(&unfinished, &target)?;
     File::open(parent)?.sync_all()?;
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({ "cluster": cluster, "data": target.display().to_string() })
+        );
+        return Ok(());
+    }
     println!(
         "restored as cluster {cluster}; start with: hongqiao serve --data {}",
         target.display()

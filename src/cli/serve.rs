@@ -4,7 +4,10 @@
 //! - Blocks: until the node has stopped.
 
 use super::config_args::ConfigArguments;
-use crate::{logging, server};
+use crate::{
+    logging,
+    server::{self, Form},
+};
 
 /// Runs a node until it is told to stop.
 ///
@@ -20,13 +23,13 @@ pub(super) struct Arguments {
 /// # Errors
 /// What kept the node from starting, or ended it.
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<()> {
-    run_with(arguments.config)
+    run_with(arguments.config, Form::Text)
 }
 
 /// # Errors
 /// What kept the node from starting, or ended it.
-pub(super) fn run_with(config: ConfigArguments) -> anyhow::Result<()> {
+pub(super) fn run_with(config: ConfigArguments, form: Form) -> anyhow::Result<()> {
     let config = config.load()?;
     logging::start(&config.log)?;
-    server::run(&config)
+    server::run(&config, form)
 }

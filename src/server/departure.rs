@@ -12,7 +12,11 @@
 use hongqiao_cluster::{ClusterHandle, Departure};
 
 use super::say;
-use crate::{limits, shard::machine::ShardMachine};
+use crate::{
+    banner::{self, Form},
+    limits,
+    shard::machine::ShardMachine,
+};
 
 type Handle = ClusterHandle<ShardMachine>;
 
@@ -47,7 +51,11 @@ pub(super) async fn due_or(told: impl Future<Output = ()>, cluster: &Handle) -> 
 ///
 /// # Errors
 /// If it was removed without having left.
-pub(super) async fn end(cluster: &Handle, departed: Option<Departure>) -> anyhow::Result<()> {
+pub(super) async fn end(
+    cluster: &Handle,
+    departed: Option<Departure>,
+    form: Form,
+) -> anyhow::Result<()> {
     let Some(departed) = departed else { return Ok(()) };
     if departed.is_end() {
         return refuse(cluster);
@@ -55,7 +63,7 @@ pub(super) async fn end(cluster: &Handle, departed: Option<Departure>) -> anyhow
     let node = cluster.node().0;
     if tokio::time::timeout(limits::REMOVED_WAIT, removed(cluster)).await.is_ok() {
         tracing::info!(node, "this node has left the cluster");
-        say(&format!("node {node} has left the cluster; its data folder is of no use any more\n"));
+        say(&banner::left(form, node));
     } else {
         tracing::warn!(
             node,

@@ -1,9 +1,15 @@
 //! Coming and going: nodes that stop, come back, or have no business here.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
+    process::{Child, Command, Stdio},
+};
+
 use super::alone;
 use crate::support::{
     cluster::{Cluster, member_settings, own_host},
-    node::Node,
+    node::{Node, own_program},
     packet::{Packet, Version},
     property::SERVER_REFERENCE,
 };
@@ -60,4 +66,44 @@ fn node_with_a_wrong_secret_or_anothers_id_is_not_let_in() {
     client.subscribe("a", 1);
     client.publish("a", "x", 1);
     assert_eq!(client.expect_publish().text(), "x");
+}
+
+struct Joined(Child);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn node_that_joins_and_leaves_by_command_says_so_in_json() {
+    let _turn = alone();
+    let host = own_host();
+    let own = member_settings(&host, 1, &[]);
+    let own: Vec<_> = own.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let first = Node::start_with(&own);
+    let data = first.folder().join("second");
+    let mut join = Command::new(own_program());
+    join.args(["cluster", "join", &format!("{host}:7001"), "--json", "--data"]).arg(&data);
+    join.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let settings = member_settings(&host, 2, &[]);
+    for (key, value) in settings.iter().filter(|(key, _)| key != "cluster.join") {
+        join.arg("--set").arg(format!("{key}={value}"));
+    }
+    let join = join.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut second = Joined(join.spawn().unwrap());
+    let mut lines = BufReader::new(second.0.stdout.take().unwrap()).lines();
+    let mut line = || -> serde_json::Value {
+        serde_json::from_str(&lines.next().expect("a line").unwrap()).unwrap()
+    };
+    let said = line();
+    assert_eq!((&said["node"], &said["data"]), (&2.into(), &data.to_str().unwrap().into()));
+    TcpStream::connect(said["listeners"]["mqtt"][0].as_str().unwrap()).unwrap();
+    let mut leave = Command::new(own_program());
+    leave.args(["cluster", "leave", "2", "--json", "--no-wait", "--data"]).arg(first.data());
+    assert!(leave.stdout(Stdio::null()).status().unwrap().success());
+    assert_eq!(line(), serde_json::json!({ "left": 2 }));
+    assert!(second.0.wait().unwrap().success());
 }

@@ -28,6 +28,10 @@ pub(super) fn hongqiao(arguments: &[&str], data: &std::path::Path) -> Output {
     command.args(arguments).arg("--data").arg(data).output().unwrap()
 }
 
+fn json(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", out(output)))
+}
+
 pub(super) fn out(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
@@ -155,20 +159,23 @@ fn backup_of_one_of_three_starts_a_cluster_of_one_that_others_join() {
     let backup_text = backup.to_str().unwrap();
     // A follower has what is acknowledged some milliseconds later.
     let_pass(Duration::from_secs(1));
-    let written = hongqiao(&["cluster", "backup", backup_text], &cluster.node(2).data());
+    let written = hongqiao(&["cluster", "backup", backup_text, "--json"], &cluster.node(2).data());
     assert!(written.status.success(), "{}", out(&written));
-    assert!(!out(&written).contains("not in it"), "{}", out(&written));
+    assert_eq!(json(&written), serde_json::json!({ "backup": backup_text, "missing": [] }));
     for number in cluster.numbers() {
         cluster.kill(number);
         fs::remove_dir_all(cluster.node(number).data()).unwrap();
     }
     let data = cluster.node(2).data();
-    let restored = hongqiao(&["cluster", "restore", backup_text], &data);
+    let restored = hongqiao(&["cluster", "restore", backup_text, "--json"], &data);
     assert!(restored.status.success(), "{}", out(&restored));
+    let restored = json(&restored);
+    assert_eq!(restored["data"], data.to_str().unwrap());
     let id =
         |text: String| text.lines().find(|line| line.starts_with("cluster")).unwrap().to_owned();
     let read = |folder: &std::path::Path| id(fs::read_to_string(folder.join("FORMAT")).unwrap());
     assert_ne!(read(&data), read(&backup), "nodes of the old cluster could come in");
+    assert!(read(&data).ends_with(restored["cluster"].as_str().unwrap()), "{restored}");
     cluster.restart(2);
     cluster.wait_ready();
     expect_prefix(cluster.broker(2));

@@ -1,11 +1,12 @@
 //! `hongqiao cluster join`: `serve` with the address of a member.
 //!
-//! - Takes: addresses, and what `serve` takes. Gives: a running node; see `server.rs`.
+//! - Takes: addresses, and what `serve` takes. Gives: a running node; see `server.rs`. JSON with `--json`.
 //! - Blocks: until the node has stopped.
 
 use std::path::PathBuf;
 
 use super::super::{config_args::ConfigArguments, serve};
+use crate::server::Form;
 
 /// Starts a node that joins a cluster.
 ///
@@ -26,6 +27,10 @@ pub(super) struct Join {
     #[arg(long, value_name = "NODE")]
     replaces: Option<u64>,
 
+    /// Prints where it serves as one line of JSON.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     config: ConfigArguments,
 }
@@ -33,5 +38,6 @@ pub(super) struct Join {
 /// # Errors
 /// What kept the node from starting, or ended it.
 pub(super) fn run(join: Join) -> anyhow::Result<()> {
-    serve::run_with(join.config.joining(&join.members, join.secret_file.as_deref(), join.replaces))
+    let config = join.config.joining(&join.members, join.secret_file.as_deref(), join.replaces);
+    serve::run_with(config, if join.json { Form::Json } else { Form::Text })
 }
