@@ -12,6 +12,7 @@ mod full_disk;
 mod history;
 mod kept;
 mod load;
+mod minority;
 mod nemesis;
 mod net;
 mod proxy;
