@@ -1,4 +1,4 @@
-//! How long a publish waits when a node goes, measured by clients of the others. NO-LOSS, section "Start and stop".
+//! How long a publish waits when a node goes, measured by its clients and those of the others. NO-LOSS, section "Start and stop".
 //!
 //! Figures are printed; what is asserted is far above them, because the machine has other work, too.
 
@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::alone;
+use super::{
+    alone,
+    load::{connect, dials},
+};
 use crate::support::{
     broker::Broker,
     cluster::Cluster,
@@ -25,6 +28,8 @@ use crate::support::{
 const USE_ANOTHER: u8 = 0x9C;
 /// Sessions, each in a shard of its own choice: all shards of the cluster have some.
 const TOPICS: usize = 16;
+/// Clients of the victim.
+const MOVERS: usize = 4;
 const LOADED: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(8);
 /// No publish that is acknowledged waits longer when a node drains; the aim is 2 s.
@@ -71,12 +76,52 @@ fn publish(broker: Broker, topic: usize, stop: Arc<AtomicBool>) -> JoinHandle<Ve
     })
 }
 
-/// What the clients of the other nodes have seen while `end` ended the victim.
+/// As `publish`, of a client of the victim: it goes where it is let in, and sends again what has no outcome. A wait
+/// is from the first sending to the acknowledgement.
+fn publish_and_move(
+    brokers: &[Broker],
+    topic: usize,
+    stop: Arc<AtomicBool>,
+) -> JoinHandle<Duration> {
+    let dials = dials(brokers, VICTIM - 1, |broker| broker.v5(&format!("moves{topic}")));
+    let mut client = connect(&dials);
+    std::thread::spawn(move || {
+        let mut longest = Duration::ZERO;
+        while !stop.load(Ordering::Relaxed) {
+            let at = now();
+            loop {
+                let id = client.next_id();
+                let mut publish = message(&format!("drain/{topic}"), "x", 1);
+                publish.id = id;
+                client.send_raw(&publish.encode(client.version));
+                match client.receive(Duration::from_secs(20)) {
+                    Received::Packet(Packet::Ack {
+                        kind: AckKind::Puback, id: of, code, ..
+                    }) => {
+                        assert_eq!((of, code < 0x80), (id, true), "{code:#x}");
+                        break;
+                    }
+                    Received::Packet(Packet::Disconnect { .. }) | Received::Closed => {
+                        client = connect(&dials);
+                    }
+                    other => panic!("wanted PUBACK, got {other:?} after {:?}", at.elapsed()),
+                }
+            }
+            longest = longest.max(at.elapsed());
+            let_pass(Duration::from_millis(10));
+        }
+        longest
+    })
+}
+
+/// What clients have seen while `end` ended the victim.
 struct Seen {
     /// By topic: from the end of the victim to the first success of a publish that was sent after it.
     first: Vec<Duration>,
     /// Of those that were accepted.
     longest: Duration,
+    /// Of those whose clients had to move, with the way to another node.
+    longest_moved: Duration,
     accepted: usize,
     refused: usize,
 }
@@ -94,6 +139,9 @@ fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
             publish(broker, topic, Arc::clone(&stop))
         })
         .collect();
+    let brokers: Vec<Broker> = cluster.numbers().map(|number| cluster.broker(number)).collect();
+    let movers: Vec<_> =
+        (0..MOVERS).map(|topic| publish_and_move(&brokers, topic, Arc::clone(&stop))).collect();
     let_pass(LOADED);
     let led = cluster.report(VICTIM);
     let led = led["groups"].as_array().unwrap().iter().filter(|group| group["leader"] == VICTIM);
@@ -103,6 +151,7 @@ fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
     let_pass(AFTER.saturating_sub(ended.elapsed()));
     stop.store(true, Ordering::Relaxed);
     let all: Vec<_> = publishers.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let longest_moved = movers.into_iter().map(|thread| thread.join().unwrap()).max().unwrap();
     let first = |publishes: &Vec<Publish>| {
         let mut after = publishes.iter().filter(|publish| publish.at >= ended && publish.accepted);
         let first = after.next().expect("each shard takes messages again");
@@ -112,6 +161,7 @@ fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
     Seen {
         first: all.iter().map(first).collect(),
         longest: every().map(|publish| publish.took).max().unwrap(),
+        longest_moved,
         accepted: every().count(),
         refused: all.iter().flatten().filter(|publish| !publish.accepted).count(),
     }
@@ -119,10 +169,10 @@ fn watch(cluster: &mut Cluster, end: impl FnOnce(&mut Cluster)) -> Seen {
 
 fn print(what: &str, seen: &Seen) {
     let slowest = seen.first.iter().max().unwrap();
-    let Seen { longest, accepted, refused, .. } = seen;
+    let Seen { longest, longest_moved, accepted, refused, .. } = seen;
     eprintln!(
         "{what}: the slowest shard acknowledged after {slowest:?}; the longest wait of an accepted publish \
-         was {longest:?}; {accepted} accepted, {refused} refused"
+         was {longest:?}, of clients that had to move {longest_moved:?}; {accepted} accepted, {refused} refused"
     );
 }
 
@@ -144,6 +194,7 @@ fn node_that_drains_under_load_delays_nothing_for_long() {
     print(&format!("SIGTERM, {took:?} until the process was gone"), &seen);
     assert!(took < EXIT_MAX, "{took:?}");
     assert!(seen.longest < DRAIN_MAX, "{:?}", seen.longest);
+    assert!(seen.longest_moved < EXIT_MAX, "{:?}", seen.longest_moved);
     assert_eq!(seen.refused, 0, "a drain refuses nobody");
     let told = guest.wait_for("DISCONNECT", |packet| match packet {
         Packet::Disconnect { code, props, .. } => Some((*code, props.clone())),
