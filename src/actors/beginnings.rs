@@ -21,7 +21,7 @@ use crate::model::{
 
 /// Claims of a session until numbers of exchanges come again. Nothing is on its way for longer than some
 /// seconds, and a claim that finds the node of the one before silent waits for two.
-const RANGES: u16 = 8;
+const RANGES: u16 = 1 << Epoch::COUNT_BITS;
 
 /// Words of bits that are kept when few are in use.
 const TAKEN_KEPT: usize = 16;
@@ -60,7 +60,7 @@ pub(super) struct Beginnings {
 impl Beginnings {
     /// Goes on with what earlier connections had open.
     pub(super) fn resume(epoch: Epoch, incoming: &[(u16, MessageId)]) -> Self {
-        let range = u16::try_from(epoch.0 % u64::from(RANGES)).unwrap_or(0);
+        let range = u16::try_from(epoch.count()).unwrap_or(0);
         let mut this = Self { base: range * (u16::MAX / RANGES + 1), ..Self::default() };
         for (packet_id, id) in incoming {
             this.take(*packet_id, Exchange { number: id.exchange(), resumed: true });

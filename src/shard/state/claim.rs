@@ -40,6 +40,7 @@ impl State {
             // The background work has not come to it yet; what the last start owes is settled first.
             self.release_lost(entry, at, now_ms);
         }
+        let before = self.by_key.get(&key).map(|at| self.sessions[*at].epoch);
         if let Some(&at) = self.by_key.get(&key) {
             previous_holder = self.sessions[at].holder;
             let is_over =
@@ -60,7 +61,7 @@ impl State {
             }
             None => self.new_session(entry, key, app, client_id, will_only),
         };
-        let epoch = self.next_epoch(entry, at);
+        let epoch = Self::next_epoch(entry, before);
         if let Some(will) = will {
             let record = WillRecord { will: *will, due_ms: None, deadline_ms: None };
             entry.store.put(key::will(key, epoch), record.to_bytes());
@@ -169,10 +170,15 @@ impl State {
         at
     }
 
-    fn next_epoch(&self, entry: &Entry<'_>, at: usize) -> Epoch {
+    /// Epochs grow with the log. Their lowest bits count the claims of the session, so that each claim numbers its
+    /// exchanges apart from those of the claims before it (`actors/beginnings.rs`).
+    fn next_epoch(entry: &Entry<'_>, before: Option<Epoch>) -> Epoch {
         let command = u64::try_from(entry.replies.len()).unwrap_or(0) & 0xffff;
-        let here = entry.index.wrapping_shl(16) | command;
-        Epoch(here.max(self.sessions[at].epoch.0 + 1))
+        let here = (entry.index.wrapping_shl(16) | command).wrapping_shl(Epoch::COUNT_BITS);
+        let least = before.map_or(1, |before| before.0 + 1);
+        // What a session sent that ended before is long written.
+        let count = Epoch(before.map_or(entry.index, |_| least)).count();
+        Epoch((here | count).max(least))
     }
 
     fn take(

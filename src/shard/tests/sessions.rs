@@ -95,6 +95,24 @@ fn epoch_when_a_session_lives_again_then_its_earlier_life_stays_fenced() {
     assert!(second < epochs[0] && epochs[0] < epochs[1]);
 }
 
+/// A late publish of an earlier connection is known for what it is as long as its number is not given again.
+#[test]
+fn claim_of_a_session_then_its_epoch_counts_it_whatever_was_applied_between() {
+    let mut shard = Shard::new();
+    let mut counts = Vec::new();
+    for round in 0..20 {
+        for other in 0..round * round % 7 {
+            shard.claim(100 + other);
+        }
+        shard.reload();
+        let epoch = shard.claim_with(7, start(round % 5 == 4, 60)).epoch;
+        counts.push(epoch.count());
+    }
+    for pair in counts.windows(2) {
+        assert_eq!(pair[1], (pair[0] + 1) % (1 << Epoch::COUNT_BITS), "{counts:?}");
+    }
+}
+
 #[test]
 fn claim_when_the_old_connection_has_not_released_then_it_is_named() {
     let mut shard = Shard::new();
