@@ -390,13 +390,23 @@ struct Retaining {
     part: Shared<Part>,
 }
 
-/// Joins what must happen for one message; the first refusal is the answer, and is told at once: what its
-/// publisher sends before it knows would be stored in front of what it sends again (ORDER).
+/// Makes one outcome of several. A failure is told at once. A refusal is told once nothing of the message is under
+/// way any more: who is told no goes on behind it, maybe through another node, and what arrives after that would
+/// stand behind its successors (ORDER).
 fn join(mut parts: Parts) -> Option<Part> {
-    match parts.len() {
-        0 | 1 => parts.pop(),
-        _ => Some(Box::pin(async move { try_join_all(parts).await.map(|_| ()) })),
+    if parts.len() < 2 {
+        return parts.pop();
     }
+    let refused = |part: Part| {
+        part.map(|outcome| match outcome {
+            Err(Reason::QuotaExceeded) => Ok(true),
+            outcome => outcome.map(|()| false),
+        })
+    };
+    Some(Box::pin(async move {
+        let refused = try_join_all(parts.into_iter().map(refused)).await?;
+        if refused.contains(&true) { Err(Reason::QuotaExceeded) } else { Ok(()) }
+    }))
 }
 
 /// Translates a shard's reply to an append or a retain.

@@ -43,8 +43,8 @@ type AckId = (AckKind, NonZeroU16);
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     messages: Vec<Arc<Message>>,
-    /// Per message: the ack it gets.
-    acks: Vec<Option<AckId>>,
+    /// Per message: the ack it gets, and whether the client sent it before.
+    acks: Vec<(Option<AckId>, bool)>,
     /// QoS 1 publishes among them; those of QoS 2 are counted by the intake already.
     firsts: u16,
     /// Wall clock of the first; 0 before it.
@@ -97,6 +97,7 @@ impl Connection {
 
     pub(super) fn on_publish(&mut self, publish: Publish, batch: &mut Batch) -> Result<(), Stop> {
         self.check(&publish)?;
+        let dup = publish.dup;
         let (message, packet_id) = self.message(publish, batch)?;
         let qos = message.qos;
         batch.received[qos as usize] += 1;
@@ -114,13 +115,13 @@ impl Connection {
                 }
                 // Without storage nothing is sent again on another connection: no id is needed.
                 if self.durable.is_some() {
-                    self.begin_second(packet_id, message);
+                    self.begin_second(packet_id, message, dup);
                     return Ok(());
                 }
             }
             _ => {}
         }
-        batch.acks.push(packet_id.and_then(|id| Some((ack_kind(qos)?, id))));
+        batch.acks.push((packet_id.and_then(|id| Some((ack_kind(qos)?, id))), dup));
         batch.messages.push(Arc::new(message));
         let v4_full = !self.is_v5() && usize::from(batch.firsts) >= limits::V4_UNFINISHED_MAX;
         if v4_full || batch.messages.len() >= limits::PUBLISH_BATCH_MAX {
@@ -214,9 +215,12 @@ impl Connection {
     }
 
     /// Writes down which message the packet id carries; the rest follows the reply.
-    fn begin_second(&mut self, packet_id: NonZeroU16, mut message: Message) {
+    fn begin_second(&mut self, packet_id: NonZeroU16, mut message: Message, dup: bool) {
         let bytes = message.payload.len();
         let ticket = self.intake().owe(Some((AckKind::Pubrec, packet_id)), bytes);
+        if dup {
+            self.intake().note_resent(ticket);
+        }
         let (session, epoch) = (self.session(), self.epoch());
         let Some(durable) = &mut self.durable else { return };
         let id = durable.beginnings().id_for(session, packet_id);
@@ -268,7 +272,7 @@ impl Connection {
 
     /// Refuses a publish whose packet id was not written now; it may be known of an earlier connection.
     fn refuse_begun(&mut self, ticket: Ticket, reason: Reason, written: bool) {
-        if !self.may_refuse(reason) {
+        if !self.may_refuse(ticket, reason) {
             return self.fail(reason);
         }
         let packet_id = self.intake().pubrec_of(ticket);
@@ -338,12 +342,12 @@ impl Connection {
         self.works.keep_line(line);
         let outcomes = self.take_note(published);
         let owed = batch.messages.drain(..).zip(batch.acks.drain(..));
-        for ((message, ack), outcome) in owed.zip(outcomes) {
+        for ((message, (ack, dup)), outcome) in owed.zip(outcomes) {
             let owes = self.intake.as_ref().is_some_and(|intake| intake.owes());
             match (ack, outcome) {
                 (None, Outcome::Done(_)) => {}
-                (Some((AckKind::Puback, packet_id)), Outcome::Done(outcome)) if !owes => {
-                    self.send_ack(AckKind::Puback, packet_id, reason_of(outcome));
+                (Some((AckKind::Puback, packet_id)), Outcome::Done(Ok(()))) if !owes => {
+                    self.send_ack(AckKind::Puback, packet_id, Reason::Success);
                 }
                 (ack, outcome) => {
                     let bytes = message.payload.len();
@@ -353,6 +357,9 @@ impl Connection {
                         let _ = intake.count(u16::MAX);
                     }
                     let ticket = intake.owe(ack, bytes);
+                    if dup {
+                        intake.note_resent(ticket);
+                    }
                     self.await_outcome(ticket, outcome);
                 }
             }
@@ -376,7 +383,7 @@ impl Connection {
 
     fn note_outcome(&mut self, ticket: Ticket, outcome: Result<(), Reason>) {
         match outcome {
-            Err(reason) if !self.may_refuse(reason) => self.fail(reason),
+            Err(reason) if !self.may_refuse(ticket, reason) => self.fail(reason),
             Err(reason) if self.ends_exchange(ticket, reason) => {}
             outcome => self.intake().settle(ticket, reason_of(outcome)),
         }
@@ -385,8 +392,13 @@ impl Connection {
     /// Tells whether the client is told no and stays. 3.1.1 has no way to say it (3.1.1 section 3.3.5). v5 is
     /// told what there is no room for, as it may want to know; a client that is told does not send it again by
     /// itself (MQTT 5.0 section 4.4).
-    fn may_refuse(&self, reason: Reason) -> bool {
-        self.is_v5() && reason == Reason::QuotaExceeded
+    ///
+    /// What was sent before, on a connection that ended, may still be under way from there. What the shards have no
+    /// room for at the moment ends the connection then: told no, the client would go on behind it, and it could
+    /// arrive after that (ORDER). A quota holds for both of them.
+    fn may_refuse(&self, ticket: Ticket, reason: Reason) -> bool {
+        let resent = || self.intake.as_ref().is_some_and(|intake| intake.is_resent(ticket));
+        self.is_v5() && reason == Reason::QuotaExceeded && !(self.works.is_cut() && resent())
     }
 
     /// A publish has no outcome, or none that lasts: its client is to send it again, on a new connection and with

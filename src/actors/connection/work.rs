@@ -158,6 +158,12 @@ impl Works {
         }
     }
 
+    /// Tells whether something under way has failed.
+    pub(super) fn is_cut(&self) -> bool {
+        let line = self.set.as_ref().and_then(|set| set.line.as_ref());
+        line.is_some_and(|line| line.failure().is_some())
+    }
+
     /// Adds a timer.
     pub(in crate::actors) fn push_timer(&mut self, after: Duration, timer: Timer) {
         self.push(async move {

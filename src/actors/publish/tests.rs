@@ -222,11 +222,24 @@ fn shard_that_has_not_told_its_routes_gets_what_matches_nothing_here() {
 }
 
 #[actix::test]
-async fn message_that_one_shard_refuses_is_refused_while_others_are_silent() {
-    let parts: Parts = vec![
-        Box::pin(std::future::pending()),
-        Box::pin(std::future::ready(Ok(()))),
-        Box::pin(std::future::ready(Err(Reason::QuotaExceeded))),
-    ];
-    assert_eq!(join(parts).unwrap().await, Err(Reason::QuotaExceeded));
+async fn message_that_one_shard_refuses_is_refused_once_nothing_of_it_is_under_way() {
+    let joined = |others: Accepted, silent: bool| {
+        let (answer, asked) = tokio::sync::oneshot::channel();
+        let parts: Parts = vec![
+            Box::pin(async move { asked.await.unwrap() }),
+            Box::pin(std::future::ready(Ok(()))),
+            Box::pin(std::future::ready(others)),
+        ];
+        let mut joined = join(parts).unwrap();
+        assert_eq!(joined.as_mut().now_or_never().is_none(), silent, "{others:?}");
+        (answer, joined)
+    };
+    let (refused, unknown) = (Err(Reason::QuotaExceeded), Err(Reason::UnspecifiedError));
+    for (last, outcome) in [(Ok(()), refused), (refused, refused), (unknown, unknown)] {
+        let (answer, joined) = joined(refused, true);
+        answer.send(last).unwrap();
+        assert_eq!(joined.await, outcome);
+    }
+    // A failure ends the connection, and all that is behind is sent again.
+    drop(joined(unknown, false));
 }

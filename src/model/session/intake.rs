@@ -31,6 +31,8 @@ struct Owed {
     ack: Option<(AckKind, NonZeroU16)>,
     bytes: u32,
     outcome: Option<Reason>,
+    /// The client sent it before.
+    resent: bool,
 }
 
 /// What to do with a QoS 2 publish.
@@ -150,7 +152,7 @@ impl Intake {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let ticket = Ticket(self.first.wrapping_add(u32::try_from(self.owed.len()).unwrap_or(0)));
         self.bytes += bytes as usize;
-        self.owed.push_back(Owed { ack, bytes, outcome: None });
+        self.owed.push_back(Owed { ack, bytes, outcome: None, resent: false });
         ticket
     }
 
@@ -163,6 +165,20 @@ impl Intake {
             self.bytes -= owed.bytes as usize;
             owed.bytes = 0;
         }
+    }
+
+    /// Notes that the client sent this publish before.
+    pub fn note_resent(&mut self, ticket: Ticket) {
+        if let Some(owed) = self.owed.get_mut(ticket.0.wrapping_sub(self.first) as usize) {
+            owed.resent = true;
+        }
+    }
+
+    /// Tells whether the client sent the publish of this ticket before.
+    #[must_use]
+    pub fn is_resent(&self, ticket: Ticket) -> bool {
+        let owed = self.owed.get(ticket.0.wrapping_sub(self.first) as usize);
+        owed.is_some_and(|owed| owed.resent)
     }
 
     /// Returns the packet id whose PUBREC waits for this ticket; `None` if another ack does.

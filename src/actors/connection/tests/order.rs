@@ -15,7 +15,7 @@ use crate::{
     model::{
         message::Qos,
         reason::Reason,
-        wire::{AckKind, Connect, SubackCode},
+        wire::{AckKind, Connect, Delivery, SubackCode},
     },
 };
 
@@ -159,4 +159,21 @@ async fn publish_behind_a_refusal_that_is_not_told_yet_then_refused_too() {
     sender.publish_as(&delivery("a", Q2, b"3"), Some(third));
     sender.expect_ack(AckKind::Pubrec, third, Reason::Success).await;
     assert_eq!(stored(&bench), 1);
+}
+
+/// What an earlier connection sent may still be on its way; a client that is told no goes on behind it.
+#[actix::test]
+async fn publish_sent_again_when_there_is_no_room_then_the_connection_ends() {
+    let bench = absent().await;
+    let (mut first, _) = bench.durable("first").await;
+    let (mut second, _) = bench.durable("second").await;
+    bench.storage.refuse(Some(SubmitError::DiskFull));
+    for (sender, qos, kind) in
+        [(&mut first, Q1, AckKind::Puback), (&mut second, Q2, AckKind::Pubrec)]
+    {
+        sender.publish_as(&delivery("a", qos, b"new"), Some(id(1)));
+        sender.expect_ack(kind, id(1), Reason::QuotaExceeded).await;
+        sender.publish_as(&Delivery { dup: true, ..delivery("a", qos, b"again") }, Some(id(2)));
+        sender.expect_end(Some(Reason::QuotaExceeded)).await;
+    }
 }
