@@ -14,14 +14,14 @@ use std::{
 };
 
 use crate::model::{
-    id::{Epoch, MessageId, SessionKey},
+    id::{MessageId, SessionKey},
     message::Message,
     session::intake::Ticket,
 };
 
 /// Claims of a session until numbers of exchanges come again. Nothing is on its way for longer than some
 /// seconds, and a claim that finds the node of the one before silent waits for two.
-const RANGES: u16 = 1 << Epoch::COUNT_BITS;
+const RANGES: u16 = 8;
 
 /// Words of bits that are kept when few are in use.
 const TAKEN_KEPT: usize = 16;
@@ -59,8 +59,8 @@ pub(super) struct Beginnings {
 
 impl Beginnings {
     /// Goes on with what earlier connections had open.
-    pub(super) fn resume(epoch: Epoch, incoming: &[(u16, MessageId)]) -> Self {
-        let range = u16::try_from(epoch.count()).unwrap_or(0);
+    pub(super) fn resume(claims: u8, incoming: &[(u16, MessageId)]) -> Self {
+        let range = u16::from(claims) % RANGES;
         let mut this = Self { base: range * (u16::MAX / RANGES + 1), ..Self::default() };
         for (packet_id, id) in incoming {
             this.take(*packet_id, Exchange { number: id.exchange(), resumed: true });
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn exchanges_when_packet_ids_go_round_are_few_and_never_shared() {
-        let mut beginnings = Beginnings::resume(Epoch(0), &[]);
+        let mut beginnings = Beginnings::resume(0, &[]);
         let stuck = beginnings.id_for(PUBLISHER, id(1));
         for number in 2..2_000 {
             let next = beginnings.id_for(PUBLISHER, id(number));
@@ -201,7 +201,7 @@ mod tests {
         }
         assert_eq!(beginnings.id_for(PUBLISHER, id(1)).slot(), stuck.slot());
         // A new connection knows it from the shard.
-        let mut beginnings = Beginnings::resume(Epoch(8), &[(1, stuck)]);
+        let mut beginnings = Beginnings::resume(8, &[(1, stuck)]);
         let many: Vec<u16> =
             (2..=200).map(|number| beginnings.id_for(PUBLISHER, id(number)).exchange()).collect();
         assert_eq!(many, (1..200).collect::<Vec<u16>>());
@@ -213,8 +213,8 @@ mod tests {
     fn exchanges_when_the_session_is_claimed_again_then_those_of_late_publishes_stay_theirs() {
         let mut open = Vec::new();
         let mut used = std::collections::BTreeSet::new();
-        for epoch in 0..u64::from(RANGES) {
-            let mut beginnings = Beginnings::resume(Epoch(epoch), &open);
+        for claims in 0..u8::try_from(RANGES).unwrap() {
+            let mut beginnings = Beginnings::resume(claims, &open);
             for number in 100..164 {
                 let next = beginnings.id_for(PUBLISHER, id(number));
                 assert!(used.insert(next.exchange()), "{}", next.exchange());
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn publishes_when_one_in_front_failed_then_none_behind_it_goes_out() {
-        let mut beginnings = Beginnings::resume(Epoch(1), &[]);
+        let mut beginnings = Beginnings::resume(1, &[]);
         let mut intake = crate::model::session::intake::Intake::default();
         let mut begin = |beginnings: &mut Beginnings| {
             let ticket = intake.owe(None, 0);
@@ -256,8 +256,8 @@ mod tests {
 
     #[test]
     fn exchanges_when_a_range_is_full_then_the_next_ones_follow_without_sharing() {
-        let last = u64::from(RANGES) - 1;
-        let mut beginnings = Beginnings::resume(Epoch(last), &[]);
+        let last = u8::try_from(RANGES).unwrap() - 1;
+        let mut beginnings = Beginnings::resume(last, &[]);
         let mut numbers: Vec<u16> = (1..=u16::MAX)
             .map(|number| beginnings.id_for(PUBLISHER, id(number)).exchange())
             .collect();

@@ -124,6 +124,8 @@ pub(super) struct DurableReader {
     releases: Option<Box<ReleaseOrder>>,
     /// Acks since the last report.
     acks: u32,
+    /// How many there were before.
+    claims: u8,
     /// A report or the timer before it is under way.
     reporting: bool,
     report_timer: bool,
@@ -143,10 +145,11 @@ impl DurableReader {
         Self {
             session,
             epoch: claimed.epoch,
+            claims: claimed.claims,
             reader: Reader::new(window, claimed.cursor, unfinished).with_beyond(&claimed.beyond),
             prepared: None,
             beginnings: (!claimed.incoming.is_empty())
-                .then(|| Box::new(Beginnings::resume(claimed.epoch, &claimed.incoming))),
+                .then(|| Box::new(Beginnings::resume(claimed.claims, &claimed.incoming))),
             releases: None,
             acks: 0,
             reporting: false,
@@ -172,8 +175,8 @@ impl DurableReader {
 
     /// The client's own QoS 2 publishes.
     pub(super) fn beginnings(&mut self) -> &mut Beginnings {
-        let epoch = self.epoch;
-        self.beginnings.get_or_insert_with(|| Box::new(Beginnings::resume(epoch, &[])))
+        let claims = self.claims;
+        self.beginnings.get_or_insert_with(|| Box::new(Beginnings::resume(claims, &[])))
     }
 
     /// Tells whether some of them wait for their packet ids.

@@ -71,22 +71,11 @@ impl MessageId {
     }
 }
 
-/// Grows with each claim of a session; a write with an older epoch is refused (FENCED).
+/// How often a session was claimed; a write with an older epoch is refused (FENCED).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 pub struct Epoch(pub u64);
-
-impl Epoch {
-    /// Bits of [`Self::count`].
-    pub const COUNT_BITS: u32 = 3;
-
-    /// Counts the claims of a session; after the highest comes 0.
-    #[must_use]
-    pub fn count(self) -> u64 {
-        self.0 & ((1 << Self::COUNT_BITS) - 1)
-    }
-}
 
 /// A place in the message log of one shard: Raft entry, then message inside it. A total order.
 #[derive(

@@ -330,6 +330,8 @@ pub struct Claimed {
     pub previous_holder: Option<Holder>,
     /// Of a connection without a durable session whose will is held here: to be carried by its release. Else 0.
     pub will: Epoch,
+    /// Counts the claims of the session, round and round: each numbers its exchanges apart from those before it.
+    pub claims: u8,
 }
 
 /// A will whose time has come.

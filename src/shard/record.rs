@@ -94,6 +94,8 @@ pub(super) struct SessionRecord {
     pub(super) private_log: Option<u64>,
     /// Not durable: it is here for the will of its connection alone, and ends with it.
     pub(super) will_only: bool,
+    /// See `Claimed::claims`.
+    pub(super) claims: u8,
 }
 
 /// A [`SessionRecord`] of version 1.
@@ -324,6 +326,7 @@ impl Record for SessionRecord {
             will,
             private_log,
             will_only,
+            claims: 0,
         })
     }
 }

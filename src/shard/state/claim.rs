@@ -40,7 +40,9 @@ impl State {
             // The background work has not come to it yet; what the last start owes is settled first.
             self.release_lost(entry, at, now_ms);
         }
-        let before = self.by_key.get(&key).map(|at| self.sessions[*at].epoch);
+        // What a session sent that ended before is long written.
+        let claims = session_record(entry, key)
+            .map_or(entry.index.to_le_bytes()[0], |record| record.claims.wrapping_add(1));
         if let Some(&at) = self.by_key.get(&key) {
             previous_holder = self.sessions[at].holder;
             let is_over =
@@ -61,20 +63,20 @@ impl State {
             }
             None => self.new_session(entry, key, app, client_id, will_only),
         };
-        let epoch = Self::next_epoch(entry, before);
+        let epoch = self.next_epoch(entry, at);
         if let Some(will) = will {
             let record = WillRecord { will: *will, due_ms: None, deadline_ms: None };
             entry.store.put(key::will(key, epoch), record.to_bytes());
-            self.take(entry, at, epoch, expiry_secs, holder, Some(epoch));
+            self.take(entry, at, (epoch, claims), expiry_secs, holder, Some(epoch));
         } else {
-            self.take(entry, at, epoch, expiry_secs, holder, None);
+            self.take(entry, at, (epoch, claims), expiry_secs, holder, None);
         }
         if will_only {
             let claimed = Claimed { previous_holder, will: epoch, ..Claimed::default() };
             return Reply::Claimed(Box::new(claimed));
         }
         let mut claimed = self.describe(entry, at);
-        claimed.previous_holder = previous_holder;
+        (claimed.previous_holder, claimed.claims) = (previous_holder, claims);
         // What only the claim before this one has made was not there for the client.
         let is_blank = claimed.subscriptions.is_empty()
             && claimed.inflight.is_empty()
@@ -141,6 +143,7 @@ impl State {
             will: None,
             private_log: None,
             will_only,
+            claims: 0,
         };
         entry.store.put(key::of_session(key, key::SESSION, &[]), record.to_bytes());
         if !will_only {
@@ -170,22 +173,17 @@ impl State {
         at
     }
 
-    /// Epochs grow with the log. Their lowest bits count the claims of the session, so that each claim numbers its
-    /// exchanges apart from those of the claims before it (`actors/beginnings.rs`).
-    fn next_epoch(entry: &Entry<'_>, before: Option<Epoch>) -> Epoch {
+    fn next_epoch(&self, entry: &Entry<'_>, at: usize) -> Epoch {
         let command = u64::try_from(entry.replies.len()).unwrap_or(0) & 0xffff;
-        let here = (entry.index.wrapping_shl(16) | command).wrapping_shl(Epoch::COUNT_BITS);
-        let least = before.map_or(1, |before| before.0 + 1);
-        // What a session sent that ended before is long written.
-        let count = Epoch(before.map_or(entry.index, |_| least)).count();
-        Epoch((here | count).max(least))
+        let here = entry.index.wrapping_shl(16) | command;
+        Epoch(here.max(self.sessions[at].epoch.0 + 1))
     }
 
     fn take(
         &mut self,
         entry: &mut Entry<'_>,
         at: usize,
-        epoch: Epoch,
+        (epoch, claims): (Epoch, u8),
         expiry_secs: u32,
         holder: Holder,
         will: Option<Epoch>,
@@ -202,6 +200,7 @@ impl State {
             record.holder = Some(holder);
             record.expiry_secs = expiry_secs;
             record.will = will;
+            record.claims = claims;
         });
     }
 
