@@ -165,7 +165,8 @@ impl Bodies {
             let due = Due::Chunk { entry: of, first };
             entry.store.delete(&key::deadline(chunk.expires_at_ms, due));
         }
-        chunks.swap_remove(self.at);
+        // In their order, whatever the order in which logs are trimmed: that may be another one on each replica.
+        chunks.remove(self.at);
         entry.store.delete(&key::body(of, first));
     }
 

@@ -197,7 +197,8 @@ impl Run {
         let before = reader.subscriptions.len();
         reader.subscriptions.retain(|sub| sub.to != END || sub.filter.filter.as_str() != filter);
         assert_eq!(reply, Reply::Unsubscribed(vec![before > reader.subscriptions.len()]));
-        reader.reopen(session, &self.model.held);
+        let here = Position { entry: self.shard.index, offset: 0 };
+        reader.reopen(session, &self.model.held, here);
     }
 
     fn acknowledge(&mut self, session: u128, count: usize, beyond: u8) {
@@ -215,7 +216,10 @@ impl Run {
         reader.beyond.extend(&beyond);
         reader.beyond.retain(|position| *position > cursor);
         if count > 0 && !waiting.is_empty() {
-            reader.reopen(session, &self.model.held);
+            let here = Position { entry: self.shard.index + 1, offset: 0 };
+            reader.pass_skips();
+            reader.reopen(session, &self.model.held, here);
+            reader.pass_skips();
         }
         reader.forget_drained(&self.model.held);
         self.apply(&[Command::Acknowledge { key, epoch, cursor, beyond }]);
@@ -331,11 +335,71 @@ proptest! {
         drop_oldest in any::<bool>(),
         steps in prop::collection::vec(a_step(), 1..60),
     ) {
-        let mut run = Run::new(drop_oldest);
-        for step in &steps {
-            run.step(step);
-            run.check();
-        }
-        run.finish();
+        live(drop_oldest, &steps);
     }
+}
+
+fn subscribe(session: u128, filter: &'static str) -> Step {
+    let (qos, id, no_local) = (Qos::AtLeastOnce, 0, false);
+    Step::Subscribe { session, filter, qos, id, no_local }
+}
+
+const fn sent(topic: &'static str, bytes: usize) -> NewMessage {
+    let qos = Qos::AtMostOnce;
+    NewMessage { topic, qos, publisher: None, id: None, expired: false, bytes }
+}
+
+fn live(drop_oldest: bool, steps: &[Step]) {
+    let mut run = Run::new(drop_oldest);
+    for step in steps {
+        run.step(step);
+        run.check();
+    }
+    run.finish();
+}
+
+/// A session that starts again reads its subscriptions in another order, and moves its cursor in that order.
+#[test]
+fn chunks_of_an_entry_when_logs_are_trimmed_in_another_order_then_are_stored_alike() {
+    live(
+        true,
+        &[
+            subscribe(2, "#"),
+            subscribe(2, "a/+"),
+            Step::Crash,
+            subscribe(0, "+"),
+            Step::Append(vec![sent("a/b", 1), sent("a", 3_900), sent("a", 3_860), sent("a", 43)]),
+            Step::Acknowledge { session: 0, count: 1, beyond: 0 },
+            Step::Append(vec![sent("a/b", 1); 3]),
+        ],
+    );
+}
+
+/// What a full session skips right behind its cursor does not wait: its subscription is over at once.
+#[test]
+fn log_when_its_other_reader_has_only_skipped_messages_left_then_takes_no_own_only_ones() {
+    live(
+        false,
+        &[
+            subscribe(2, "b"),
+            Step::Append(vec![sent("b", 1); 7]),
+            Step::Append(vec![sent("b", 1); 2]),
+            Step::Subscribe {
+                session: 0,
+                filter: "b",
+                qos: Qos::AtLeastOnce,
+                id: 0,
+                no_local: true,
+            },
+            Step::Acknowledge { session: 2, count: 8, beyond: 0 },
+            Step::Subscribe {
+                session: 2,
+                filter: "b",
+                qos: Qos::AtMostOnce,
+                id: 0,
+                no_local: false,
+            },
+            Step::Append(vec![NewMessage { publisher: Some(0), ..sent("b", 1) }]),
+        ],
+    );
 }

@@ -32,6 +32,8 @@ pub(super) struct Reader {
     pub(super) beyond: BTreeSet<Position>,
     pub(super) skipped: BTreeSet<Position>,
     pub(super) full_since: Option<Position>,
+    /// What came while it was full: the first position that it skips, and the first that it does not.
+    pub(super) skips: Vec<(Position, Position)>,
 }
 
 pub(super) struct Model {
@@ -106,10 +108,22 @@ impl Reader {
         Some((position, qos.min(held.message.qos), ids))
     }
 
-    pub(super) fn reopen(&mut self, key: u128, held: &[Held]) {
+    /// Takes messages again from `here` on, if there is room.
+    pub(super) fn reopen(&mut self, key: u128, held: &[Held], here: Position) {
         let depth = self.depth(key, held);
         if depth < QUEUE_MAX {
-            self.full_since = None;
+            self.skips.extend(self.full_since.take().map(|from| (from, here)));
+        }
+    }
+
+    /// Moves a cursor that stands before something skipped behind it.
+    pub(super) fn pass_skips(&mut self) {
+        for (from, to) in &self.skips {
+            // It took messages again at the beginning of an entry.
+            let last = Position { entry: to.entry - 1, offset: u32::MAX };
+            if self.cursor.next() >= *from && self.cursor < last {
+                self.cursor = last;
+            }
         }
     }
 
