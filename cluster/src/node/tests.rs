@@ -4,6 +4,7 @@
 //! - Bound: tests only. Promises: NO-LOSS, HEAL, ALONE.
 
 mod directory;
+mod hand_over;
 mod catch_up;
 mod disk;
 mod members;

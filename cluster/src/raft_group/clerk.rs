@@ -7,14 +7,13 @@
 //!   given one append of a group at a time (`Turns`); others wait in their requests, and go with them.
 //! - Source: Raft §5, §9.6 (asking before an election).
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
-use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    group::Group,
+    group::{Group, to_its_end},
     types::{Entry, LogId, Types},
     wire::{self, Request},
 };
@@ -59,8 +58,10 @@ impl Group {
             Request::Append(request) => Some(wire::answer(&self.append(request).await?)),
             Request::Vote(request) => self.vote(request).await,
             Request::Ask { last } => Some(wire::answer(&self.would_vote(last))),
-            Request::Elect { pinned } => {
-                if !self.would_lead() {
+            Request::Elect { serial, pinned } => {
+                // Nothing waits in openraft: what holds now holds when it acts.
+                self.raft.with_raft_state(|_| ()).await.ok()?;
+                if !self.take_pledge(from, serial) || !self.would_lead() {
                     return None;
                 }
                 tracing::debug!(from = from.0, group = self.number, "asked to take over the lead");
@@ -69,6 +70,10 @@ impl Group {
                 Some(wire::answer(&()))
             }
             Request::Willing => Some(wire::answer(&self.would_lead())),
+            Request::Pledge { serial } => {
+                self.pledge(from, serial);
+                Some(wire::answer(&()))
+            }
         }
     }
 
@@ -116,7 +121,7 @@ impl Group {
     /// Votes once in a term: openraft would let a candidate with a higher id lead in the term of another,
     /// but what a leader does is fenced by its term alone.
     async fn vote(&self, request: VoteRequest<u64>) -> Option<Bytes> {
-        let _turn = self.turns.vote.lock().await;
+        let turn = self.turns.vote.clone().lock_owned().await;
         let voted = self.log.group(self.number).and_then(|log| log.vote);
         let asked = request.vote.leader_id;
         if let Some(vote) = voted
@@ -129,9 +134,13 @@ impl Group {
         }
         // What is read here must not be older than what the candidate may commit in a moment.
         let asked = self.lead.doubt();
-        let answer = self.raft.vote(request).await.ok()?;
-        asked.settle(answer.vote_granted);
-        Some(wire::answer(&answer))
+        let raft = self.raft.clone();
+        let vote = async move {
+            let answer = raft.vote(request).await.ok()?;
+            asked.settle(answer.vote_granted);
+            Some(answer)
+        };
+        Some(wire::answer(&to_its_end(turn, vote).await??))
     }
 
     /// Returns whether a candidate with this log would get a vote: nobody leads, and his log is not behind.
@@ -139,18 +148,4 @@ impl Group {
         let mine = self.raft.data_metrics().borrow().last_log;
         last >= mine && self.is_leaderless()
     }
-}
-
-/// Does what was begun to its end, also when nobody waits for it any more: what openraft was given cannot be
-/// taken back. The turn is held as long.
-async fn to_its_end<T: Send + 'static>(
-    turn: OwnedMutexGuard<()>,
-    act: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    let done = tokio::spawn(async move {
-        let done = act.await;
-        drop(turn);
-        done
-    });
-    done.await.ok()
 }

@@ -8,6 +8,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,11 +19,12 @@ use std::{
 use bytes::Bytes;
 use openraft::{Config, EmptyNode, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::{
     lead::{self, LeadState},
     log_store::LogStore,
+    members::PLEDGE,
     network::Links,
     proposer::Proposer,
     room::Room,
@@ -72,7 +74,28 @@ pub(super) struct Turns {
     /// Held while openraft has an append of the group's leader, answered or not.
     pub(super) append: Arc<tokio::sync::Mutex<()>>,
     /// Held while this node gives its vote, to itself or to another.
-    pub(super) vote: tokio::sync::Mutex<()>,
+    pub(super) vote: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// Does what was begun to its end, also when nobody waits for it any more: what openraft was given cannot be
+/// taken back. The turn is held as long.
+pub(super) async fn to_its_end<T: Send + 'static>(
+    turn: OwnedMutexGuard<()>,
+    act: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let done = tokio::spawn(async move {
+        let done = act.await;
+        drop(turn);
+        done
+    });
+    done.await.ok()
+}
+
+/// What this member promised a leader: to stand for election, should it ask for that in time.
+struct Pledge {
+    to: NodeId,
+    serial: u64,
+    until: Instant,
 }
 
 /// One group as the node sees it.
@@ -93,6 +116,7 @@ pub(crate) struct Group {
     pinned: Mutex<Option<Instant>>,
     /// A lead that could not be handed over is not before.
     hand_over_at: Mutex<Option<Instant>>,
+    pledge: Mutex<Option<Pledge>>,
     pub(super) turns: Turns,
     /// The node gives its leads away and takes none.
     leaving: AtomicBool,
@@ -169,6 +193,7 @@ impl Group {
             heard: Mutex::new(clock::now()),
             pinned: Mutex::default(),
             hand_over_at: Mutex::default(),
+            pledge: Mutex::default(),
             turns: Turns::default(),
             leaving: AtomicBool::default(),
             open: AtomicBool::new(true),
@@ -180,10 +205,26 @@ impl Group {
 
     /// Stands for election, in a term in which this node has voted for nobody else.
     pub(crate) async fn elect(&self) -> Option<()> {
-        let _turn = self.turns.vote.lock().await;
-        self.raft.trigger().elect().await.ok()?;
-        // Answered behind it: by then this node has voted for itself, and for nobody else in that term.
-        self.raft.with_raft_state(|_| ()).await.ok()
+        let turn = self.turns.vote.clone().lock_owned().await;
+        let raft = self.raft.clone();
+        let elect = async move {
+            raft.trigger().elect().await.ok()?;
+            // Answered behind it: by then this node has voted for itself, and for nobody else in that term.
+            raft.with_raft_state(|_| ()).await.ok()
+        };
+        to_its_end(turn, elect).await?
+    }
+
+    /// Promises a leader to stand for election when it says so: with this serial, within `PLEDGE`, and once.
+    pub(crate) fn pledge(&self, to: NodeId, serial: u64) {
+        let until = clock::now() + PLEDGE;
+        *self.pledge.lock() = Some(Pledge { to, serial, until });
+    }
+
+    /// Returns whether that was promised, and holds.
+    pub(crate) fn take_pledge(&self, to: NodeId, serial: u64) -> bool {
+        let pledge = self.pledge.lock().take_if(|of| of.to == to && of.serial == serial);
+        pledge.is_some_and(|pledge| clock::now() < pledge.until)
     }
 
     /// Keeps the lead here for a time, or lets it go where it should be.

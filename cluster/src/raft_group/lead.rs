@@ -68,6 +68,8 @@ pub(crate) struct LeadState {
     heard: Mutex<Heard>,
     /// Votes of this node that others have asked for and that are not yet decided.
     doubts: AtomicUsize,
+    /// Until then a member may stand for election although this leader is heard of: its lease says nothing.
+    unsafe_until: Mutex<Option<Instant>>,
     handing_over: AtomicBool,
     quiet: AtomicBool,
     /// Since when this node leads.
@@ -100,6 +102,7 @@ impl LeadState {
             lead: watch::Sender::default(),
             heard: Mutex::default(),
             doubts: AtomicUsize::default(),
+            unsafe_until: Mutex::default(),
             handing_over: AtomicBool::default(),
             quiet: AtomicBool::default(),
             since: Mutex::default(),
@@ -119,6 +122,12 @@ impl LeadState {
         self.doubts.load(Ordering::SeqCst) == 0
             && self.now().here
             && self.heard.lock().within(READ_SILENCE_MAX)
+            && self.unsafe_until.lock().is_none_or(|until| clock::now() >= until)
+    }
+
+    /// Holds reads back for a time, or no longer.
+    pub(crate) fn hold_reads(&self, time: Option<Duration>) {
+        *self.unsafe_until.lock() = time.map(|time| clock::now() + time);
     }
 
     /// Holds reads back while this node decides on a vote, which may end its own lead.

@@ -16,15 +16,17 @@ use std::{
     time::Duration,
 };
 
-use openraft::{ChangeMembers, EmptyNode};
+use openraft::{AsyncRuntime as _, ChangeMembers, EmptyNode};
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
 use super::{group::Group, types::LogId, wire};
 use crate::{
     clock,
     id::NodeId,
-    limits::LEADER_LEASE,
-    transport::{Class, Desk, Network},
+    limits::{LEADER_LEASE, READ_SILENCE_MAX},
+    runtime::ClusterRuntime,
+    transport::{Class, Desk, LinkError, Network},
 };
 
 /// A change of members that takes longer has lost its quorum.
@@ -35,6 +37,9 @@ const CAUGHT_UP_ENTRIES: u64 = 64;
 
 /// A lead that has not changed hands within this time stays.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A member that pledged itself to take over does so within this time, or not at all.
+pub(crate) const PLEDGE: Duration = LEADER_LEASE;
 
 /// Most voters of which two are a quorum.
 const VOTES_OF_TWO: usize = 3;
@@ -311,14 +316,29 @@ impl Group {
         while !caught_up() {
             tokio::time::sleep(HAND_OVER_LOOK).await;
         }
+        let ask = |body| network.request(to, Class::Consensus, Desk::Raft, body, LEADER_LEASE);
+        let serial = ClusterRuntime::thread_rng().r#gen();
+        if ask(wire::pledge(self.number, serial)).await.is_err() {
+            return false;
+        }
+        // The heir asks for votes although it hears of this leader, and may win without this node ever hearing
+        // of it. Once the pledge is over it has done so, or never will; and who has done so acknowledges
+        // nothing here any more.
+        self.lead.hold_reads(Some(PLEDGE + READ_SILENCE_MAX));
         let mut lead = self.lead.watch();
-        let body = wire::elect(self.number, pinned);
-        let asked = network.request(to, Class::Consensus, Desk::Raft, body, LEADER_LEASE);
-        if asked.await.is_err() {
+        let asked = ask(wire::elect(self.number, serial, pinned)).await;
+        if asked.as_ref().is_err_and(LinkError::is_not_done) {
+            self.lead.hold_reads(None);
+        }
+        if asked.is_err() {
             return false;
         }
         let gone = lead.wait_for(|lead| lead.leader != Some(self.node));
-        tokio::time::timeout(LEADER_LEASE, gone).await.is_ok()
+        let handed = tokio::time::timeout(LEADER_LEASE, gone).await.is_ok();
+        if handed {
+            self.lead.hold_reads(None);
+        }
+        handed
     }
 }
 

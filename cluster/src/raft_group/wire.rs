@@ -30,6 +30,7 @@ const VOTE: u8 = 2;
 const ASK: u8 = 3;
 const ELECT: u8 = 4;
 const WILLING: u8 = 5;
+const PLEDGE: u8 = 6;
 
 /// A request of one member to another.
 #[derive(Debug)]
@@ -43,13 +44,20 @@ pub(crate) enum Request {
         /// The last entry of his log.
         last: Option<LogId>,
     },
-    /// The leader wants this member to take over.
+    /// The leader wants this member to take over, as it has pledged to.
     Elect {
+        /// That of the pledge.
+        serial: u64,
         /// And to keep the lead for a while, although another should have it.
         pinned: bool,
     },
     /// The leader wants to know whether this member would take over.
     Willing,
+    /// The leader wants this member to take over if it says so within the time of a pledge, and only then.
+    Pledge {
+        /// Another one for each.
+        serial: u64,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -96,8 +104,12 @@ pub(crate) fn ask(group: u16, last: Option<LogId>) -> Bytes {
     begun(ASK, group, &last, 0).into()
 }
 
-pub(crate) fn elect(group: u16, pinned: bool) -> Bytes {
-    begun(ELECT, group, &pinned, 0).into()
+pub(crate) fn elect(group: u16, serial: u64, pinned: bool) -> Bytes {
+    begun(ELECT, group, &(serial, pinned), 0).into()
+}
+
+pub(crate) fn pledge(group: u16, serial: u64) -> Bytes {
+    begun(PLEDGE, group, &serial, 0).into()
 }
 
 pub(crate) fn willing(group: u16) -> Bytes {
@@ -135,8 +147,12 @@ pub(crate) fn request(body: &Bytes) -> Option<(u16, Request)> {
             Request::Vote(VoteRequest { vote, last_log_id })
         }
         ASK => Request::Ask { last: take(&mut fields)? },
-        ELECT => Request::Elect { pinned: take(&mut fields)? },
+        ELECT => {
+            let (serial, pinned) = take(&mut fields)?;
+            Request::Elect { serial, pinned }
+        }
         WILLING => Request::Willing,
+        PLEDGE => Request::Pledge { serial: take(&mut fields)? },
         _ => return None,
     };
     Some((group, request))
@@ -247,8 +263,9 @@ mod tests {
         write("heartbeat", &append(0, &heartbeat));
         write("vote", &super::vote(1, &vote));
         write("ask", &ask(1, None));
-        write("elect", &elect(1, true));
+        write("elect", &elect(1, 7, true));
         write("willing", &willing(1));
+        write("pledge", &pledge(1, 7));
     }
 
     proptest! {

@@ -111,6 +111,12 @@ impl LinkError {
     pub fn is_unsent(&self) -> bool {
         matches!(self, Self::Unreachable | Self::NoCluster | Self::Full | Self::TooLong)
     }
+
+    /// Returns whether the peer surely has not done what was asked: it has not seen it, or said no.
+    #[must_use]
+    pub fn is_not_done(&self) -> bool {
+        self.is_unsent() || matches!(self, Self::Refused(_))
+    }
 }
 
 /// What a request gets: bytes, or the text of a refusal.
