@@ -82,9 +82,42 @@ impl Seek {
         if self.guess != Some(wrong) {
             return;
         }
-        let replicas = (way.replicas)(self.group);
-        let at = replicas.iter().position(|replica| *replica == wrong);
-        let next = at.and_then(|at| replicas.get(at + 1)).or(replicas.first()).copied();
+        // Never itself: who asks does not know, and would ask itself again and again.
+        let mut others = (way.replicas)(self.group);
+        others.retain(|replica| *replica != self.node);
+        let at = others.iter().position(|replica| *replica == wrong);
+        let next = at.and_then(|at| others.get(at + 1)).or(others.first()).copied();
         self.guess = hint.filter(|hint| *hint != self.node).or(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::transport::memory::Hub;
+
+    #[tokio::test]
+    async fn seek_when_its_replica_comes_and_goes_then_never_asks_itself() {
+        let hub = Hub::new(1);
+        let placed = Arc::new(Mutex::new(vec![NodeId(1), NodeId(3)]));
+        let replicas: Replicas = {
+            let placed = placed.clone();
+            Arc::new(move |_| placed.lock().clone())
+        };
+        let way = Way { network: hub.join(NodeId(2), "n2"), replicas };
+        let mut seek = Seek::new(NodeId(2), ShardId(0));
+        let told = |node| Some(Leader { node, term: 0 });
+        assert_eq!(seek.target(Lead::default(), Some(&way)), told(1));
+        *placed.lock() = vec![NodeId(1), NodeId(2), NodeId(3)];
+        seek.guess_again(NodeId(1), None, &way);
+        // It hears by itself.
+        let heard = Lead { leader: Some(NodeId(1)), term: 4, here: false };
+        assert_eq!(seek.target(heard, Some(&way)), Some(Leader { node: 1, term: 4 }));
+        *placed.lock() = vec![NodeId(1), NodeId(3)];
+        assert_eq!(seek.target(Lead::default(), Some(&way)), told(3));
+        seek.guess_again(NodeId(3), Some(NodeId(2)), &way);
+        assert_eq!(seek.target(Lead::default(), Some(&way)), told(1));
     }
 }
