@@ -34,20 +34,21 @@ impl ProposeClerk {
     /// Enters a run into its group's queue; the answer comes later, or at once if it cannot enter.
     fn enter(&self, asked: Asked) -> Result<tokio::sync::oneshot::Receiver<Verdict>, Verdict> {
         let Asked { group, request, run, commands } = asked;
-        let not_leader = |leader| Verdict::Refused(Refusal::NotLeader(leader));
-        let group = self.groups.get(usize::from(group.0)).ok_or(not_leader(None))?;
+        let not_here = Verdict::Refused(Refusal::NotLeader(None));
+        let group = self.groups.get(usize::from(group.0)).ok_or(not_here)?;
         let lead = group.lead.now();
-        if !lead.here {
-            let other = lead.leader.filter(|leader| *leader != self.node);
-            return Err(not_leader(other.map(|leader| leader.0)));
-        }
         let bytes = commands.iter().map(Bytes::len).sum();
-        let refusal = self.health.state().refusal();
         // An opening takes no room worth counting, and whoever asks for one waits for all the others.
-        let permit =
-            if run.is_opening() { None } else { self.permits.take_all(commands.len(), bytes) };
-        let full = permit.is_none() && !run.is_opening();
-        let refusal = refusal.or(full.then_some(ProposeError::Overloaded)).map(Refusal::Told);
+        let needs_permit = lead.here && !run.is_opening();
+        let permit = needs_permit.then(|| self.permits.take_all(commands.len(), bytes)).flatten();
+        let refusal = if lead.here {
+            let full = permit.is_none() && needs_permit;
+            let why = self.health.state().refusal();
+            why.or(full.then_some(ProposeError::Overloaded)).map(Refusal::Told)
+        } else {
+            let other = lead.leader.filter(|leader| *leader != self.node);
+            Some(Refusal::NotLeader(other.map(|leader| leader.0)))
+        };
         group.queue.enter(request, run, commands, permit, lead.term, refusal)
     }
 }

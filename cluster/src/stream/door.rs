@@ -2,6 +2,7 @@
 //!
 //! - Owns: per stream the last request seen, and which command comes next.
 //! - Takes: requests in any order, repeated or not. Gives: a reason against one, or none.
+//! - Asked by replicas that do not lead, too: a request that was refused must not enter by a late copy of it.
 //! - Promise: a request enters at most once, and nothing enters behind a command that was refused; so what
 //!   a sender is told to be refused is in no log. `table.rs` keeps the state right also without this.
 //! - Bound: one small record per node and group.

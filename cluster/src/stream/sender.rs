@@ -327,11 +327,14 @@ impl<C> Sender<C> {
             // Those in front are done and gone; no more were sent than have a number.
             let at = seq.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
             let at = at.filter(|at| *at < self.sent);
-            if let Some(item) = at.and_then(|at| self.items.get_mut(at)) {
-                item.done = true;
-                let reply = reply.ok_or(ProposeError::Unknown);
-                told.extend(item.caller.take().map(|caller| (caller, reply)));
-            }
+            let Some(item) = at.and_then(|at| self.items.get_mut(at)) else { continue };
+            let Some(reply) = reply else {
+                // Applied before, by a twin that nobody answered: the opening of an epoch says what came of it.
+                self.mode = Mode::Opening;
+                continue;
+            };
+            item.done = true;
+            told.extend(item.caller.take().map(|caller| (caller, Ok(reply))));
         }
     }
 

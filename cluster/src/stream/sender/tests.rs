@@ -320,7 +320,7 @@ impl World {
                     let forgotten = applied && self.forgets;
                     assert!(
                         forgotten || *at >= *pushed + PROPOSE_TIMEOUT,
-                        "{id} given up too early"
+                        "{id} given up too early: applied {applied}"
                     );
                 }
                 Err(why) => assert!(!applied, "{id} was refused ({why}), and is there"),
@@ -329,21 +329,31 @@ impl World {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+fn live(seed: u64, steps: u32) {
+    let mut world = World::new(seed);
+    world.elect();
+    world.hear();
+    for _ in 0..steps {
+        world.step();
+    }
+    world.heal();
+    world.check();
+}
 
+proptest! {
     #[test]
     fn stream_when_leaders_links_and_answers_fail_then_each_command_is_applied_once_in_order(
         seed in any::<u64>(),
         steps in 50..1_500_u32,
     ) {
-        let mut world = World::new(seed);
-        world.elect();
-        world.hear();
-        for _ in 0..steps {
-            world.step();
-        }
-        world.heal();
-        world.check();
+        live(seed, steps);
+    }
+}
+
+/// Seeds that once broke a promise.
+#[test]
+fn stream_of_seeds_that_failed_once_keeps_its_promises() {
+    for (seed, steps) in [(593_280_074_717_998_870, 449), (7_786_528_878_782_414_473, 922)] {
+        live(seed, steps);
     }
 }

@@ -52,11 +52,13 @@ impl World {
         let refuses = self.faults && self.dice.one_in(10);
         let replica = &mut self.replicas[letter.to];
         let run = letter.sending.run;
-        let Some(term) = replica.leads else {
-            return self.answer(&letter, Verdict::Refused(Refusal::NotLeader(None)));
-        };
+        let term = replica.leads.unwrap_or(self.term);
         if let Some(why) = replica.door.check(letter.sending.request, term, &run) {
             return self.answer(&letter, why);
+        }
+        if replica.leads.is_none() {
+            replica.door.refuse(&run);
+            return self.answer(&letter, Verdict::Refused(Refusal::NotLeader(None)));
         }
         if refuses {
             replica.door.refuse(&run);
