@@ -118,6 +118,11 @@ bench-peers: ## Runs the same load against mosquitto, nats-server, rumqttd and H
 bench-cluster: ## Runs the same load against three nodes of Hongqiao, nats-server and RabbitMQ
 	benches/peers/cluster $(ARGS)
 
+.PHONY: bench-scaling
+bench-scaling: ## What more nodes, rooms and subscriptions cost; writes docs/scaling.md and its plot
+	$(CARGO) build --release --locked --bin hongqiao
+	benches/scaling $(ARGS)
+
 .PHONY: bench-million
 bench-million: ## One million connection actors over an in-memory transport
 	$(CARGO) bench --locked --bench million $(ARGS)
