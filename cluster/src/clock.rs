@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 /// Returns the monotonic clock.
 #[must_use]
 pub(crate) fn now() -> Instant {
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     assert!(
         !crate::runtime::is_driven() || tokio::runtime::Handle::try_current().is_ok(),
         "a world has no time of its own, only its nodes have: real time got in"
@@ -22,7 +22,7 @@ pub(crate) fn now() -> Instant {
 
 /// Holds this thread up for `time`; only for threads that have nothing else to do.
 pub(crate) fn rest(time: Duration) {
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     if crate::runtime::is_driven() {
         return;
     }

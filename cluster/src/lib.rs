@@ -40,9 +40,13 @@ mod limits;
 mod codec;
 mod clock;
 mod runtime;
-#[cfg(test)]
 #[cfg(feature = "sim")]
-mod sim;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout),
+    allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)
+)]
+pub mod sim;
 
 pub use backup::Lacking;
 pub use directory::{

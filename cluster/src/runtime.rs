@@ -17,7 +17,7 @@ pub(crate) struct ClusterRuntime;
 /// Draws from the operating system's generator, or from the seed of the simulation on this thread.
 pub(crate) struct ThreadRng;
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 mod seed {
     use std::cell::RefCell;
 
@@ -45,7 +45,7 @@ mod seed {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub(crate) use seed::{is_set as is_driven, set as set_seed};
 
 impl RngCore for ThreadRng {
@@ -62,7 +62,7 @@ impl RngCore for ThreadRng {
     }
 
     fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        #[cfg(all(test, feature = "sim"))]
+        #[cfg(feature = "sim")]
         if seed::fill(bytes) {
             return;
         }
@@ -80,7 +80,7 @@ impl RngCore for ThreadRng {
 pub(crate) async fn aside<R: Send + 'static>(
     work: impl FnOnce() -> R + Send + 'static,
 ) -> Option<R> {
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     if is_driven() {
         return Some(work());
     }

@@ -5,6 +5,11 @@
 
 use std::{fs, path::Path};
 
+/// What stands in front of modules that no release has: for tests, for tests and the simulation (the only feature
+/// that has modules).
+const TEST_MARKS: [&str; 4] =
+    ["#[cfg(test)]", "#[cfg(any(test,", "#[cfg(all(test,", "#[cfg(feature ="];
+
 /// One file.
 pub(super) struct Source {
     pub(super) path: String,
@@ -48,13 +53,14 @@ impl Source {
         }
     }
 
-    /// Paths, without `.rs`, of modules that this file declares under `#[cfg(test)]`.
+    /// Paths, without `.rs`, of modules that this file declares for tests or for the simulation.
     fn test_modules(&self) -> Vec<String> {
         let folder = match self.path.rsplit_once('/') {
             Some((folder, "mod.rs" | "lib.rs" | "main.rs")) => folder,
             _ => self.path.trim_end_matches(".rs"),
         };
-        let after = self.code.split("#[cfg(test)]").skip(1).filter_map(|rest| {
+        let marks = TEST_MARKS.iter().flat_map(|mark| self.code.split(mark).skip(1));
+        let after = marks.filter_map(|rest| {
             let declaration = rest.split([';', '{']).next()?;
             declaration.rsplit_once("mod ").map(|(_, name)| name.trim())
         });

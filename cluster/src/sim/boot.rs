@@ -81,8 +81,19 @@ async fn enter(
 pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartError> {
     let options = options(&ground);
     let (format, peers) = enter(&ground, &options).await?;
-    let Ground { node: id, incarnation, disk, kv, shelf, delay, network, shape, oracle, .. } =
-        ground;
+    let Ground {
+        node: id,
+        incarnation,
+        disk,
+        kv,
+        shelf,
+        delay,
+        network,
+        shape,
+        oracle,
+        machines,
+        ..
+    } = ground;
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let health = Arc::new(Health::default());
     let log = Log::open_driven(
@@ -101,7 +112,10 @@ pub(super) async fn boot(ground: Ground) -> Result<ClusterHandle<Ledger>, StartE
     let kv = Box::new(kv);
     let shelf = Arc::new(shelf);
     let parts = Parts { disk, kv, shelf, log, health, incarnation: incarnation.now() };
-    let make = |shard: ShardId| Ledger::new(id, shard, oracle.clone());
+    let make = |shard: ShardId| {
+        let inner = machines.as_ref().map(|machines| machines(id, shard));
+        Ledger::new(id, shard, oracle.clone(), inner)
+    };
     let watched = oracle.clone();
     let sink: MetaSink = Arc::new(move |directory, _| {
         watched.see(&Event::Published { node: id, directory });

@@ -24,6 +24,7 @@ use tokio::runtime::{EnterGuard, Runtime};
 
 use super::{
     boot,
+    guest::MakeMachine,
     ledger::Ledger,
     links::{self, Links},
     oracle::Oracle,
@@ -64,6 +65,8 @@ pub(super) struct Ground {
     pub(super) network: Option<Arc<dyn Network>>,
     pub(super) shape: Shape,
     pub(super) oracle: Arc<Oracle>,
+    /// `None`: the ledger is all there is.
+    pub(super) machines: Option<MakeMachine>,
 }
 
 /// What came of a start.
@@ -166,7 +169,13 @@ impl Host {
         self.life.as_ref()?.started.get()?.as_ref().err()
     }
 
-    pub(super) fn start(&mut self, shape: &Shape, links: &Links, oracle: &Arc<Oracle>) {
+    pub(super) fn start(
+        &mut self,
+        shape: &Shape,
+        links: &Links,
+        oracle: &Arc<Oracle>,
+        machines: Option<&MakeMachine>,
+    ) {
         self.incarnation = self.written.now() + 1;
         self.written = Incarnation::in_memory(self.node, self.incarnation);
         let runtime = links::runtime(self.random.lock().next_u64());
@@ -190,6 +199,7 @@ impl Host {
             network,
             shape: shape.clone(),
             oracle: oracle.clone(),
+            machines: machines.cloned(),
         };
         let started = Started::default();
         let told = started.clone();

@@ -1,8 +1,10 @@
-//! The machine of a simulated shard: a list of numbered commands, with a digest over all of it.
+//! The machine of a simulated shard: a list of numbered commands, with a digest over all of it; a guest's machine
+//! may be inside.
 //!
 //! - Owns: the digest. Takes: commands of clients. Gives: each its place; tells the oracle what it applies.
 //! - Not idempotent on purpose: a command that is applied twice, left out, or applied elsewhere changes
 //!   the digest of everything behind it.
+//! - What follows a command's name is for the machine inside; its replies go into the digest.
 //! - Bound: keeps the last `KEPT` commands; older ones are in the digest alone.
 //! - Source: own design.
 
@@ -19,6 +21,12 @@ use crate::{
 /// Commands that stay in the store, so that tables, blocks and deletions are all in use.
 const KEPT: u64 = 40;
 
+/// Bytes of a command's name.
+const NAME_BYTES: usize = 12;
+
+/// Bytes of an encoded summary.
+pub(super) const SUMMARY_BYTES: usize = 24;
+
 /// What a client proposes: who, its how many-th, and some bytes to carry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Command {
@@ -27,11 +35,11 @@ pub(super) struct Command {
 }
 
 impl Command {
-    pub(super) fn encode(self, filler: usize) -> Bytes {
-        let mut bytes = Vec::with_capacity(12 + filler);
+    pub(super) fn encode(self, body: &[u8]) -> Bytes {
+        let mut bytes = Vec::with_capacity(NAME_BYTES + body.len());
         bytes.extend_from_slice(&self.client.to_be_bytes());
         bytes.extend_from_slice(&self.number.to_be_bytes());
-        bytes.resize(12 + filler, 0xa5);
+        bytes.extend_from_slice(body);
         Bytes::from(bytes)
     }
 
@@ -55,8 +63,8 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    fn with(self, index: u64, command: &[u8]) -> Self {
-        let parts = [&self.digest.to_be_bytes()[..], &index.to_be_bytes(), command];
+    fn with(self, index: u64, command: &[u8], reply: &[u8]) -> Self {
+        let parts = [&self.digest.to_be_bytes()[..], &index.to_be_bytes(), command, reply];
         Self { index, count: self.count + 1, digest: digest(&parts) }
     }
 
@@ -83,12 +91,18 @@ pub(super) struct Ledger {
     node: NodeId,
     shard: ShardId,
     oracle: Arc<Oracle>,
+    inner: Option<Box<dyn Machine>>,
     pub(super) summary: Summary,
 }
 
 impl Ledger {
-    pub(super) fn new(node: NodeId, shard: ShardId, oracle: Arc<Oracle>) -> Self {
-        Self { node, shard, oracle, summary: Summary::default() }
+    pub(super) fn new(
+        node: NodeId,
+        shard: ShardId,
+        oracle: Arc<Oracle>,
+        inner: Option<Box<dyn Machine>>,
+    ) -> Self {
+        Self { node, shard, oracle, inner, summary: Summary::default() }
     }
 }
 
@@ -103,22 +117,42 @@ impl Machine for Ledger {
         let stored = store.get(SUMMARY);
         self.summary = stored.map_or(Summary::default(), |stored| Summary::decode(&stored));
         self.oracle.loaded(self.node, self.shard, self.summary);
+        if let Some(inner) = &mut self.inner {
+            inner.load(store);
+        }
     }
 
     fn apply(&mut self, index: u64, command: &Bytes, store: &mut dyn StoreMut) -> Bytes {
         let before = self.summary;
-        self.summary = before.with(index, command);
+        let body = command.slice(NAME_BYTES..);
+        let reply = match &mut self.inner {
+            Some(inner) if !body.is_empty() => inner.apply(index, &body, store),
+            _ => Bytes::new(),
+        };
+        self.summary = before.with(index, command, &reply);
         self.oracle.applied(self.node, self.shard, before, self.summary, command);
         store.put_new(key(self.summary.count), command.clone());
         if let Some(old) = self.summary.count.checked_sub(KEPT) {
             store.delete(&key(old));
         }
         store.put(SUMMARY.to_vec(), self.summary.encode());
-        self.summary.encode()
+        Bytes::from([self.summary.encode(), reply].concat())
     }
 
-    fn query(&self, _question: &Bytes, store: &dyn Store) -> Bytes {
+    fn applied(&mut self) {
+        if let Some(inner) = &mut self.inner {
+            inner.applied();
+        }
+    }
+
+    fn query(&self, question: &Bytes, store: &dyn Store) -> Bytes {
         // From the store, not from memory: what a reader sees has gone through tables and blocks.
-        store.get(SUMMARY).unwrap_or_else(|| Summary::default().encode())
+        let summary = store.get(SUMMARY).unwrap_or_else(|| Summary::default().encode());
+        match &self.inner {
+            Some(inner) if !question.is_empty() => {
+                Bytes::from([summary, inner.query(question, store)].concat())
+            }
+            _ => summary,
+        }
     }
 }

@@ -18,10 +18,13 @@ use crate::id::{NodeId, ShardId};
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Violation {
-    pub(super) invariant: &'static str,
-    pub(super) at_ms: u64,
-    pub(super) what: String,
+pub struct Violation {
+    /// Its name.
+    pub invariant: &'static str,
+    /// When it was seen.
+    pub at_ms: u64,
+    /// What cannot be.
+    pub what: String,
 }
 
 impl fmt::Display for Violation {

@@ -125,6 +125,12 @@ impl Shape {
         }
     }
 
+    /// Makes room for the clients of a guest beside one of the world's own, whose commands are bare.
+    pub(super) fn host(&mut self, clients: usize) {
+        self.clients = 1 + u32::try_from(clients).unwrap_or(0);
+        self.filler_max = 0;
+    }
+
     /// Returns how many nodes there may be in all.
     pub(super) fn all_nodes(&self) -> u64 {
         self.nodes + self.spares

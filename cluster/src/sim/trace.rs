@@ -7,9 +7,10 @@
 
 use std::{
     cell::Cell,
-    fmt::{self, Display, Write},
+    fmt::{Display, Write},
 };
 
+#[cfg(test)]
 use tracing_subscriber::{
     filter::Targets,
     fmt::{format::Writer, time::FormatTime},
@@ -43,22 +44,30 @@ pub(super) fn set_time(now_ms: u64) {
     NOW_MS.set(now_ms);
 }
 
+/// Shows the worlds that `run` runs as they pass.
+pub fn show<R>(run: impl FnOnce() -> R) -> R {
+    SHOWN.set(true);
+    let shown = run();
+    SHOWN.set(false);
+    shown
+}
+
 /// The time of the world, in logs.
+#[cfg(test)]
 struct WorldTime;
 
+#[cfg(test)]
 impl FormatTime for WorldTime {
-    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+    fn format_time(&self, w: &mut Writer<'_>) -> std::fmt::Result {
         write!(w, "{:>6} ms ", NOW_MS.get())
     }
 }
 
-/// Shows the worlds that `show` runs as they pass, with the logs of `levels`, such as `openraft=debug`.
-pub(super) fn shown<R>(levels: &str, show: impl FnOnce() -> R) -> R {
+/// Shows the worlds that `run` runs as they pass, with the logs of `levels`, such as `openraft=debug`.
+#[cfg(test)]
+pub(super) fn shown<R>(levels: &str, run: impl FnOnce() -> R) -> R {
     let levels: Targets = levels.parse().expect("levels such as hongqiao_cluster=debug");
     let layer = tracing_subscriber::fmt::layer().with_timer(WorldTime).with_ansi(false);
     let subscriber = tracing_subscriber::registry().with(layer).with(levels);
-    SHOWN.set(true);
-    let shown = tracing::subscriber::with_default(subscriber, show);
-    SHOWN.set(false);
-    shown
+    tracing::subscriber::with_default(subscriber, || show(run))
 }

@@ -13,8 +13,9 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{
     event::{Event, Origin},
+    guest::{Answer, Outcome},
     host::{Host, Visit},
-    ledger::{Command, Summary},
+    ledger::{Command, SUMMARY_BYTES, Summary},
     oracle::Oracle,
     shape::Shape,
 };
@@ -60,12 +61,34 @@ pub(super) struct Client {
     home: usize,
     proposed: Vec<Proposed>,
     asked: Vec<Asked>,
+    /// For a guest; nobody else takes them.
+    heard: Option<Heard>,
+}
+
+/// What a guest has not taken yet.
+#[derive(Default)]
+struct Heard {
+    outcomes: Vec<(u64, Outcome)>,
+    answers: Vec<(u64, Answer)>,
 }
 
 impl Client {
     pub(super) fn new(id: u32, home: usize) -> Self {
         let (proposed, asked) = (Vec::new(), Vec::new());
-        Self { id, next_number: 1, next_turn_ms: 0, home, proposed, asked }
+        Self { id, next_number: 1, next_turn_ms: 0, home, proposed, asked, heard: None }
+    }
+
+    /// Keeps outcomes and answers for a guest from now on.
+    pub(super) fn serve(&mut self) {
+        self.heard = Some(Heard::default());
+    }
+
+    pub(super) fn take_outcomes(&mut self) -> Vec<(u64, Outcome)> {
+        self.heard.as_mut().map(|heard| std::mem::take(&mut heard.outcomes)).unwrap_or_default()
+    }
+
+    pub(super) fn take_answers(&mut self) -> Vec<(u64, Answer)> {
+        self.heard.as_mut().map(|heard| std::mem::take(&mut heard.answers)).unwrap_or_default()
     }
 
     pub(super) fn open(&self) -> usize {
@@ -87,8 +110,19 @@ impl Client {
                     && host.is_alive()
             })
         };
+        let heard = &mut self.heard;
         self.proposed.retain(|open| {
-            let Some(told) = open.told.lock().take() else { return lives(open.origin) };
+            let number = open.command.number;
+            let Some(told) = open.told.lock().take() else {
+                let lives = lives(open.origin);
+                if let (false, Some(heard)) = (lives, heard.as_mut()) {
+                    heard.outcomes.push((number, Outcome::Unknown));
+                }
+                return lives;
+            };
+            if let Some(heard) = heard.as_mut() {
+                heard.outcomes.push((number, outcome(&told)));
+            }
             let told = told.map(|reply| Summary::decode(&reply));
             match told {
                 Ok(_) => tally.acknowledged += 1,
@@ -101,11 +135,22 @@ impl Client {
             false
         });
         self.asked.retain(|open| {
-            let Some(told) = open.told.lock().take() else { return lives(open.origin) };
+            let Some(told) = open.told.lock().take() else {
+                let lives = lives(open.origin);
+                if let (false, Some(heard)) = (lives, heard.as_mut()) {
+                    heard.answers.push((open.question, None));
+                }
+                return lives;
+            };
+            let mut answered = None;
             if let Ok(answer) = told {
                 tally.answered += 1;
                 let state = Summary::decode(&answer);
                 oracle.see(&Event::Answered { question: open.question, state });
+                answered = Some((state.index, answer.slice(SUMMARY_BYTES..)));
+            }
+            if let Some(heard) = heard.as_mut() {
+                heard.answers.push((open.question, answered));
             }
             false
         });
@@ -134,15 +179,29 @@ impl Client {
 
     /// Proposes the next command at a node; `false` if that node does not live.
     pub(super) fn propose(&mut self, at: usize, shard: ShardId, world: &mut Turn<'_>) -> bool {
-        let host = &world.hosts[at];
-        let Some(Visit { handle, runtime, .. }) = &host.visit() else { return false };
+        if world.hosts[at].visit().is_none() {
+            return false;
+        }
+        let filler = world.random.gen_range(0..=world.shape.filler_max);
+        self.submit(at, shard, &vec![0xa5; filler], world).is_some()
+    }
+
+    /// Proposes the next command with this body; `None` if the node does not live, or too many are open.
+    pub(super) fn submit(
+        &mut self,
+        at: usize,
+        shard: ShardId,
+        body: &[u8],
+        world: &mut Turn<'_>,
+    ) -> Option<u64> {
+        let host = world.hosts.get(at)?;
+        let Visit { handle, runtime, .. } = &host.visit()?;
         let command = Command { client: self.id, number: self.next_number };
         self.next_number += 1;
         world.tally.proposed += 1;
         let origin = Origin { node: host.node, incarnation: host.incarnation };
         world.oracle.see(&Event::Proposed { command, shard, origin });
-        let filler = world.random.gen_range(0..=world.shape.filler_max);
-        let proposed = handle.propose(shard, command.encode(filler));
+        let proposed = handle.propose(shard, command.encode(body));
         let told = Slot::default();
         let slot = told.clone();
         runtime.spawn(async move {
@@ -150,12 +209,23 @@ impl Client {
             *slot.lock() = Some(outcome);
         });
         self.proposed.push(Proposed { command, shard, origin, since_ms: world.now_ms, told });
-        true
+        Some(command.number)
     }
 
     fn ask(&mut self, shard: ShardId, world: &mut Turn<'_>) {
-        let host = &world.hosts[self.home];
-        let Some(Visit { handle, runtime, .. }) = &host.visit() else { return };
+        let _ = self.question(self.home, shard, Bytes::new(), world);
+    }
+
+    /// Asks a shard by way of a node; `None` if that does not live.
+    pub(super) fn question(
+        &mut self,
+        at: usize,
+        shard: ShardId,
+        body: Bytes,
+        world: &mut Turn<'_>,
+    ) -> Option<u64> {
+        let host = world.hosts.get(at)?;
+        let Visit { handle, runtime, .. } = &host.visit()?;
         *world.questions += 1;
         let question = *world.questions;
         let origin = Origin { node: host.node, incarnation: host.incarnation };
@@ -163,10 +233,22 @@ impl Client {
         let (told, handle) = (Slot::default(), (*handle).clone());
         let slot = told.clone();
         runtime.spawn(async move {
-            let outcome = handle.query(shard, Bytes::new()).await;
+            let outcome = handle.query(shard, body).await;
             *slot.lock() = Some(outcome);
         });
         self.asked.push(Asked { question, origin, told });
+        Some(question)
+    }
+}
+
+fn outcome(told: &Result<Bytes, ProposeError>) -> Outcome {
+    match told {
+        Ok(reply) => {
+            let (index, reply) = (Summary::decode(reply).index, reply.slice(SUMMARY_BYTES..));
+            Outcome::Told { index, reply }
+        }
+        Err(ProposeError::Unknown) => Outcome::Unknown,
+        Err(_) => Outcome::Refused,
     }
 }
 

@@ -19,6 +19,7 @@ use rand::{SeedableRng, rngs::StdRng, seq::SliceRandom};
 use super::{
     changes::{Changes, Ground},
     faults::{Faults, Targets},
+    guest::{Guest, MakeMachine, Stage},
     hand_overs::{self, HandOvers},
     health,
     host::{Death, Host, Place},
@@ -47,9 +48,12 @@ const SETTLE_MS: u64 = 30_000;
 const CHANGES_SETTLE_MS: u64 = 60_000;
 
 /// What came of a world.
-pub(super) struct Report {
-    pub(super) trace: String,
-    pub(super) broken: Option<Violation>,
+#[derive(Debug)]
+pub struct Report {
+    /// All that happened, line by line.
+    pub trace: String,
+    /// The first promise that was broken.
+    pub broken: Option<Violation>,
     pub(super) tally: Tally,
     pub(super) shape: Shape,
     pub(super) now_ms: u64,
@@ -62,6 +66,10 @@ pub(super) struct World {
     hosts: Vec<Host>,
     links: Links,
     clients: Vec<Client>,
+    guest: Option<Box<dyn Guest>>,
+    machines: Option<MakeMachine>,
+    /// The guest shall begin nothing new.
+    ending: bool,
     subscribers: Subscribers,
     faults: Faults,
     changes: Changes,
@@ -74,10 +82,20 @@ pub(super) struct World {
 }
 
 /// Runs the world of `seed` to its end, or to the first broken promise.
+#[cfg(test)]
 pub(super) fn run(seed: u64) -> Report {
+    run_with(seed, None)
+}
+
+/// As `run`, with clients and machines of somebody else.
+pub fn run_guest(seed: u64, guest: Box<dyn Guest>) -> Report {
+    run_with(seed, Some(guest))
+}
+
+fn run_with(seed: u64, guest: Option<Box<dyn Guest>>) -> Report {
     runtime::set_seed(Some(seed));
     panics::watch();
-    let mut world = World::new(seed);
+    let mut world = World::new(seed, guest);
     if catch_unwind(AssertUnwindSafe(|| world.live())).is_err() {
         world.oracle.complain("NO-PANIC", panics::taken().unwrap_or_default());
     }
@@ -91,11 +109,14 @@ pub(super) fn run(seed: u64) -> Report {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, guest: Option<Box<dyn Guest>>) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let mut shape = Shape::draw(&mut random);
         shape.draw_changes(seed);
         shape.draw_hand_overs(seed);
+        if let Some(guest) = &guest {
+            shape.host(guest.clients());
+        }
         let mut hosts: Vec<Host> =
             (1..=shape.all_nodes()).map(|node| Host::new(NodeId(node), &mut random)).collect();
         for host in hosts.iter_mut().filter(|host| host.node.0 > shape.nodes) {
@@ -103,7 +124,11 @@ impl World {
         }
         let links = Links::new(shape.all_nodes(), &mut random);
         let home = |client: u32| usize::try_from(client).unwrap_or(0) % hosts.len();
-        let clients = (0..shape.clients).map(|id| Client::new(id, home(id))).collect();
+        let mut clients: Vec<_> = (0..shape.clients).map(|id| Client::new(id, home(id))).collect();
+        if guest.is_some() {
+            clients.iter_mut().skip(1).for_each(Client::serve);
+        }
+        let machines = guest.as_ref().map(|guest| guest.machines());
         let mut trace = Trace::default();
         trace.line(0, format_args!("seed {seed}: {shape:?}"));
         Self {
@@ -113,6 +138,9 @@ impl World {
             hosts,
             links,
             clients,
+            guest,
+            machines,
+            ending: false,
             subscribers: Subscribers::default(),
             faults: Faults::default(),
             changes: Changes::default(),
@@ -170,12 +198,15 @@ impl World {
         if host.place != Place::Member {
             return;
         }
-        host.start(&self.shape, &self.links, &self.oracle);
+        host.start(&self.shape, &self.links, &self.oracle, self.machines.as_ref());
         let (node, life) = (host.node.0, host.incarnation);
         self.trace.line(self.now_ms, format_args!("node {node}: start {life}"));
     }
 
     fn clients_act(&mut self) {
+        if self.guest.is_some() {
+            return self.guest_acts(false);
+        }
         let mut turn = Turn {
             now_ms: self.now_ms,
             hosts: &self.hosts,
@@ -189,6 +220,22 @@ impl World {
             client.act(&mut turn);
         }
         self.subscribers.act(&mut turn);
+    }
+
+    fn guest_acts(&mut self, ending: bool) {
+        let Some(guest) = &mut self.guest else { return };
+        let turn = Turn {
+            now_ms: self.now_ms,
+            hosts: &self.hosts,
+            shape: &self.shape,
+            oracle: &self.oracle,
+            random: &mut self.random,
+            questions: &mut self.questions,
+            tally: &mut self.tally,
+        };
+        // The first client is the world's own, for its last round.
+        let clients = self.clients.get_mut(1..).unwrap_or_default();
+        guest.act(&mut Stage { turn, clients, trace: &mut self.trace }, ending);
     }
 
     fn change(&mut self) {
@@ -263,6 +310,9 @@ impl World {
         let changes = if self.shape.spares > 0 { CHANGES_SETTLE_MS } else { 0 };
         let deadline = self.now_ms + SETTLE_MS + changes;
         self.pass_until(deadline, "whole", |world| health::unwhole(&world.hosts, &world.shape));
+        let left = |world: &Self| world.guest.as_ref().and_then(|guest| guest.missing());
+        self.ending = true;
+        self.pass_until(deadline, "drained", left);
         let quiet = |world: &Self| {
             let open = world.clients.iter().map(Client::open).sum::<usize>();
             (open > 0).then(|| format!("{open} commands without an outcome"))
@@ -275,7 +325,10 @@ impl World {
                 }
             }
         }
-        self.pass_until(deadline, "even", |world| health::uneven(&world.hosts));
+        // Whoever has begun to move meanwhile, to be level, is to arrive: the leader may not be among the replicas.
+        self.pass_until(deadline, "even", |world| {
+            health::unwhole(&world.hosts, &world.shape).or_else(|| health::uneven(&world.hosts))
+        });
         if self.goes_on() {
             health::report(&self.hosts, &self.oracle);
             self.trace.line(self.now_ms, "settled");
@@ -293,6 +346,9 @@ impl World {
             if self.now_ms >= deadline {
                 self.oracle.complain("HEAL", format!("without faults, not {phase} yet: {what}"));
                 return;
+            }
+            if self.ending {
+                self.guest_acts(true);
             }
             let starts = self.with_faults(Faults::step);
             starts.into_iter().for_each(|at| self.start(at));

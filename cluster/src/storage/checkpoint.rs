@@ -176,7 +176,7 @@ impl Fill {
         kick.stopped
     }
 
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     async fn wait_driven(&self, time: Duration) -> bool {
         let due = || {
             let kick = self.kick.lock();
@@ -311,7 +311,7 @@ impl Checkpointer {
     }
 
     /// Does what `run` does as a task of a simulation, each round `delay` after it is due.
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub(crate) async fn drive(&self, news: News, delay: super::driven::Delay) {
         loop {
             let stopped = self.fill.wait_driven(self.interval).await;

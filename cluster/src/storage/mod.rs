@@ -20,7 +20,8 @@ pub(crate) mod state;
 pub(crate) mod folder;
 pub(crate) mod whole;
 mod wake;
-#[cfg(all(test, feature = "sim"))]
+#[cfg(feature = "sim")]
 pub(crate) mod driven;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used))]
 pub(crate) mod twin;

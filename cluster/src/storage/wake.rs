@@ -14,7 +14,7 @@ use parking_lot::{Condvar, MutexGuard};
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     thread: Condvar,
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     task: tokio::sync::Notify,
 }
 
@@ -22,7 +22,7 @@ impl Wake {
     /// Lets the worker look again.
     pub(crate) fn notify(&self) {
         self.thread.notify_one();
-        #[cfg(all(test, feature = "sim"))]
+        #[cfg(feature = "sim")]
         self.task.notify_one();
     }
 
@@ -37,7 +37,7 @@ impl Wake {
     }
 
     /// Waits in a task until `is_due`, looking again at each wake.
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub(crate) async fn until(&self, is_due: impl Fn() -> bool) {
         while !is_due() {
             self.task.notified().await;

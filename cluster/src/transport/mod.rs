@@ -15,7 +15,8 @@ mod reply;
 pub(crate) mod tcp;
 #[doc(hidden)]
 pub mod door;
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used))]
 pub(crate) mod memory;
 #[cfg(test)]
 mod contract;

@@ -36,7 +36,7 @@ pub(crate) struct Incarnation {
 
 impl Incarnation {
     /// Of a node without a folder.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn in_memory(node: NodeId, now: u64) -> Arc<Self> {
         let folder = Some(u128::from(node.0).to_be_bytes());
         let record = NodeRecord { folder, node: node.0, incarnation: now, ..NodeRecord::default() };

@@ -91,7 +91,7 @@ impl Writer {
     }
 
     /// Does what `run` does as a task of a simulation; each try of the disk takes `delay`.
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub(super) async fn drive(mut self, delay: crate::storage::driven::Delay) {
         while let Some(mut batch) = self.log.next_batch_driven().await {
             let mut wait = RETRY_MIN;

@@ -154,7 +154,7 @@ impl Log {
     }
 
     /// Reads what is on `disk` and starts the flusher as a task, with segments of `segment_bytes`.
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     pub(crate) fn open_driven(
         disk: Arc<dyn Disk>,
         groups: u16,
@@ -339,7 +339,7 @@ impl Log {
         pending.take()
     }
 
-    #[cfg(all(test, feature = "sim"))]
+    #[cfg(feature = "sim")]
     async fn next_batch_driven(&self) -> Option<Pending> {
         self.wake.until(|| self.pending.lock().is_due()).await;
         self.pending.lock().take()
