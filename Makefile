@@ -64,17 +64,24 @@ test: tools upgrade-binary ## Installs what tests need and runs them all, doc te
 .PHONY: sim
 sim: ## Simulates RUNS clusters with faults, each from its seed (FROM=1), and those that once failed
 	HONGQIAO_SIM_RUNS=$(RUNS) HONGQIAO_SIM_FROM=$(FROM) $(CARGO) sim --locked -- sim::
+	HONGQIAO_SIM_RUNS=$(RUNS) HONGQIAO_SIM_FROM=$(FROM) $(CARGO) sim-sessions --locked -- shard::sim::
 
 .PHONY: sim-replay
 sim-replay: ## Shows all that happens in the simulated cluster of SEED
 	@test -n "$(SEED)" || { echo "set SEED to the number that a failure names" >&2; exit 1; }
 	HONGQIAO_SIM_SEED=$(SEED) $(CARGO) sim --locked -- --ignored --nocapture world_shown
 
+.PHONY: sim-replay-sessions
+sim-replay-sessions: ## The same for the simulated sessions of SEED, with every command that was applied
+	@test -n "$(SEED)" || { echo "set SEED to the number that a failure names" >&2; exit 1; }
+	HONGQIAO_SIM_SEED=$(SEED) $(CARGO) sim-sessions --locked -- --ignored --nocapture sessions_shown
+
 .PHONY: verify
 verify: ## The gate, same as CI: format, lints, docs, tests; changes nothing
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) sim-clippy --locked -- -D warnings
+	$(CARGO) sim-sessions-clippy --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
 	$(MAKE) test
 

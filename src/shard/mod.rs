@@ -21,3 +21,5 @@ pub(crate) mod body;
 mod index;
 #[cfg(test)]
 mod tests;
+#[cfg(all(test, feature = "sim"))]
+mod sim;
