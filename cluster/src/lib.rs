@@ -41,11 +41,9 @@ mod codec;
 mod clock;
 mod runtime;
 #[cfg(feature = "sim")]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::print_stdout),
-    allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)
-)]
+#[cfg_attr(not(test), allow(dead_code))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+#[allow(clippy::cast_possible_truncation, clippy::missing_panics_doc)]
 pub mod sim;
 
 pub use backup::Lacking;

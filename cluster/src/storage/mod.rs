@@ -23,5 +23,6 @@ mod wake;
 #[cfg(feature = "sim")]
 pub(crate) mod driven;
 #[cfg(any(test, feature = "sim"))]
-#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod twin;

@@ -16,7 +16,8 @@ pub(crate) mod tcp;
 #[doc(hidden)]
 pub mod door;
 #[cfg(any(test, feature = "sim"))]
-#[cfg_attr(not(test), allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports))]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod memory;
 #[cfg(test)]
 mod contract;
