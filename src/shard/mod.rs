@@ -22,4 +22,5 @@ mod index;
 #[cfg(test)]
 mod tests;
 #[cfg(all(test, feature = "sim"))]
+#[allow(clippy::expect_used, clippy::print_stdout)]
 mod sim;

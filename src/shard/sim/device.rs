@@ -296,7 +296,12 @@ impl Device {
             let command = append(self.key, None, stage.below(3), payload);
             for shard in (0..stage.shards()).map(ShardId) {
                 let node = connection.node;
-                connection.send_at(stage, node, (shard, Doing::Publish), &[command.clone()]);
+                connection.send_at(
+                    stage,
+                    node,
+                    (shard, Doing::Publish),
+                    std::slice::from_ref(&command),
+                );
             }
         }
     }

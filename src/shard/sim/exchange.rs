@@ -61,7 +61,7 @@ pub(super) fn append(
 ) -> Command {
     let message = Message {
         app: APP,
-        topic: TopicName::parse(&format!("t/{topic}")).expect("a topic"),
+        topic: TopicName::parse(format!("t/{topic}")).expect("a topic"),
         publisher: Some(publisher),
         id,
         qos: if id.is_some() { Qos::ExactlyOnce } else { Qos::AtLeastOnce },
