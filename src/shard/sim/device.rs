@@ -26,7 +26,7 @@ use crate::{
 const PATIENCE_MS: u64 = 8_000;
 
 /// Claims of a session until numbers of its exchanges come again, as in `actors/beginnings.rs`.
-const RANGES: u64 = 8;
+const RANGES: u16 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -57,6 +57,8 @@ pub(super) struct Device {
     number: u64,
     exchange: Option<Exchange>,
     ids: u64,
+    /// First number of the exchanges of this claim.
+    base: u16,
     /// Claims that were granted.
     pub(super) claims: u64,
     /// All was read and acknowledged after everybody had published.
@@ -80,6 +82,7 @@ impl Device {
             number: 0,
             exchange: None,
             ids: 0,
+            base: 0,
             claims: 0,
             drained: false,
         }
@@ -227,6 +230,7 @@ impl Device {
         claimed: &Claimed,
     ) -> bool {
         self.claims += 1;
+        self.base = u16::from(claimed.claims) % RANGES * (u16::MAX / RANGES + 1);
         if !claimed.session_present {
             // The client begins anew, too.
             self.life += 1;
@@ -283,8 +287,7 @@ impl Device {
         let Some(exchange) = &mut self.exchange else { return };
         self.ids += 1;
         // Each claim begins another range of them: the numbers come again only when nothing is on its way any more.
-        let number = u16::try_from(self.claims % RANGES).unwrap_or(0) * (u16::MAX / 8 + 1);
-        let fresh = MessageId::in_exchange(self.key, number, self.ids);
+        let fresh = MessageId::in_exchange(self.key, self.base, self.ids);
         exchange.go(stage, connection, self.key, fresh);
     }
 
