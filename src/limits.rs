@@ -342,6 +342,8 @@ pub const DEDUP_IDS_MAX: usize = 65_536;
 pub const BEYOND_MAX: usize = 8_192;
 /// Index items that one acknowledgement may trim; the rest is left to `Tick`.
 pub const TRIM_INLINE_ITEMS: u32 = 1_024;
+/// How long it is known that there was a session: what it sent may still be on its way when it is begun anew.
+pub const SESSION_ENDED_KEPT: Duration = Duration::from_secs(60);
 /// Readers of a log beyond which it is trimmed by `Tick` only, and full sessions lose an eighth at once.
 pub const WIDE_LOG_MEMBERS: usize = 64;
 /// When a due will is handed out again if nobody has said that it is published.

@@ -18,6 +18,7 @@
 //! | bucket, session, 06 | `InflightRecord`: QoS 1 out, written at release |
 //! | bucket, session, 07, packet id | `InRecord`: QoS 2 in |
 //! | bucket, session, 08, epoch | `WillRecord`; outlives its session |
+//! | bucket, session, 09 | `EndedRecord`: of a session that ended a moment ago |
 //! | FFFF, `A`, name | app by name |
 //! | FFFF, `I`, app | name of an app |
 //! | FFFF, `U`, app, name | `UserRecord` |
@@ -54,6 +55,8 @@ pub(super) const OUT: u8 = 5;
 pub(super) const INFLIGHT: u8 = 6;
 pub(super) const INCOMING: u8 = 7;
 pub(super) const WILL: u8 = 8;
+/// Behind all that a session has: it is there when the session is not.
+pub(super) const ENDED: u8 = 9;
 
 /// Length of bucket and session in front of a session's tag.
 const OWNER_BYTES: usize = 18;
@@ -69,6 +72,8 @@ pub(super) enum Due {
     Chunk { entry: u64, first: u32 },
     /// A retained message has expired; the rest of the key is its app and topic.
     Retained,
+    /// It need not be known any more that there was a session.
+    Ended(SessionKey),
 }
 
 fn shard_wide(tag: u8, rest: &[&[u8]]) -> Vec<u8> {
@@ -264,6 +269,7 @@ pub(super) fn deadline(at_ms: u64, due: Due) -> Vec<u8> {
             shard_wide(b'd', &[&at, &[3], &entry.to_be_bytes(), &first.to_be_bytes()])
         }
         Due::Retained => shard_wide(b'd', &[&at, &[4]]),
+        Due::Ended(key) => shard_wide(b'd', &[&at, &[5], &key.0.to_be_bytes()]),
     }
 }
 
@@ -288,6 +294,7 @@ pub(super) fn deadline_parts(key: &[u8]) -> Option<(u64, Due, Vec<u8>)> {
             Due::Chunk { entry: u64::from_be_bytes(*entry), first }
         }
         4 => return Some((u64::from_be_bytes(*at), Due::Retained, shard_wide(b'r', &[rest]))),
+        5 => Due::Ended(SessionKey(u128::from_be_bytes(rest.try_into().ok()?))),
         _ => return None,
     };
     Some((u64::from_be_bytes(*at), due, Vec::new()))

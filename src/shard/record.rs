@@ -98,6 +98,15 @@ pub(super) struct SessionRecord {
     pub(super) claims: u8,
 }
 
+/// What a session that is begun anew must know of the one before.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct EndedRecord {
+    /// See `Claimed::claims`.
+    pub(super) claims: u8,
+    /// When it is forgotten.
+    pub(super) until_ms: u64,
+}
+
 /// A [`SessionRecord`] of version 1.
 #[derive(Debug, Deserialize)]
 struct SessionRecordV1 {
@@ -366,6 +375,7 @@ impl Record for LogRecord {
         Some(Self { app, filter, group: None })
     }
 }
+impl Record for EndedRecord {}
 impl Record for LogStateRecord {}
 impl Record for NumbersRecord {}
 impl Record for LedRecord {}

@@ -7,8 +7,11 @@
 //!   the log, so what an earlier life of the session still sends is refused.
 //! - Source: MQTT 5.0 sections 3.1.2.4, 3.1.2.5, 3.1.2.11.2, 4.1.
 
+use bytes::Bytes;
+
 use super::{Entry, Session, State};
 use crate::{
+    limits::SESSION_ENDED_KEPT,
     model::{
         id::{AppId, Epoch, Position, SessionKey},
         message::Qos,
@@ -19,8 +22,8 @@ use crate::{
         },
         key::{self, Due},
         record::{
-            InRecord, InflightRecord, OutRecord, Record as _, SessionRecord, SubscriptionRecord,
-            WillRecord,
+            EndedRecord, InRecord, InflightRecord, OutRecord, Record as _, SessionRecord,
+            SubscriptionRecord, WillRecord,
         },
     },
 };
@@ -40,9 +43,7 @@ impl State {
             // The background work has not come to it yet; what the last start owes is settled first.
             self.release_lost(entry, at, now_ms);
         }
-        // What a session sent that ended before is long written.
-        let claims = session_record(entry, key)
-            .map_or(entry.index.to_le_bytes()[0], |record| record.claims.wrapping_add(1));
+        let claims = next_count(entry, key);
         if let Some(&at) = self.by_key.get(&key) {
             previous_holder = self.sessions[at].holder;
             let is_over =
@@ -61,7 +62,12 @@ impl State {
                 self.settle_old_will(entry, at, now_ms);
                 at
             }
-            None => self.new_session(entry, key, app, client_id, will_only),
+            None => {
+                if !will_only {
+                    forget_ended(entry, key);
+                }
+                self.new_session(entry, key, app, client_id, will_only)
+            }
         };
         let epoch = self.next_epoch(entry, at);
         if let Some(will) = will {
@@ -284,6 +290,33 @@ fn describe_record(claimed: &mut Claimed, key: &[u8], value: &[u8]) {
 
 pub(super) fn session_record(entry: &Entry<'_>, key: SessionKey) -> Option<SessionRecord> {
     super::read(&*entry.store, &key::of_session(key, key::SESSION, &[]))
+}
+
+/// Counts the claims of a session: on from those of the one before, if that ended a moment ago.
+fn next_count(entry: &Entry<'_>, key: SessionKey) -> u8 {
+    let before = session_record(entry, key).map(|record| record.claims);
+    let before = before.or_else(|| ended_record(entry, key).map(|record| record.claims));
+    before.map_or(0, |claims| claims.wrapping_add(1))
+}
+
+fn ended_record(entry: &Entry<'_>, key: SessionKey) -> Option<EndedRecord> {
+    super::read(&*entry.store, &key::of_session(key, key::ENDED, &[]))
+}
+
+/// Notes that a session has ended, for a time.
+pub(super) fn note_ended(entry: &mut Entry<'_>, key: SessionKey, claims: u8, now_ms: u64) {
+    let kept_ms = u64::try_from(SESSION_ENDED_KEPT.as_millis()).unwrap_or(u64::MAX);
+    let record = EndedRecord { claims, until_ms: now_ms.saturating_add(kept_ms) };
+    entry.store.put(key::of_session(key, key::ENDED, &[]), record.to_bytes());
+    entry.store.put(key::deadline(record.until_ms, Due::Ended(key)), Bytes::new());
+}
+
+/// Forgets that a session has ended.
+pub(super) fn forget_ended(entry: &mut Entry<'_>, key: SessionKey) {
+    if let Some(record) = ended_record(entry, key) {
+        entry.store.delete(&key::deadline(record.until_ms, Due::Ended(key)));
+        entry.store.delete(&key::of_session(key, key::ENDED, &[]));
+    }
 }
 
 /// Forgets a will and its deadline.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{
     Entry, Session, State,
-    claim::{SCAN_RECORDS, drop_will, session_record},
+    claim::{SCAN_RECORDS, drop_will, forget_ended, note_ended, session_record},
 };
 use crate::{
     model::id::{Epoch, SessionKey},
@@ -77,6 +77,10 @@ impl State {
             }
             if let Some(at_ms) = record.deadline_ms {
                 entry.store.delete(&key::deadline(at_ms, Due::Session(key)));
+            }
+            if !record.will_only {
+                forget_ended(entry, key);
+                note_ended(entry, key, record.claims, now_ms);
             }
         }
         while let Some(last) = self.sessions[at].subs.len().checked_sub(1) {

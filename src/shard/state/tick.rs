@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::{Entry, State};
+use super::{Entry, State, claim::forget_ended};
 use crate::{
     limits::WILL_RETRY,
     model::id::{Epoch, SessionKey},
@@ -67,6 +67,7 @@ impl State {
             }
             Due::Chunk { entry: of, first } => self.expire_chunk(entry, of, first),
             Due::Retained => self.expire_retained(entry, stored, at_ms),
+            Due::Ended(key) => forget_ended(entry, key),
         }
     }
 

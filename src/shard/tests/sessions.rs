@@ -113,6 +113,40 @@ fn claims_of_a_session_are_counted_whatever_was_applied_between() {
 }
 
 #[test]
+fn claims_of_a_session_that_ended_a_moment_ago_are_counted_on_and_forgotten_in_time() {
+    let mut shard = Shard::new();
+    let count = |shard: &mut Shard, clean| shard.claim_with(7, start(clean, 60)).claims;
+    let mut last = count(&mut shard, false);
+    for round in 0..6 {
+        let epoch = shard.claim_with(7, start(round % 2 == 0, 60)).epoch;
+        let released = shard.one(Command::Release {
+            key: SessionKey(7),
+            epoch,
+            expiry_secs: Some(0),
+            will_dropped: false,
+            inflight: Vec::new(),
+            now_ms: NOW,
+        });
+        assert_eq!(released, Reply::Done);
+        shard.reload();
+        // Two claims, of which one begins a session anew.
+        let now = count(&mut shard, round % 3 == 0);
+        assert_eq!(now, last + 2);
+        last = now;
+    }
+    let epoch = shard.claim_with(7, start(false, 1)).epoch;
+    shard.release(7, epoch, NOW);
+    shard.tick(NOW + 1_000);
+    let pairs = |shard: &Shard| shard.store.iter().count();
+    let ended = pairs(&shard);
+    shard.tick(NOW + 60_999);
+    assert_eq!(pairs(&shard), ended);
+    shard.tick(NOW + 61_000);
+    assert_eq!(pairs(&shard), ended - 2);
+    assert_eq!(count(&mut shard, false), 0);
+}
+
+#[test]
 fn claim_when_the_old_connection_has_not_released_then_it_is_named() {
     let mut shard = Shard::new();
     assert_eq!(shard.claim(7).previous_holder, None);
@@ -137,7 +171,9 @@ fn session_when_its_expiry_passes_then_tick_ends_it_even_after_a_restart() {
     assert_eq!(reply, Reply::Ticked { wills: vec![], sessions_ended: vec![KEY], more: false });
     let filter = TopicFilter::parse("a").unwrap();
     assert_eq!(shard.facts(), [Fact::FilterRemoved { app: APP, filter }]);
-    // Nothing of it is left but the numbers and the app's count.
+    // Nothing of it is left but the numbers and the app's count, and for a while that it was there.
+    assert_eq!(shard.store.len(), 4);
+    shard.tick(NOW + 10_000 + 60_000);
     assert_eq!(shard.store.len(), 2);
 }
 
