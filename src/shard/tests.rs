@@ -2,6 +2,7 @@
 
 mod support;
 mod sessions;
+mod claims;
 mod queues;
 mod quotas;
 mod retained;

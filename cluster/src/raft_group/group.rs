@@ -178,12 +178,11 @@ impl Group {
             Proposer { queue, raft, lead, room: room.clone(), health }
         };
         tokio::spawn(proposer.run());
-        let replica: Arc<dyn Replica> = shard;
         let group = Arc::new(Self {
             node,
             number,
             store,
-            replica,
+            replica: shard,
             queue,
             raft,
             lead,
