@@ -88,9 +88,11 @@ def failover(sessions):
         cluster.processes[0].wait()
         cluster.processes[0] = None
         missing = results["sessions_not_recovered"]
+        waiting = results["not_acknowledged"]
         served = results["last_session_served_ms"] / 1000
         return {
-            "wait": results["longest_wait_for_acknowledgement_ms"] / 1000,
+            "wait": Failed(f"{waiting} publishes not acknowledged") if waiting
+                    else results["longest_wait_for_acknowledgement_ms"] / 1000,
             "back": Failed(f"{missing} sessions without a message") if missing else results["last_session_back_ms"] / 1000,
             "served": Failed(f"{missing} sessions without a message") if missing else served,
             "forgotten": results["sessions_forgotten"],

@@ -31,10 +31,7 @@ use super::{
     meta::{Meta, MetaError, RouteChange},
     route_book::{BookTerms, RouteBook, Step, Ticket},
 };
-use crate::{
-    clock, limits,
-    model::{id::AppId, route_key},
-};
+use crate::{clock, limits};
 
 /// Sent to a router when the node is not alone any more: from now on it tells of first and last
 /// subscribers. Holds the next filters from number `from` on; replies where to go on.
@@ -102,14 +99,8 @@ pub(super) fn millis(duration: Duration) -> u64 {
 }
 
 impl LiveRoutes {
-    /// Notes that `worker` has its first subscriber of these filters.
-    pub fn hold<'a>(&self, worker: u8, filters: impl IntoIterator<Item = (AppId, &'a [u8])>) {
-        let key = |(app, filter)| route_key::of_filter(app, filter);
-        self.hold_keys(worker, filters.into_iter().map(key));
-    }
-
     /// Notes that `worker` has the first subscriber of these routes.
-    pub fn hold_keys(&self, worker: u8, keys: impl IntoIterator<Item = Bytes>) {
+    pub fn hold(&self, worker: u8, keys: impl IntoIterator<Item = Bytes>) {
         let mut inner = self.inner.lock();
         for key in keys {
             inner.book.hold(&key, worker);
@@ -118,13 +109,8 @@ impl LiveRoutes {
         self.work.notify_one();
     }
 
-    /// Notes that `worker` lost its last subscriber of a filter.
-    pub fn release(&self, worker: u8, app: AppId, filter: &[u8]) {
-        self.release_key(worker, &route_key::of_filter(app, filter));
-    }
-
     /// Notes that `worker` lost the last subscriber of a route.
-    pub fn release_key(&self, worker: u8, key: &Bytes) {
+    pub fn release(&self, worker: u8, key: &Bytes) {
         let now_ms = self.now_ms();
         self.inner.lock().book.release(key, worker, now_ms);
         self.work.notify_one();

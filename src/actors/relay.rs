@@ -65,7 +65,7 @@ pub struct Relay {
 /// The part of a batch that goes to one node, by place in the batch.
 struct Share {
     node: NodeId,
-    /// QoS 0.
+    /// QoS 0, and what the node is only to know of.
     may_be_lost: Vec<usize>,
     must_arrive: Vec<usize>,
 }
@@ -73,7 +73,7 @@ struct Share {
 /// What relays count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RelayView {
-    /// Messages of QoS 0 that found no room or no link.
+    /// Messages of QoS 0, and news of retained ones, that found no room or no link.
     pub dropped_messages: u64,
     /// Bytes that wait for other nodes or for their answers.
     pub waiting_bytes: usize,
@@ -165,21 +165,37 @@ impl Relay {
 }
 
 /// Says which messages go to which other node.
+///
+/// QoS 1 and 2 go to nodes that have somebody for them: a node whose subscribers have them from their logs neither
+/// costs a crossing, nor keeps the publisher waiting when it is dead. Only news of a retained message goes there
+/// too, as an older copy may be on its way to a new subscriber (see `FreshTopics`).
 fn shares(snapshot: &Snapshot, messages: &[Arc<Message>]) -> SmallVec<[Share; 2]> {
     let mut shares = SmallVec::<[Share; 2]>::new();
     for (at, message) in messages.iter().enumerate() {
-        for node in snapshot.nodes(message.app, &message.topic).iter() {
-            let known = shares.iter().position(|share| share.node == node);
-            let place = known.unwrap_or_else(|| {
-                shares.push(Share { node, may_be_lost: Vec::new(), must_arrive: Vec::new() });
-                shares.len() - 1
-            });
-            if message.qos == Qos::AtMostOnce {
-                shares[place].may_be_lost.push(at);
-            } else {
-                shares[place].must_arrive.push(at);
-            }
+        let (app, topic) = (message.app, &message.topic);
+        let is_reliable = message.qos > Qos::AtMostOnce;
+        let nodes = snapshot.nodes(app, topic);
+        for node in nodes.iter() {
+            let share = share_of(&mut shares, node);
+            if is_reliable { &mut share.must_arrive } else { &mut share.may_be_lost }.push(at);
+        }
+        if is_reliable && !message.retain {
+            continue;
+        }
+        for node in snapshot.nodes_of_qos_0(app, topic).iter().filter(|node| !nodes.contains(*node))
+        {
+            share_of(&mut shares, node).may_be_lost.push(at);
         }
     }
     shares
+}
+
+/// Returns the part of `node`, an empty one if it has none yet.
+fn share_of(shares: &mut SmallVec<[Share; 2]>, node: NodeId) -> &mut Share {
+    let known = shares.iter().position(|share| share.node == node);
+    let place = known.unwrap_or_else(|| {
+        shares.push(Share { node, may_be_lost: Vec::new(), must_arrive: Vec::new() });
+        shares.len() - 1
+    });
+    &mut shares[place]
 }

@@ -2,7 +2,8 @@
 //!
 //! - Owns: a snapshot of two tables that share structure with the ones before (NO-WAIT-READ).
 //! - Takes: each new directory, on the cluster's threads, before its index is announced. Gives: the other nodes
-//!   with live subscribers of a topic, the shards with durable ones; which nodes are up.
+//!   with live subscribers of a topic, and which of them take QoS 0 alone; the shards with durable ones; which
+//!   nodes are up.
 //! - Bound: the routes of the directory, text shared with it. One swap per batch. Empty on a node alone: a
 //!   look-up costs a comparison.
 //! - Who has not told all of its routes yet gets everything: a node that has just started, a shard whose leader
@@ -46,6 +47,8 @@ pub struct Snapshot {
     /// Of this node.
     own_incarnation: u64,
     live: NodeTable,
+    /// Of subscribers that take QoS 0 alone.
+    live_qos_0: NodeTable,
     durable: RouteTable,
     groups: GroupRouteTable,
     /// Nodes that have not told all their routes.
@@ -85,7 +88,7 @@ impl Snapshot {
         self.peers.iter().map(|(node, incarnation)| (*node, *incarnation))
     }
 
-    /// Returns the other nodes to which a live message on `topic` must go.
+    /// Returns the other nodes to which a live message on `topic` must go, whatever its QoS.
     #[must_use]
     pub fn nodes(&self, app: AppId, topic: &TopicName) -> NodeSet {
         let mut nodes = self.live.places(app, topic);
@@ -93,6 +96,13 @@ impl Snapshot {
             self.untold_nodes.iter().for_each(|node| nodes.insert(node));
         }
         nodes
+    }
+
+    /// Returns the other nodes whose live subscribers of `topic` take messages of QoS 0 alone; some of them may
+    /// have others, too.
+    #[must_use]
+    pub fn nodes_of_qos_0(&self, app: AppId, topic: &TopicName) -> NodeSet {
+        self.live_qos_0.places(app, topic)
     }
 
     /// Returns the shared groups that get a message on `topic`.
@@ -188,15 +198,17 @@ impl Snapshot {
     fn set(&mut self, me: NodeId, key: &Bytes, routed: &Routed) {
         match route_key::parse(key) {
             Ok(RouteKey::Filter(app, filter)) => {
-                let nodes: NodeSet =
-                    routed.nodes.iter().copied().filter(|node| *node != me).collect();
+                let nodes = others_of(me, routed);
                 self.live.change(app, &filter, |set| set.clone_from(&nodes));
                 let shards = ShardSet::from_bits(routed.shards);
                 self.durable.change(app, &filter, |set| *set = shards);
             }
+            Ok(RouteKey::FilterQos0(app, filter)) => {
+                let nodes = others_of(me, routed);
+                self.live_qos_0.change(app, &filter, |set| set.clone_from(&nodes));
+            }
             Ok(RouteKey::Group(app, share, filter)) => {
-                let others = routed.nodes.iter().copied().filter(|node| *node != me);
-                let (nodes, shards) = (others.collect(), ShardSet::from_bits(routed.shards));
+                let (nodes, shards) = (others_of(me, routed), ShardSet::from_bits(routed.shards));
                 let key = key.clone();
                 self.groups.set(GroupRoute { key, app, share, filter, nodes, shards });
             }
@@ -215,6 +227,10 @@ impl Snapshot {
         let untold = up.filter(|(_, member)| !member.routes_complete);
         self.untold_nodes = untold.map(|(node, _)| *node).collect();
     }
+}
+
+fn others_of(me: NodeId, routed: &Routed) -> NodeSet {
+    routed.nodes.iter().copied().filter(|node| *node != me).collect()
 }
 
 #[cfg(test)]
@@ -284,6 +300,18 @@ mod tests {
         tables.take(&directory, &[route("a/+", &[]), route("a/b", &[2])]);
         assert_eq!(nodes(&tables, "a/b"), [2]);
         assert!(!tables.load().is_alone());
+    }
+
+    #[test]
+    fn nodes_that_take_qos_0_alone_are_apart_from_those_that_take_all() {
+        let tables = RouteTables::new(ME);
+        let directory = in_company(&tables);
+        let key_of_qos_0 = route_key::of_filter_qos_0(APP, b"a/+");
+        let route = |key, nodes: &[u64]| MetaChange::Route { key, places: places(nodes, 0) };
+        tables.take(&directory, &[route(key_of_qos_0, &[1, 2, 3]), route(key("a/b"), &[3])]);
+        let of_qos_0 = tables.load().nodes_of_qos_0(APP, &topic("a/b"));
+        assert_eq!(of_qos_0.iter().map(|node| node.0).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(nodes(&tables, "a/b"), [3]);
     }
 
     #[test]

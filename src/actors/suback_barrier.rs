@@ -62,17 +62,22 @@ impl SubackBarrier {
             None => route_key::of_filter(app, item.filter.as_bytes()),
             Some(share) => route_key::of_group(app, share, item.filter.as_bytes()),
         };
-        let all: Vec<Bytes> = items.iter().map(key).collect();
-        let live = self.live.routed(all.clone());
-        // QoS 0 comes to a durable session as live messages come.
-        let is_stored = |place: &usize| items[*place].options.qos > Qos::AtMostOnce;
-        let stored: Vec<usize> = (0..items.len()).filter(is_stored).collect();
-        let keys: Vec<Bytes> = stored.iter().map(|place| all[*place].clone()).collect();
+        // What has QoS 0 comes to a durable session as live messages come.
+        let is_stored =
+            |item: &StoredSubscription| shard.is_some() && item.options.qos > Qos::AtMostOnce;
+        let live_key = |item: &StoredSubscription| match &item.share {
+            None if is_stored(item) => route_key::of_filter_qos_0(app, item.filter.as_bytes()),
+            _ => key(item),
+        };
+        let live = self.live.routed(items.iter().map(live_key).collect());
+        let stored = |place: &usize| is_stored(&items[*place]);
+        let stored: Vec<usize> = (0..items.len()).filter(stored).collect();
+        let keys: Vec<Bytes> = stored.iter().map(|place| key(&items[*place])).collect();
         let shard = shard.filter(|_| !keys.is_empty());
         if live.is_none() && shard.is_none() {
             return None;
         }
-        let (this, all) = (Arc::clone(self), all.len());
+        let (this, all) = (Arc::clone(self), items.len());
         Some(async move {
             let live = async {
                 match live {

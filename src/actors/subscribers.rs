@@ -24,6 +24,9 @@ const ID_MASK: u32 = (1 << ID_BITS) - 1;
 const NO_LOCAL: u32 = 1 << 30;
 const RETAIN_AS_PUBLISHED: u32 = 1 << 31;
 
+/// In place of the QoS: what has QoS 1 or 2 comes from the session's log.
+const FROM_LOG: u32 = 0b11;
+
 /// One subscriber: slot, and options packed over the 28 bits of the subscription identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subscriber {
@@ -32,10 +35,17 @@ pub struct Subscriber {
 }
 
 impl Subscriber {
-    /// Packs a subscription.
+    /// Packs a subscription; that of a durable session has QoS 1 and 2 from its log.
     #[must_use]
-    pub fn new(slot: u32, options: SubscriptionOptions, id: Option<NonZeroU32>) -> Self {
-        let mut packed = id.map_or(0, |id| id.get() & ID_MASK) | (options.qos as u32) << ID_BITS;
+    pub fn new(
+        slot: u32,
+        options: SubscriptionOptions,
+        id: Option<NonZeroU32>,
+        is_durable: bool,
+    ) -> Self {
+        let is_from_log = is_durable && options.qos > Qos::AtMostOnce;
+        let qos = if is_from_log { FROM_LOG } else { options.qos as u32 };
+        let mut packed = id.map_or(0, |id| id.get() & ID_MASK) | qos << ID_BITS;
         if options.no_local {
             packed |= NO_LOCAL;
         }
@@ -51,7 +61,7 @@ impl Subscriber {
         self.slot
     }
 
-    /// Returns the highest QoS it wants.
+    /// Returns the highest QoS it wants; 2 of one that has QoS 1 and 2 from its log.
     #[must_use]
     pub fn qos(self) -> Qos {
         match self.packed >> ID_BITS & 0b11 {
@@ -59,6 +69,12 @@ impl Subscriber {
             1 => Qos::AtLeastOnce,
             _ => Qos::ExactlyOnce,
         }
+    }
+
+    /// Tells whether what has QoS 1 or 2 comes from the session's log, and only QoS 0 live.
+    #[must_use]
+    pub fn is_from_log(self) -> bool {
+        self.packed >> ID_BITS & 0b11 == FROM_LOG
     }
 
     /// Tells whether it wants nothing that its own client published.
@@ -92,10 +108,21 @@ impl Subscriber {
     }
 }
 
+/// Which live messages the subscribers of a filter take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// One of them takes messages of any QoS.
+    pub all: bool,
+    /// One of them takes messages of QoS 0 alone.
+    pub qos_0: bool,
+}
+
 /// More than one subscriber.
 #[derive(Debug, Default)]
 struct Many {
     list: Vec<Subscriber>,
+    /// How many of them have QoS 1 and 2 from their logs.
+    from_log: u32,
     index: Option<AHashMap<u32, u32>>,
     holes: u32,
     walkers: u32,
@@ -123,8 +150,7 @@ impl Subscribers {
                 return false;
             }
             Kind::One(one) => {
-                let list = vec![*one, subscriber];
-                self.0 = Kind::Many(Box::new(Many { list, ..Many::default() }));
+                self.0 = Kind::Many(Box::new(Many::of(vec![*one, subscriber])));
             }
             Kind::Many(many) => return many.insert(subscriber),
         }
@@ -162,6 +188,19 @@ impl Subscribers {
         }
     }
 
+    /// Returns which live messages must come here.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        match &self.0 {
+            Kind::None => Reach::default(),
+            Kind::One(one) => Reach { all: !one.is_from_log(), qos_0: one.is_from_log() },
+            Kind::Many(many) => {
+                let from_log = many.from_log as usize;
+                Reach { all: self.len() > from_log, qos_0: from_log > 0 }
+            }
+        }
+    }
+
     /// Returns all places, holes included (see [`Subscriber::is_hole`]).
     #[must_use]
     pub fn places(&self) -> &[Subscriber] {
@@ -180,8 +219,7 @@ impl Subscribers {
                 self.0 = Kind::Many(Box::new(Many { walkers: 1, ..Many::default() }));
             }
             Kind::One(one) => {
-                let list = vec![*one];
-                self.0 = Kind::Many(Box::new(Many { list, walkers: 1, ..Many::default() }));
+                self.0 = Kind::Many(Box::new(Many { walkers: 1, ..Many::of(vec![*one]) }));
             }
         }
     }
@@ -211,6 +249,11 @@ impl Subscribers {
 }
 
 impl Many {
+    fn of(list: Vec<Subscriber>) -> Self {
+        let from_log = small(list.iter().filter(|one| one.is_from_log()).count());
+        Self { list, from_log, ..Self::default() }
+    }
+
     fn place(&self, slot: u32) -> Option<usize> {
         match &self.index {
             Some(index) => index.get(&slot).map(|place| *place as usize),
@@ -219,8 +262,10 @@ impl Many {
     }
 
     fn insert(&mut self, subscriber: Subscriber) -> bool {
+        self.from_log += u32::from(subscriber.is_from_log());
         if let Some(place) = self.place(subscriber.slot) {
-            self.list[place] = subscriber;
+            let old = std::mem::replace(&mut self.list[place], subscriber);
+            self.from_log -= u32::from(old.is_from_log());
             return false;
         }
         let place = small(self.list.len());
@@ -237,6 +282,7 @@ impl Many {
 
     fn remove(&mut self, slot: u32) -> bool {
         let Some(place) = self.place(slot) else { return false };
+        self.from_log -= u32::from(self.list[place].is_from_log());
         if let Some(index) = &mut self.index {
             index.remove(&slot);
         }
@@ -286,14 +332,19 @@ const _: () = assert!(size_of::<Subscriber>() == 8 && size_of::<Subscribers>() =
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use proptest::prelude::*;
 
     use super::*;
 
     fn subscriber(slot: u32) -> Subscriber {
-        Subscriber::new(slot, SubscriptionOptions::default(), None)
+        with_qos(slot, Qos::AtMostOnce, false)
+    }
+
+    fn with_qos(slot: u32, qos: Qos, is_durable: bool) -> Subscriber {
+        let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
+        Subscriber::new(slot, options, None, is_durable)
     }
 
     fn slots(subscribers: &Subscribers) -> Vec<u32> {
@@ -310,12 +361,15 @@ mod tests {
             ..SubscriptionOptions::default()
         };
         let id = NonZeroU32::new(268_435_455);
-        let packed = Subscriber::new(9, options, id);
+        let packed = Subscriber::new(9, options, id, false);
         assert_eq!((packed.slot(), packed.qos(), packed.id()), (9, Qos::ExactlyOnce, id));
         assert!(packed.no_local() && packed.retain_as_published());
         let plain = subscriber(9);
         assert_eq!((plain.qos(), plain.id()), (Qos::AtMostOnce, None));
         assert!(!plain.no_local() && !plain.retain_as_published());
+        assert!(!packed.is_from_log() && !with_qos(9, Qos::AtMostOnce, true).is_from_log());
+        let durable = with_qos(9, Qos::AtLeastOnce, true);
+        assert!(durable.is_from_log() && durable.qos() == Qos::ExactlyOnce);
     }
 
     #[test]
@@ -325,9 +379,7 @@ mod tests {
             for slot in 0..=others {
                 assert!(subscribers.insert(subscriber(slot)));
             }
-            let options =
-                SubscriptionOptions { qos: Qos::AtLeastOnce, ..SubscriptionOptions::default() };
-            assert!(!subscribers.insert(Subscriber::new(0, options, None)));
+            assert!(!subscribers.insert(with_qos(0, Qos::AtLeastOnce, false)));
             assert_eq!(subscribers.len(), others as usize + 1);
             assert_eq!(subscribers.places()[0].qos(), Qos::AtLeastOnce);
         }
@@ -367,15 +419,20 @@ mod tests {
     proptest! {
         #[test]
         fn any_changes_leave_what_a_set_would_hold(
-            steps in prop::collection::vec((0_u8..4, 0_u32..80), 0..400)
+            steps in prop::collection::vec((0_u8..5, 0_u32..80), 0..400)
         ) {
             let mut subscribers = Subscribers::default();
-            let mut model = BTreeSet::new();
+            // By slot: whether it has QoS 1 and 2 from its log.
+            let mut model = BTreeMap::new();
             let mut walks = 0;
             for (step, slot) in steps {
                 match step {
-                    0 => prop_assert_eq!(subscribers.insert(subscriber(slot)), model.insert(slot)),
-                    1 => prop_assert_eq!(subscribers.remove(slot), model.remove(&slot)),
+                    0 | 4 => {
+                        let one = with_qos(slot, Qos::AtLeastOnce, step == 4);
+                        let is_new = model.insert(slot, step == 4).is_none();
+                        prop_assert_eq!(subscribers.insert(one), is_new);
+                    }
+                    1 => prop_assert_eq!(subscribers.remove(slot), model.remove(&slot).is_some()),
                     2 if walks < 3 => { subscribers.begin_walk(); walks += 1; }
                     3 if walks > 0 => { subscribers.end_walk(); walks -= 1; }
                     _ => {}
@@ -383,7 +440,9 @@ mod tests {
                 prop_assert_eq!(subscribers.len(), model.len());
                 let mut have = slots(&subscribers);
                 have.sort_unstable();
-                prop_assert_eq!(have, model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(have, model.keys().copied().collect::<Vec<_>>());
+                let has = |from_log| model.values().any(|one| *one == from_log);
+                prop_assert_eq!(subscribers.reach(), Reach { all: has(false), qos_0: has(true) });
             }
         }
     }

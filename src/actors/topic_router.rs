@@ -34,13 +34,14 @@ use std::{
 use actix::{
     Actor, ActorFuture, Addr, AsyncContext, Context, Handler, Message, MessageResult, Response,
 };
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
 use super::{
     live_routes::TellFilters,
     publish::Versions,
-    subscribers::{Subscriber, Subscribers},
+    subscribers::{Reach, Subscriber, Subscribers},
     worker::Worker,
 };
 use crate::{
@@ -48,6 +49,7 @@ use crate::{
     model::{
         connection_id::ConnectionId,
         id::{AppId, Position},
+        route_key,
         topic::TopicFilter,
         trie::{FilterId, FilterTrie},
         wire::SubscriptionOptions,
@@ -182,7 +184,7 @@ impl TopicRouter {
         }
     }
 
-    fn subscribe(&mut self, slot: u32, app: AppId, item: &Subscription) -> bool {
+    fn subscribe(&mut self, slot: u32, app: AppId, item: &Subscription, is_durable: bool) -> bool {
         let (filter, new_filter) = self.trie.insert(app, &item.filter);
         let place = filter.0 as usize;
         if self.subscribers.len() <= place {
@@ -191,11 +193,12 @@ impl TopicRouter {
         if new_filter {
             let text = &item.filter.as_bytes()[..];
             self.worker.interests().add(self.worker.index(), app, text);
-            if self.telling {
-                self.worker.live_routes().hold(self.worker.index(), [(app, text)]);
-            }
         }
-        let is_new = self.subscribers[place].insert(Subscriber::new(slot, item.options, item.id));
+        let list = &mut self.subscribers[place];
+        let before = list.reach();
+        let is_new = list.insert(Subscriber::new(slot, item.options, item.id, is_durable));
+        let after = list.reach();
+        self.tell(filter, before, after);
         if is_new {
             self.subscriptions += 1;
             self.worker.counters().subscriptions.add(1);
@@ -208,12 +211,15 @@ impl TopicRouter {
 
     fn unsubscribe(&mut self, slot: u32, filter: FilterId) -> bool {
         let Some(list) = self.subscribers.get_mut(filter.0 as usize) else { return false };
+        let before = list.reach();
         if !list.remove(slot) {
             return false;
         }
+        let (after, is_empty) = (list.reach(), list.is_empty());
+        self.tell(filter, before, after);
         self.subscriptions -= 1;
         self.worker.counters().subscriptions.subtract(1);
-        if list.is_empty() {
+        if is_empty {
             self.remove_filter(filter);
         }
         true
@@ -223,11 +229,19 @@ impl TopicRouter {
     fn remove_filter(&mut self, filter: FilterId) {
         if let Some((app, text)) = self.trie.filter(filter) {
             self.worker.interests().remove(self.worker.index(), app, text.as_bytes());
-            if self.telling {
-                self.worker.live_routes().release(self.worker.index(), app, text.as_bytes());
-            }
         }
         self.trie.remove(filter);
+    }
+
+    /// Tells which routes a filter begins or ceases to need.
+    fn tell(&self, filter: FilterId, before: Reach, after: Reach) {
+        let filter = if self.telling && before != after { self.trie.filter(filter) } else { None };
+        let Some((app, text)) = filter else { return };
+        let (live, worker) = (self.worker.live_routes(), self.worker.index());
+        // What comes first, so that no message falls between.
+        live.hold(worker, keys(app, text, after));
+        let gone = Reach { all: before.all && !after.all, qos_0: before.qos_0 && !after.qos_0 };
+        keys(app, text, gone).for_each(|key| live.release(worker, &key));
     }
 
     /// Forgets the connections that ended since the last call.
@@ -302,6 +316,13 @@ impl Actor for TopicRouter {
     }
 }
 
+/// Returns the routes that messages of this reach need.
+fn keys(app: AppId, filter: &str, reach: Reach) -> impl Iterator<Item = Bytes> {
+    let filter = filter.as_bytes();
+    let all = reach.all.then(|| route_key::of_filter(app, filter));
+    all.into_iter().chain(reach.qos_0.then(|| route_key::of_filter_qos_0(app, filter)))
+}
+
 /// Serves queued runs: all its life beside the mailbox, or (`until_room`) instead of it.
 struct Walker {
     until_room: bool,
@@ -334,13 +355,13 @@ impl Handler<Subscribe> for TopicRouter {
     fn handle(&mut self, subscribe: Subscribe, _ctx: &mut Self::Context) -> Self::Result {
         self.forget_ended();
         let slot = subscribe.connection.slot();
-        let living = self.worker.find(subscribe.connection);
-        if living.is_none_or(|link| link.is_closing()) {
+        let living = self.worker.find(subscribe.connection).filter(|link| !link.is_closing());
+        let Some(is_durable) = living.map(|link| link.is_durable()) else {
             return MessageResult(vec![false; subscribe.items.len()]);
-        }
+        };
         self.worker.hold_slot(slot);
-        let items = subscribe.items.iter();
-        MessageResult(items.map(|item| self.subscribe(slot, subscribe.app, item)).collect())
+        let (app, items) = (subscribe.app, subscribe.items.iter());
+        MessageResult(items.map(|item| self.subscribe(slot, app, item, is_durable)).collect())
     }
 }
 
@@ -400,10 +421,11 @@ impl Handler<TellFilters> for TopicRouter {
         self.telling = true;
         let all = u32::try_from(self.subscribers.len()).unwrap_or(u32::MAX);
         let end = all.min(tell.from.saturating_add(limits::ROUTE_WALK_FILTERS));
-        let filters = (tell.from..end).filter_map(|number| {
-            self.trie.filter(FilterId(number)).map(|(app, text)| (app, text.as_bytes()))
+        let told = (tell.from..end).filter_map(|number| {
+            let (app, text) = self.trie.filter(FilterId(number))?;
+            Some(keys(app, text, self.subscribers[number as usize].reach()))
         });
-        self.worker.live_routes().hold(self.worker.index(), filters);
+        self.worker.live_routes().hold(self.worker.index(), told.flatten());
         MessageResult((end < all).then_some(end))
     }
 }

@@ -8,6 +8,7 @@
 //! ```text
 //! filter: 1 | app u32, big endian | text of the filter
 //! group:  2 | app u32, big endian | share name | '/' | text of the filter
+//! QoS 0:  3 | app u32, big endian | text of the filter: nodes whose live subscribers take QoS 0 alone
 //! all:    0                         a shard all of whose filters have routes stands at this key
 //! ```
 
@@ -20,6 +21,7 @@ use super::{
 
 const FILTER: u8 = 1;
 const GROUP: u8 = 2;
+const FILTER_QOS_0: u8 = 3;
 const HEAD_BYTES: usize = 5;
 
 /// Longest key in bytes.
@@ -33,6 +35,9 @@ pub const ALL_ROUTED: Bytes = Bytes::from_static(&[0]);
 pub enum RouteKey {
     /// A filter of an app.
     Filter(AppId, TopicFilter),
+    /// A filter of an app, for nodes whose live subscribers take messages of QoS 0 alone: sessions that
+    /// have QoS 1 and 2 from their log.
+    FilterQos0(AppId, TopicFilter),
     /// A shared group of an app: share name and filter.
     Group(AppId, Bytes, TopicFilter),
     /// Shards all of whose filters and groups have routes.
@@ -66,8 +71,28 @@ pub enum RouteKeyError {
 /// ```
 #[must_use]
 pub fn of_filter(app: AppId, filter: &[u8]) -> Bytes {
+    with_filter(FILTER, app, filter)
+}
+
+/// Encodes the key of a filter whose live subscribers take messages of QoS 0 alone.
+///
+/// ```
+/// # use hongqiao::model::{id::AppId, route_key::{self, RouteKey}, topic::TopicFilter};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let filter = TopicFilter::parse("room/+")?;
+/// let key = route_key::of_filter_qos_0(AppId(7), filter.as_bytes());
+/// assert_eq!(route_key::parse(&key)?, RouteKey::FilterQos0(AppId(7), filter));
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn of_filter_qos_0(app: AppId, filter: &[u8]) -> Bytes {
+    with_filter(FILTER_QOS_0, app, filter)
+}
+
+fn with_filter(kind: u8, app: AppId, filter: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(HEAD_BYTES + filter.len());
-    key.put_u8(FILTER);
+    key.put_u8(kind);
     key.put_u32(app.0);
     key.put_slice(filter);
     key.freeze()
@@ -103,14 +128,16 @@ pub fn parse(key: &Bytes) -> Result<RouteKey, RouteKeyError> {
     let (kind, rest) = key.split_first().ok_or(RouteKeyError::Malformed)?;
     match *kind {
         0 if rest.is_empty() => Ok(RouteKey::AllRouted),
-        FILTER | GROUP => {
+        FILTER | FILTER_QOS_0 | GROUP => {
             let app = *rest.first_chunk().ok_or(RouteKeyError::Malformed)?;
             let (app, text) = (AppId(u32::from_be_bytes(app)), key.slice(HEAD_BYTES..));
             std::str::from_utf8(&text).map_err(|_| RouteKeyError::Malformed)?;
             let filter =
                 |text| TopicFilter::from_utf8_bytes(text).map_err(|_| RouteKeyError::Malformed);
-            if *kind == FILTER {
-                return Ok(RouteKey::Filter(app, filter(text)?));
+            match *kind {
+                FILTER => return Ok(RouteKey::Filter(app, filter(text)?)),
+                FILTER_QOS_0 => return Ok(RouteKey::FilterQos0(app, filter(text)?)),
+                _ => {}
             }
             let slash = text.iter().position(|byte| *byte == b'/');
             let slash = slash.filter(|at| *at > 0).ok_or(RouteKeyError::Malformed)?;
@@ -127,7 +154,7 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_errors_and_nothing_panics() {
-        let malformed: [&[u8]; 11] = [
+        let malformed: [&[u8]; 12] = [
             b"",
             b"\0\0",
             b"\x01",
@@ -139,12 +166,13 @@ mod tests {
             b"\x02\0\0\0\x01/a",
             b"\x02\0\0\0\x01g/",
             b"\x02\0\0\0\x01g/a#",
+            b"\x03\0\0\0\x01a#",
         ];
         for key in malformed {
             assert_eq!(parse(&Bytes::from_static(key)), Err(RouteKeyError::Malformed), "{key:?}");
         }
-        let newer = parse(&Bytes::from_static(b"\x03abc"));
-        assert_eq!(newer, Err(RouteKeyError::Kind { kind: 3 }));
+        let newer = parse(&Bytes::from_static(b"\x04abc"));
+        assert_eq!(newer, Err(RouteKeyError::Kind { kind: 4 }));
         assert_eq!(parse(&ALL_ROUTED), Ok(RouteKey::AllRouted));
     }
 
@@ -155,5 +183,6 @@ mod tests {
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
         let groups = [of_group(AppId(1), b"a", b"b/c"), of_filter(AppId(1), b"a/b/c")];
         assert_ne!(groups[0], groups[1]);
+        assert_ne!(of_filter(AppId(1), b"a"), of_filter_qos_0(AppId(1), b"a"));
     }
 }

@@ -179,14 +179,14 @@ impl FarState {
     /// A group has its first connected member here.
     pub(super) fn gained(&self, neighbours: &Neighbours, group: &Group) {
         if self.telling {
-            neighbours.far.beyond.live.hold_keys(neighbours.worker, [key_of(group)]);
+            neighbours.far.beyond.live.hold(neighbours.worker, [key_of(group)]);
         }
     }
 
     /// A group has lost its last connected member here.
     pub(super) fn lost(&self, neighbours: &Neighbours, group: &Group) {
         if self.telling {
-            neighbours.far.beyond.live.release_key(neighbours.worker, &key_of(group));
+            neighbours.far.beyond.live.release(neighbours.worker, &key_of(group));
         }
     }
 
@@ -205,6 +205,6 @@ impl Handler<TellGroups> for Groups {
         self.far.telling = true;
         let groups = self.groups.values().filter(|group| group.members.connected() > 0);
         let Neighbours { far, worker, .. } = &self.neighbours;
-        far.beyond.live.hold_keys(*worker, groups.map(key_of));
+        far.beyond.live.hold(*worker, groups.map(key_of));
     }
 }

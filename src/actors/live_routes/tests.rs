@@ -1,7 +1,10 @@
 //! One node's live routes against a meta group whose answers the test decides.
 
 use super::*;
-use crate::{actors::meta::fake::FakeMeta, model::topic::TopicFilter};
+use crate::{
+    actors::meta::fake::FakeMeta,
+    model::{id::AppId, route_key, topic::TopicFilter},
+};
 
 const APP: AppId = AppId(1);
 
@@ -18,7 +21,7 @@ fn key(text: &str) -> Bytes {
 }
 
 fn hold(routes: &LiveRoutes, text: &str) {
-    routes.hold(0, [(APP, text.as_bytes())]);
+    routes.hold(0, [key(text)]);
 }
 
 fn start(meta: &Arc<FakeMeta>) -> Arc<LiveRoutes> {
@@ -124,13 +127,57 @@ async fn route_without_subscriber_goes_late_and_not_if_one_came_back() {
     for text in ["goes", "stays"] {
         hold(&routes, text);
         assert!(routed(&routes, text).await);
-        routes.release(0, APP, text.as_bytes());
+        routes.release(0, &key(text));
     }
     hold(&routes, "stays");
     tokio::time::sleep(limits::ROUTE_LINGER / 2).await;
     assert_eq!(meta.live().len(), 2, "too early");
     tokio::time::sleep(limits::ROUTE_LINGER).await;
     assert_eq!(meta.live(), [key("stays")].into());
+}
+
+#[test]
+fn router_tells_which_filters_need_all_messages_and_which_qos_0_alone() {
+    use crate::{
+        actors::{testing, topic_router},
+        model::{message::Qos, wire::SubscriptionOptions},
+    };
+    testing::on_worker(crate::actors::worker::LinkLimits::DEFAULT, |bench| async move {
+        let (durable, _peer) = bench.connect(1 << 16, |terms| terms.durable = true);
+        let (volatile, _peer) = bench.connect(1 << 16, |_| {});
+        let filter = || TopicFilter::parse("a").unwrap();
+        let subscribe = |link: &crate::actors::link::AnyLink, qos| {
+            let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
+            let items = vec![topic_router::Subscription { filter: filter(), options, id: None }];
+            bench.router.send(topic_router::Subscribe { connection: link.id(), app: APP, items })
+        };
+        let unsubscribe = |link: &crate::actors::link::AnyLink| {
+            let gone = topic_router::Unsubscribe {
+                connection: link.id(),
+                app: APP,
+                filters: vec![filter()],
+            };
+            bench.router.send(gone)
+        };
+        let held = || {
+            let inner = bench.worker.live_routes().inner.lock();
+            let of_qos_0 = route_key::of_filter_qos_0(APP, b"a");
+            [key("a"), of_qos_0].map(|key| inner.book.ticket(&key).is_some())
+        };
+        subscribe(&durable, Qos::AtLeastOnce).await.unwrap();
+        bench.router.send(TellFilters { from: 0 }).await.unwrap();
+        assert_eq!(held(), [false, true], "told when the node got company");
+        subscribe(&volatile, Qos::AtLeastOnce).await.unwrap();
+        assert_eq!(held(), [true, true]);
+        unsubscribe(&volatile).await.unwrap();
+        assert_eq!(held(), [false, true]);
+        subscribe(&durable, Qos::AtMostOnce).await.unwrap();
+        assert_eq!(held(), [true, false], "QoS 1 comes live, as QoS 0");
+        subscribe(&durable, Qos::ExactlyOnce).await.unwrap();
+        assert_eq!(held(), [false, true]);
+        unsubscribe(&durable).await.unwrap();
+        assert_eq!(held(), [false, false]);
+    });
 }
 
 #[test]

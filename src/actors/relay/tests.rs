@@ -284,6 +284,27 @@ fn messages_gather_while_batches_are_under_way() {
 }
 
 #[test]
+fn node_of_durable_sessions_alone_gets_qos_0_and_is_not_waited_for_with_qos_1() {
+    in_world(|mut world, peer| async move {
+        let places = world.directory.routes.remove(&route_key::of_filter(testing::APP, b"a/#"));
+        let key = route_key::of_filter_qos_0(testing::APP, b"a/#");
+        world.directory.routes.insert(key, places.unwrap());
+        world.declare(member(7, true));
+        let (parts, room) = world.publish(vec![
+            message("a/1", "zero", Qos::AtMostOnce),
+            message("a/1", "one", Qos::AtLeastOnce),
+            Message { retain: true, ..message("a/1", "kept", Qos::ExactlyOnce) },
+        ]);
+        assert!(parts.iter().all(Vec::is_empty) && room.is_none(), "somebody waits for the node");
+        testing::settle().await;
+        // The router of this test has a subscriber for all; what is kept is news for one that begins.
+        assert_eq!(payloads(&peer), ["zero", "kept"]);
+        world.wire.always(Fate::Unreachable);
+        world.publish_one("a/1", "dead".to_owned(), Qos::AtLeastOnce).await.unwrap();
+    });
+}
+
+#[test]
 fn message_that_fits_no_frame_is_refused() {
     in_world(|world, peer| async move {
         let huge = "x".repeat(limits::RELAY_ITEM_BYTES_MAX);

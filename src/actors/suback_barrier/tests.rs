@@ -138,12 +138,33 @@ async fn durable_subscription_whose_shard_has_no_leader_is_refused_and_the_other
 }
 
 #[tokio::test(start_paused = true)]
+async fn durable_subscription_waits_for_the_route_of_what_it_takes_live() {
+    let world = world(&[ME, OTHER]);
+    while !world.meta.is_complete() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let items = [item("a", Qos::AtLeastOnce), item("b", Qos::AtMostOnce)];
+    let keys = [route_key::of_filter_qos_0(APP, b"a"), route_key::of_filter(APP, b"b")];
+    for (place, key) in keys.into_iter().enumerate() {
+        world.meta.set_behind(true);
+        world.barrier.live.hold(0, [key]);
+        *world.other.answers.lock() = vec![reply(0)];
+        let passed = world.barrier.passed(APP, Some(ShardId(2)), &items[place..=place]).unwrap();
+        let passed = tokio::spawn(passed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!passed.is_finished(), "a node does not know the route");
+        world.meta.set_behind(false);
+        assert_eq!(passed.await.unwrap(), [true]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn live_subscription_waits_for_its_own_route_only() {
     let world = world(&[ME, OTHER]);
     while !world.meta.is_complete() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    world.barrier.live.hold(0, [(APP, &b"a"[..])]);
+    world.barrier.live.hold(0, [route_key::of_filter(APP, b"a")]);
     let items = [item("a", Qos::AtLeastOnce)];
     let passed = world.barrier.passed(APP, None, &items).unwrap().await;
     assert_eq!(passed, [true]);

@@ -8,7 +8,8 @@
 //!
 //! - Takes: arguments. Gives: a report: when the last session was back and had a new message, how long a publish
 //!   waited at most, deliveries that never came.
-//! - Bound: one message under way per publisher; gives up after `--patience`.
+//! - Bound: one message under way per publisher. What is under way when the last session has been served is waited
+//!   for, too. Gives up after `--patience`.
 //! - Source: own design.
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -57,6 +58,10 @@ struct Board {
     forgotten: AtomicU64,
     /// Longest wait of a publish that was under way at the kill or came after it.
     waited_ns: AtomicU64,
+    /// All sessions are served: publishers begin nothing more.
+    served: AtomicBool,
+    /// Publishers that have nothing under way and begin nothing more.
+    rested: AtomicU64,
 }
 
 impl Board {
@@ -83,6 +88,8 @@ pub(super) fn run(args: &FailoverArgs) -> anyhow::Result<()> {
         back: never(),
         forgotten: never(),
         waited_ns: never(),
+        served: AtomicBool::new(false),
+        rested: never(),
     });
     let controller = Controller::new(&common.server_pids)?;
     let (tasks, shared) = (args.clone(), Arc::clone(&board));
@@ -104,10 +111,19 @@ pub(super) fn run(args: &FailoverArgs) -> anyhow::Result<()> {
         |c| c.finished,
         |_| start.elapsed() > patience,
     )?;
-    let counts = crew.shared.counters.read();
+    let recovered = crew.shared.counters.read().finished;
+    board.served.store(true, Ordering::Relaxed);
+    controller.wait_for(
+        &mut crew,
+        "finishing",
+        u64::from(args.publishers),
+        |_| board.rested.load(Ordering::Relaxed),
+        |_| start.elapsed() > patience,
+    )?;
+    let acknowledged = crew.shared.counters.read().acknowledged;
     crew.finish()?;
     drop(controller);
-    report(args, &board, counts.acknowledged, counts.finished).publish(common)
+    report(args, &board, acknowledged, recovered).publish(common)
 }
 
 fn report(args: &FailoverArgs, board: &Board, acknowledged: u64, recovered: u64) -> Report {
@@ -118,6 +134,7 @@ fn report(args: &FailoverArgs, board: &Board, acknowledged: u64, recovered: u64)
     report.parameter("publishers", args.publishers);
     report.parameter("rate", args.rate);
     report.count("acknowledged", acknowledged);
+    report.count("not_acknowledged", u64::from(args.publishers) - read(&board.rested));
     report.count("sessions_moved", read(&board.back));
     report.count("sessions_forgotten", read(&board.forgotten));
     report.count("sessions_not_recovered", u64::from(args.sessions) - recovered);
@@ -251,13 +268,16 @@ impl Feed {
         let mut due = Instant::from_std(clock::now());
         for (number, topic) in (0_u64..).zip(self.topics.clone().into_iter().cycle()) {
             sleep_until(due).await;
+            if self.board.served.load(Ordering::Relaxed) {
+                break;
+            }
             due = (due + self.interval).max(Instant::from_std(clock::now()));
             self.template.set_receiver(topic);
             let stamp_ns = worker.now_ns();
             // As a client does: until it is acknowledged, over as many connections as that takes.
             while let Err(_broken) = self.publish(&mut connection, stamp_ns, number).await {
                 let Some(again) = reopen(&worker, &mut self.identity, |_, _| {}).await else {
-                    break;
+                    bail!("no server takes {} back", self.identity.client_id);
                 };
                 connection = again;
             }
@@ -267,6 +287,7 @@ impl Feed {
             }
             add(&worker.shared.counters.acknowledged, 1);
         }
+        add(&self.board.rested, 1);
         Ok(())
     }
 

@@ -87,7 +87,8 @@ async fn durable_subscription_is_routed_to_its_shard_before_suback_and_taken_bac
     assert_eq!(remote.subscribe("a", Q1).await, SubackCode::Granted(Q1));
     let there = [key("a"), route_key::ALL_ROUTED].into();
     assert_eq!(bench.meta.durable(SHARD), there);
-    assert_eq!(bench.meta.live(), BTreeSet::from([key("a")]), "QoS 0 comes live");
+    let live = route_key::of_filter_qos_0(AppId(1), b"a");
+    assert_eq!(bench.meta.live(), BTreeSet::from([live]), "QoS 0 alone comes live");
     bench.meta.set_quorum(false);
     let refused = SubackCode::Refused(Reason::ImplementationSpecificError);
     assert_eq!(subscribe_slowly(&mut remote, &[("b", Q1)]).await, [refused]);

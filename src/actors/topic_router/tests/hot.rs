@@ -10,11 +10,11 @@ fn hot_topic_yields_to_others_keeps_its_order_and_skips_nobody() {
         let mut hot = Vec::new();
         for _ in 0..10_000 {
             let (link, peer) = bench.connect(ROOM, |_| {});
-            assert!(router.subscribe(link.slot(), APP, &hot_item));
+            assert!(router.subscribe(link.slot(), APP, &hot_item, false));
             hot.push((link, peer));
         }
         let (quiet, quiet_peer) = bench.connect(ROOM, |_| {});
-        router.subscribe(quiet.slot(), APP, &item("quiet", options(Qos::AtMostOnce), 0));
+        router.subscribe(quiet.slot(), APP, &item("quiet", options(Qos::AtMostOnce), 0), false);
         let send = |router: &mut TopicRouter, topic: &str, number: u8| {
             let messages = numbered(topic, number..number + 1, Qos::AtMostOnce);
             router.publish(Publish::of(messages.into_iter().map(Arc::new)))
@@ -29,7 +29,7 @@ fn hot_topic_yields_to_others_keeps_its_order_and_skips_nobody() {
         let gone = hot.swap_remove(5_000);
         assert!(router.unsubscribe(gone.0.slot(), hot_filter));
         let (late, late_peer) = bench.connect(ROOM, |_| {});
-        router.subscribe(late.slot(), APP, &hot_item);
+        router.subscribe(late.slot(), APP, &hot_item, false);
         assert!(router.poll_walks());
         assert!(quiet_done.try_recv() == Err(oneshot::error::TryRecvError::Closed));
         crate::actors::flusher::flush_all(&bench.worker);
