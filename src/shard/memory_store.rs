@@ -58,6 +58,11 @@ impl StoreMut for MemoryStore {
         self.pairs.insert(key, value);
     }
 
+    fn put_new(&mut self, key: Vec<u8>, value: Bytes) {
+        debug_assert!(!self.pairs.contains_key(&key), "the machine said that it is new: {key:?}");
+        self.put(key, value);
+    }
+
     fn delete(&mut self, key: &[u8]) {
         self.pairs.remove(key);
     }

@@ -29,7 +29,9 @@ pub(super) trait Record: Serialize + DeserializeOwned {
 
     /// Encodes the record.
     fn to_bytes(&self) -> Bytes {
-        let mut bytes = vec![Self::VERSION];
+        let size = bincode::serialized_size(self).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(1 + usize::try_from(size).unwrap_or(0));
+        bytes.push(Self::VERSION);
         #[expect(
             clippy::expect_used,
             reason = "a Vec takes every write, and all lengths are known"

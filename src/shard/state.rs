@@ -161,6 +161,8 @@ pub(super) struct Entry<'a> {
     offset: u32,
     /// Messages before this offset are in the logs.
     flushed: u32,
+    /// It has an `EntryRecord`.
+    is_recorded: bool,
     pub(super) store: &'a mut dyn StoreMut,
     tell: &'a (dyn Fn(Fact) + 'a),
     replies: Vec<Reply>,
@@ -195,7 +197,8 @@ impl State {
         tell: &dyn Fn(Fact),
     ) -> Vec<Reply> {
         let replies = Vec::with_capacity(commands.len());
-        let mut entry = Entry { index, offset: 0, flushed: 0, store, tell, replies };
+        let mut entry =
+            Entry { index, offset: 0, flushed: 0, is_recorded: false, store, tell, replies };
         for command in commands {
             let reply = self.apply_one(&mut entry, command);
             entry.replies.push(reply);

@@ -278,10 +278,10 @@ impl Pending {
         if !chunk.expires {
             info.expires_at_ms = 0;
         }
-        entry.store.put(key::body(entry.index, info.first), chunk.writer.finish());
+        entry.store.put_new(key::body(entry.index, info.first), chunk.writer.finish());
         if info.expires_at_ms != 0 {
             let due = Due::Chunk { entry: entry.index, first: info.first };
-            entry.store.put(key::deadline(info.expires_at_ms, due), bytes::Bytes::new());
+            entry.store.put_new(key::deadline(info.expires_at_ms, due), bytes::Bytes::new());
         }
         self.closed.push(info);
     }

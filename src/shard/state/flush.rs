@@ -29,10 +29,15 @@ impl State {
         self.flushes += 1;
         self.pending.close_all(entry);
         let closed = std::mem::take(&mut self.pending.closed);
-        let mut record: EntryRecord =
-            super::read(&*entry.store, &key::entry(entry.index)).unwrap_or_default();
-        record.0.extend(closed);
-        entry.store.put(key::entry(entry.index), record.to_bytes());
+        let (record, chunks) = (key::entry(entry.index), closed);
+        if entry.is_recorded {
+            let mut all: EntryRecord = super::read(&*entry.store, &record).unwrap_or_default();
+            all.0.extend(chunks);
+            entry.store.put(record, all.to_bytes());
+        } else {
+            entry.is_recorded = true;
+            entry.store.put_new(record, EntryRecord(chunks).to_bytes());
+        }
 
         let mut items = std::mem::take(&mut self.pending.items);
         items.sort_unstable_by_key(|new| (new.log_number, new.item.position));
@@ -66,6 +71,7 @@ impl State {
                 0 | CHUNK_ITEMS.. => None,
                 _ => entry.store.get(&key::index(log.number, state.tail)),
             };
+            let is_new = tail.is_none();
             let mut chunk = match tail {
                 Some(chunk) => index::reopen_chunk(&chunk, new.len().min(ROOM_ITEMS)),
                 None => {
@@ -82,7 +88,12 @@ impl State {
                 state.last = new.item.position;
                 state.tail_items += 1;
             }
-            entry.store.put(key::index(log.number, state.tail), Bytes::from(chunk));
+            let (key, chunk) = (key::index(log.number, state.tail), Bytes::from(chunk));
+            if is_new {
+                entry.store.put_new(key, chunk);
+            } else {
+                entry.store.put(key, chunk);
+            }
             new = later;
         }
         entry.store.put(key::log_state(log.number), state.to_bytes());

@@ -29,6 +29,10 @@ const LET_GO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often to look whether it still does.
 const LET_GO_INTERVAL: Duration = Duration::from_millis(1);
 
+/// How often a key is looked at after it was written. sled looks for pages to drop only once a 256th of them
+/// has been looked at 64 times. Pages that are written and left alone would stay, 60 MiB and more beyond the cache.
+const LOOKS_PER_WRITE: usize = 2;
+
 /// A sled database with one tree per shard.
 pub(crate) struct SledKv {
     path: PathBuf,
@@ -167,16 +171,27 @@ impl Kv for SledKv {
 
     fn apply(&self, shard: u16, batch: Batch) -> io::Result<()> {
         let mut changes = sled::Batch::default();
+        let mut written = Vec::with_capacity(batch.len());
         for (key, value) in batch {
             match value {
                 Some(value) => {
                     debug_assert!(value.len() <= PIECE_BYTES_MAX);
+                    let key = sled::IVec::from(key);
+                    written.push(key.clone());
                     changes.insert(key, value);
                 }
                 None => changes.remove(key),
             }
         }
-        self.with(shard, |tree| tree.apply_batch(changes))
+        self.with(shard, |tree| {
+            tree.apply_batch(changes)?;
+            for key in written {
+                for _ in 0..LOOKS_PER_WRITE {
+                    tree.get(&key)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn flush(&self) -> io::Result<()> {

@@ -5,7 +5,10 @@
 //! - A key that was new and is gone again leaves nothing behind: it never reaches sled.
 //! - Source: own design.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Bound,
+};
 
 use bytes::Bytes;
 
@@ -38,15 +41,16 @@ impl Table {
     }
 
     pub(crate) fn put(&mut self, key: Vec<u8>, value: Bytes, fresh: bool) {
-        let bytes = key.len() + value.len() + PAIR_BYTES;
-        let key_bytes = key.len();
-        // A key deleted and put again is as fresh as it was: an older layer may have it.
-        let fresh = fresh && !self.cells.contains_key(&key);
-        match self.cells.insert(key, Cell { value: Some(value), fresh }) {
-            None => self.bytes += bytes,
-            Some(old) => {
-                self.bytes += bytes;
-                self.bytes -= key_bytes + old.value.map_or(0, |value| value.len()) + PAIR_BYTES;
+        self.bytes += value.len();
+        match self.cells.entry(key) {
+            Entry::Vacant(place) => {
+                self.bytes += place.key().len() + PAIR_BYTES;
+                place.insert(Cell { value: Some(value), fresh });
+            }
+            // As fresh as it was: whether an older layer has the key does not depend on how often it is put.
+            Entry::Occupied(mut known) => {
+                let old = known.get_mut().value.replace(value);
+                self.bytes -= old.map_or(0, |value| value.len());
             }
         }
     }
@@ -99,6 +103,16 @@ mod tests {
     fn table_when_a_fresh_key_is_deleted_then_nothing_is_left() {
         let mut table = Table::default();
         table.put(b"a".to_vec(), Bytes::from_static(b"1"), true);
+        table.delete(b"a");
+        assert_eq!((table.len(), table.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn table_when_a_fresh_key_is_put_again_and_deleted_then_nothing_is_left() {
+        let mut table = Table::default();
+        table.put(b"a".to_vec(), Bytes::from_static(b"1"), true);
+        table.put(b"a".to_vec(), Bytes::from_static(b"123"), false);
+        assert_eq!(table.bytes(), 1 + 3 + PAIR_BYTES);
         table.delete(b"a");
         assert_eq!((table.len(), table.bytes()), (0, 0));
     }

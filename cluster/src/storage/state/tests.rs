@@ -32,6 +32,8 @@ use crate::{
 enum Step {
     Put(u16, usize),
     PutNew(usize),
+    /// One of the last that were new, if it is still there.
+    PutAgain(u16, usize),
     Delete(u16),
     DeleteNew(u16),
     Freeze,
@@ -47,6 +49,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => (key.clone(), prop_oneof![0..200_usize, 1_400..1_700_usize, 4_000..9_000_usize])
             .prop_map(|(key, bytes)| Step::Put(key, bytes)),
         20 => (0..300_usize).prop_map(Step::PutNew),
+        10 => (key.clone(), 0..300_usize).prop_map(|(key, bytes)| Step::PutAgain(key, bytes)),
         10 => key.clone().prop_map(Step::Delete),
         10 => key.clone().prop_map(Step::DeleteNew),
         2 => Just(Step::Freeze),
@@ -116,10 +119,14 @@ impl World {
                 self.next += 1;
                 self.put(new_key(self.next), bytes, true);
             }
-            Step::Delete(number) => self.delete(&key(number)),
-            Step::DeleteNew(number) => {
-                self.delete(&new_key(self.next.saturating_sub(u64::from(number / 8))));
+            Step::PutAgain(number, bytes) => {
+                let key = self.recent_key(number);
+                if self.model.contains_key(&key) {
+                    self.put(key, bytes, false);
+                }
             }
+            Step::Delete(number) => self.delete(&key(number)),
+            Step::DeleteNew(number) => self.delete(&self.recent_key(number)),
             Step::Freeze => drop(self.state.freeze()),
             Step::Write => self.write(),
             Step::Scan(from, to, limit) => self.check_scan(&key(from), &key(to), limit),
@@ -134,6 +141,10 @@ impl World {
                 assert_eq!(last, Some(self.steps));
             }
         }
+    }
+
+    fn recent_key(&self, number: u16) -> Vec<u8> {
+        new_key(self.next.saturating_sub(u64::from(number / 8)))
     }
 
     /// Streams come, move on and go, as those of nodes do.
