@@ -180,7 +180,7 @@ impl Appender {
     /// Sees to it that the shard's commands are proposed after the mailbox was drained.
     fn mark(&mut self, at: usize, ctx: &mut Context<Self>) {
         let queue = &mut self.queues[at];
-        if queue.marked || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
+        if queue.marked || !queue.may_propose() {
             return;
         }
         queue.marked = true;
@@ -194,11 +194,13 @@ impl Appender {
     fn propose_batch(&mut self, at: usize, ctx: &mut Context<Self>) {
         let queue = &mut self.queues[at];
         queue.marked = false;
-        if queue.commands.is_empty() || queue.proposals >= limits::APPEND_PROPOSALS_MAX {
+        if !queue.may_propose() {
             return;
         }
         let (mut commands, askers) = queue.take_batch();
         queue.proposals += 1;
+        queue.proposed += commands.len();
+        let count = commands.len();
         let shard = ShardId(u16::try_from(at).unwrap_or(u16::MAX));
         let granted = self.facts.ledger.grant(shard, &mut commands);
         let batch = command::encode_batch(&commands);
@@ -206,7 +208,7 @@ impl Appender {
         let (order, proposed) = (self.propose)(shard, batch, behind);
         let settle = move |replies, actor: &mut Self| {
             actor.facts.ledger.settle(shard, granted);
-            actor.settle(at, &replies);
+            actor.settle(at, count, &replies);
             answer_all(replies, askers, &actor.facts);
         };
         if order.is_some() {
@@ -230,9 +232,10 @@ impl Appender {
 
     /// Takes note that a proposal has come back; with a failure, what was submitted until now fails too, and for
     /// the same reason: nothing of it was proposed.
-    fn settle(&mut self, at: usize, replies: &Result<Bytes, SubmitError>) {
+    fn settle(&mut self, at: usize, count: usize, replies: &Result<Bytes, SubmitError>) {
         let queue = &mut self.queues[at];
         queue.proposals -= 1;
+        queue.proposed -= count;
         if queue.proposals == 0 {
             queue.order = None;
         }

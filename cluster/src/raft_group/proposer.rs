@@ -9,6 +9,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use openraft::{Raft, raft::ClientWriteResult};
 use tokio::sync::{oneshot, watch};
 
@@ -39,6 +40,7 @@ pub(crate) struct Proposer {
 struct InFlight {
     told: oneshot::Receiver<ClientWriteResult<Types>>,
     asks: Asks,
+    bytes: usize,
 }
 
 impl InFlight {
@@ -60,6 +62,13 @@ struct OnTheWay {
 }
 
 impl OnTheWay {
+    /// Returns whether no entry may go out now. One that goes out behind another carries no less: under load
+    /// entries grow, which costs less than more of them; with little to do the next need not wait.
+    fn is_full_for(&self, queue: &Queue) -> bool {
+        let bytes = self.entries.iter().map(|entry| entry.bytes).sum();
+        self.entries.len() >= ENTRIES_IN_FLIGHT_MAX || !queue.has_waiting(bytes)
+    }
+
     async fn settle_first(&mut self, lead: &mut watch::Receiver<Lead>) {
         let Some(first) = self.entries.front_mut() else {
             return std::future::pending().await;
@@ -91,10 +100,11 @@ impl Proposer {
             if on_the_way.entries.is_empty() {
                 on_the_way.term = self.lead.borrow().term;
             }
+            let bytes = commands.iter().map(Bytes::len).sum();
             let proposal =
                 Proposal { commands: commands.into(), runs: runs.into(), asks: asks.clone() };
             match self.raft.client_write_ff(proposal).await {
-                Ok(told) => on_the_way.entries.push_back(InFlight { told, asks }),
+                Ok(told) => on_the_way.entries.push_back(InFlight { told, asks, bytes }),
                 Err(_) => {
                     asks.doubt();
                     return self.queue.end();
@@ -128,7 +138,7 @@ impl Proposer {
             if let Some(why) = self.health.state().refusal() {
                 self.queue.refuse(why);
             }
-            let full = on_the_way.entries.len() >= ENTRIES_IN_FLIGHT_MAX;
+            let full = on_the_way.is_full_for(&self.queue);
             tokio::select! {
                 biased;
                 () = on_the_way.settle_first(&mut self.lead), if full => {}

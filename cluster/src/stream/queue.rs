@@ -22,7 +22,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     door::Door,
-    run::{Moment, Origin, Outcome, Refusal, Run, Verdict},
+    run::{Moment, Origin, Outcome, Refusal, Run, Verdict, adds_up_to},
     sender::{Leader, Room, Sender, Sending, Told},
 };
 use crate::{
@@ -334,6 +334,13 @@ impl Queue {
         }
     }
 
+    /// Returns whether so many bytes of commands wait for an entry of this node: of this node, or of others.
+    pub(crate) fn has_waiting(&self, bytes: usize) -> bool {
+        let state = self.state.lock();
+        let lines = state.line.iter().flat_map(|waiting| waiting.commands.iter().map(Bytes::len));
+        adds_up_to(bytes, lines) || (state.leads(self.node) && state.sender.has_unsent(bytes))
+    }
+
     /// Takes as much as an entry may carry: other nodes' runs up to half of it, own commands, and what
     /// else waits.
     pub(crate) fn gather(self: &Arc<Self>) -> Gathered {
@@ -345,6 +352,7 @@ impl Queue {
                 bytes: ENTRY_BYTES_TARGET.saturating_sub(entry.bytes),
                 commands: ENTRY_COMMANDS_MAX.saturating_sub(entry.commands.len()),
                 requests: usize::MAX,
+                grows: false,
                 any_size: entry.runs.is_empty(),
             };
             if let Some(Sending { request, run, commands }) = state.sender.next(self.now(), room) {
@@ -374,6 +382,7 @@ impl Queue {
             bytes: STREAM_REQUEST_BYTES,
             commands: ENTRY_COMMANDS_MAX,
             requests: STREAM_REQUESTS_MAX,
+            grows: true,
             any_size: true,
         };
         let now = self.now();

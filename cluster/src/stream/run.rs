@@ -80,3 +80,13 @@ pub(crate) enum Refusal {
     /// The callers are told; nobody tries again.
     Told(ProposeError),
 }
+
+/// Returns whether parts are `sum` together, or more; looks at no more of them than that takes.
+pub(crate) fn adds_up_to(sum: usize, mut parts: impl Iterator<Item = usize>) -> bool {
+    let mut left = sum;
+    while left > 0 {
+        let Some(part) = parts.next() else { return false };
+        left = left.saturating_sub(part);
+    }
+    true
+}

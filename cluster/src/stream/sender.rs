@@ -24,7 +24,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-use super::run::{Moment, Origin, Outcome, Refusal, Run, Verdict};
+use super::run::{Moment, Origin, Outcome, Refusal, Run, Verdict, adds_up_to};
 use crate::{
     error::ProposeError,
     limits::{LEADERLESS_PATIENCE, PROPOSE_TIMEOUT, STREAM_GIVE_UP, STREAM_RETRY},
@@ -40,6 +40,9 @@ pub(crate) struct Room {
     pub(crate) commands: usize,
     /// Requests under way, with the new one.
     pub(crate) requests: usize,
+    /// Of several requests under way, one carries no less than those in front of it together: under load they
+    /// grow instead of becoming more.
+    pub(crate) grows: bool,
     /// The first command is taken whatever its size.
     pub(crate) any_size: bool,
 }
@@ -111,6 +114,7 @@ fn behind_a(failure: ProposeError) -> ProposeError {
 struct UnderWay {
     request: u64,
     run: Run,
+    bytes: usize,
 }
 
 /// See the file header.
@@ -267,12 +271,19 @@ impl<C> Sender<C> {
         };
         self.last_request += 1;
         let request = self.last_request;
-        self.under_way.push_back(UnderWay { request, run });
+        let bytes = commands.iter().map(Bytes::len).sum();
+        self.under_way.push_back(UnderWay { request, run, bytes });
         Some(Sending { request, run, commands })
     }
 
+    /// Returns whether so many bytes of commands have not been sent.
+    pub(crate) fn has_unsent(&self, bytes: usize) -> bool {
+        adds_up_to(bytes, self.items.range(self.sent..).map(|item| item.command.len()))
+    }
+
     fn take(&mut self, room: Room) -> Option<(Run, Vec<Bytes>)> {
-        if self.under_way.len() >= room.requests {
+        let under_way = self.under_way.iter().map(|under_way| under_way.bytes).sum();
+        if self.under_way.len() >= room.requests || (room.grows && !self.has_unsent(under_way)) {
             return None;
         }
         let (mut bytes, mut commands) = (0, Vec::new());

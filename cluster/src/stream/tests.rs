@@ -220,7 +220,7 @@ fn stream_when_one_in_front_is_refused_then_those_behind_hear_the_same_reason() 
     let mut sender = Sender::new(Origin { node: OTHER.0, incarnation: 1 });
     sender.lead(Some(Leader { node: LEADER.0, term: 1 }), now, &mut told);
     // Two are on their way, each in a request of its own, and a third has not been sent.
-    let room = Room { bytes: 100, commands: 1, requests: 2, any_size: true };
+    let room = Room { bytes: 100, commands: 1, requests: 2, grows: false, any_size: true };
     let order = sender.push(Bytes::from_static(b"refused"), 1, None, now).unwrap();
     let refused = sender.next(now, room).unwrap();
     sender.push(Bytes::from_static(b"behind"), 2, None, now).unwrap();
@@ -231,6 +231,32 @@ fn stream_when_one_in_front_is_refused_then_those_behind_hear_the_same_reason() 
     assert_eq!(told, [(1, Err(why)), (2, Err(why)), (3, Err(why))]);
     let late = sender.push(Bytes::from_static(b"late"), 4, Some(order), now);
     assert_eq!(late, Err((4, why)));
+}
+
+#[test]
+fn stream_when_a_request_is_under_way_then_the_next_carries_no_less_than_it() {
+    let (now, mut told) = (Duration::from_secs(1), Vec::new());
+    let mut sender = Sender::new(Origin { node: OTHER.0, incarnation: 1 });
+    sender.lead(Some(Leader { node: LEADER.0, term: 1 }), now, &mut told);
+    let room = Room { bytes: 100, commands: 9, requests: 3, grows: true, any_size: true };
+    let push = |sender: &mut Sender<u64>, bytes: usize| {
+        sender.push(Bytes::from(vec![0; bytes]), 0, None, now).unwrap();
+    };
+    push(&mut sender, 10);
+    let first = sender.next(now, room).unwrap();
+    push(&mut sender, 9);
+    assert!(sender.next(now, room).is_none(), "9 bytes behind 10");
+    push(&mut sender, 1);
+    let second = sender.next(now, room).unwrap();
+    assert_eq!(second.commands.len(), 2);
+    push(&mut sender, 19);
+    assert!(sender.next(now, room).is_none(), "19 bytes behind 10 and 10");
+    let refused = Verdict::Refused(Refusal::Unsent);
+    sender.settle(first.request, refused.clone(), now, &mut told);
+    sender.settle(second.request, refused, now, &mut told);
+    let again =
+        sender.next(now + crate::limits::STREAM_RETRY, Room { requests: 1, ..room }).unwrap();
+    assert_eq!(again.commands.len(), 4, "nothing is under way");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

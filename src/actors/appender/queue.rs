@@ -40,12 +40,22 @@ pub(super) struct Queue {
     pub(super) askers: Vec<Asker>,
     pub(super) waiting_bytes: usize,
     pub(super) proposals: usize,
+    /// Commands of these.
+    pub(super) proposed: usize,
     /// Of the last one, while it has no outcome.
     pub(super) order: Option<Order>,
     pub(super) marked: bool,
 }
 
 impl Queue {
+    /// Tells whether a batch may go out now. Behind another one only if it has no fewer commands: under load
+    /// batches grow, which costs less than more of them; with little to do the next one need not wait.
+    pub(super) fn may_propose(&self) -> bool {
+        self.proposals < limits::APPEND_PROPOSALS_MAX
+            && !self.commands.is_empty()
+            && self.commands.len() >= self.proposed
+    }
+
     /// Takes commands from the front until a batch is full.
     pub(super) fn take_batch(&mut self) -> (Vec<Command>, Vec<Asker>) {
         let mut bytes = 0;

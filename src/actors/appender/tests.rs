@@ -159,6 +159,43 @@ async fn submits_beyond_what_may_wait_are_refused_and_counted() {
 }
 
 #[actix::test]
+async fn batch_behind_another_has_no_fewer_commands_than_that() {
+    let (answer, answered) = tokio::sync::watch::channel(0_usize);
+    let sizes = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&sizes);
+    let propose: Propose = Rc::new(move |_, batch, _| {
+        let count = command::decode_batch(&batch).unwrap().len();
+        let number = noted.borrow().len();
+        noted.borrow_mut().push(count);
+        let mut answered = answered.clone();
+        let proposed = Box::pin(async move {
+            let _ = answered.wait_for(|answered| *answered > number).await;
+            Ok(command::encode_replies(&vec![Reply::Done; count]))
+        });
+        (Some(Order::default()), proposed as _)
+    });
+    let appender = Appender::new(1, propose, Facts::new(1)).start();
+    let mut replies = Vec::new();
+    let mut submit = async |count: u64| {
+        let send = |_| appender.send(Submit { shard: ShardId(0), command: tick(1) });
+        replies.extend((0..count).map(send));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    submit(5).await;
+    submit(4).await;
+    assert_eq!(*sizes.borrow(), [5], "4 behind 5");
+    submit(2).await;
+    assert_eq!(*sizes.borrow(), [5, 6]);
+    submit(50).await;
+    assert_eq!(*sizes.borrow(), [5, 6], "no more than two");
+    answer.send(1).unwrap();
+    submit(0).await;
+    assert_eq!(*sizes.borrow(), [5, 6, 50], "at once when the first has come back");
+    answer.send(9).unwrap();
+    assert!(join_all(replies).await.into_iter().all(|reply| reply.unwrap() == Ok(Reply::Done)));
+}
+
+#[actix::test]
 async fn submits_behind_a_batch_that_fails_fail_with_it_and_later_ones_pass() {
     let (fail, failed) = tokio::sync::watch::channel(false);
     let behinds = Rc::new(RefCell::new(Vec::new()));

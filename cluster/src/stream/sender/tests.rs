@@ -158,6 +158,7 @@ impl World {
             bytes: 60,
             commands: 5,
             requests: 3,
+            grows: self.dice.one_in(2),
             any_size: self.dice.one_in(2) || !self.faults,
         };
         let Some(leader) = self.sender.leader() else { return };
