@@ -34,6 +34,7 @@ use futures_util::future::{FutureExt as _, join_all};
 use hongqiao_cluster::id::NodeId;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
+use tokio::sync::oneshot;
 
 pub use arrivals::{Arrivals, Spawn};
 pub(in crate::actors) use frame::reads_again;
@@ -42,7 +43,7 @@ use lane::Lane;
 use super::{
     line::Line,
     peer::Wire,
-    publish::{Part, Parts, Versions},
+    publish::{Accepted, Part, Parts, Versions},
     route_tables::{RouteTables, Snapshot},
 };
 use crate::{
@@ -65,15 +66,17 @@ pub struct Relay {
 /// The part of a batch that goes to one node, by place in the batch.
 struct Share {
     node: NodeId,
-    /// QoS 0, and what the node is only to know of.
+    /// QoS 0.
     may_be_lost: Vec<usize>,
     must_arrive: Vec<usize>,
+    /// Retained messages that nobody there takes live.
+    news: Vec<usize>,
 }
 
 /// What relays count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RelayView {
-    /// Messages of QoS 0, and news of retained ones, that found no room or no link.
+    /// Messages of QoS 0 that found no room or no link.
     pub dropped_messages: u64,
     /// Bytes that wait for other nodes or for their answers.
     pub waiting_bytes: usize,
@@ -131,6 +134,10 @@ impl Relay {
             if !offered.is_empty() {
                 lane.offer(offered.iter().map(item).collect());
             }
+            let news: Vec<_> = share.news.iter().filter(|at| fits(at)).map(item).collect();
+            if !news.is_empty() {
+                lane.tell(news);
+            }
             let (sent, large): (Vec<_>, Vec<_>) = share.must_arrive.into_iter().partition(fits);
             for at in large {
                 parts[at].push(Box::pin(async { Err(Reason::QuotaExceeded) }));
@@ -143,12 +150,7 @@ impl Relay {
                 lane.send(sent.iter().map(item).collect(), line)
             };
             rooms.extend(room);
-            let outcome: Part = Box::pin(async move {
-                let outcome = tokio::time::timeout(limits::RELAY_WAIT, outcome).await;
-                outcome.map_or(Err(Reason::UnspecifiedError), |told| {
-                    told.unwrap_or(Err(Reason::UnspecifiedError))
-                })
-            });
+            let outcome: Part = Box::pin(in_time(outcome));
             let outcome = outcome.shared();
             for at in sent {
                 parts[at].push(Box::pin(outcome.clone()));
@@ -162,6 +164,12 @@ impl Relay {
             Ok(())
         }))
     }
+}
+
+/// Waits for what another node tells of a batch.
+async fn in_time(told: oneshot::Receiver<Accepted>) -> Accepted {
+    let told = tokio::time::timeout(limits::RELAY_WAIT, told).await;
+    told.ok().and_then(Result::ok).unwrap_or(Err(Reason::UnspecifiedError))
 }
 
 /// Says which messages go to which other node.
@@ -184,7 +192,8 @@ fn shares(snapshot: &Snapshot, messages: &[Arc<Message>]) -> SmallVec<[Share; 2]
         }
         for node in snapshot.nodes_of_qos_0(app, topic).iter().filter(|node| !nodes.contains(*node))
         {
-            share_of(&mut shares, node).may_be_lost.push(at);
+            let share = share_of(&mut shares, node);
+            if is_reliable { &mut share.news } else { &mut share.may_be_lost }.push(at);
         }
     }
     shares
@@ -194,7 +203,8 @@ fn shares(snapshot: &Snapshot, messages: &[Arc<Message>]) -> SmallVec<[Share; 2]
 fn share_of(shares: &mut SmallVec<[Share; 2]>, node: NodeId) -> &mut Share {
     let known = shares.iter().position(|share| share.node == node);
     let place = known.unwrap_or_else(|| {
-        shares.push(Share { node, may_be_lost: Vec::new(), must_arrive: Vec::new() });
+        let (may_be_lost, must_arrive) = (Vec::new(), Vec::new());
+        shares.push(Share { node, may_be_lost, must_arrive, news: Vec::new() });
         shares.len() - 1
     });
     &mut shares[place]

@@ -149,6 +149,13 @@ impl Lane {
         }
     }
 
+    /// Sends messages of which the node is only to know: without room they are not sent.
+    pub(super) fn tell(self: &Arc<Self>, items: Vec<Bytes>) {
+        if let Ok(room) = Arc::clone(&self.window).try_acquire_many_owned(room_of(&items)) {
+            self.enqueue(items, room, None, None);
+        }
+    }
+
     /// Sends messages that must arrive: on their way when this returns, if there is room; else the answer
     /// is a future that waits for it, and the publisher sends nothing more until then.
     pub(super) fn send(self: &Arc<Self>, items: Vec<Bytes>, line: Line) -> Sent {

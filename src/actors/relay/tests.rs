@@ -300,7 +300,14 @@ fn node_of_durable_sessions_alone_gets_qos_0_and_is_not_waited_for_with_qos_1() 
         // The router of this test has a subscriber for all; what is kept is news for one that begins.
         assert_eq!(payloads(&peer), ["zero", "kept"]);
         world.wire.always(Fate::Unreachable);
-        world.publish_one("a/1", "dead".to_owned(), Qos::AtLeastOnce).await.unwrap();
+        let kept = Message { retain: true, ..message("a/1", "dead", Qos::AtLeastOnce) };
+        let (parts, room) = world.publish(vec![kept]);
+        assert!(parts.iter().all(Vec::is_empty) && room.is_none());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(world.relay.view().dropped_messages, 0, "nobody misses it");
+        world.wire.always(Fate::Good);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(payloads(&peer), ["dead"], "the news is sent again");
     });
 }
 
