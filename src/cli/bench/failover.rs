@@ -60,8 +60,8 @@ struct Board {
     waited_ns: AtomicU64,
     /// All sessions are served: publishers begin nothing more.
     served: AtomicBool,
-    /// Publishers that have nothing under way and begin nothing more.
-    rested: AtomicU64,
+    /// Publishers that wait for an acknowledgement.
+    waiting: AtomicU64,
 }
 
 impl Board {
@@ -89,7 +89,7 @@ pub(super) fn run(args: &FailoverArgs) -> anyhow::Result<()> {
         forgotten: never(),
         waited_ns: never(),
         served: AtomicBool::new(false),
-        rested: never(),
+        waiting: never(),
     });
     let controller = Controller::new(&common.server_pids)?;
     let (tasks, shared) = (args.clone(), Arc::clone(&board));
@@ -113,11 +113,12 @@ pub(super) fn run(args: &FailoverArgs) -> anyhow::Result<()> {
     )?;
     let recovered = crew.shared.counters.read().finished;
     board.served.store(true, Ordering::Relaxed);
+    let (start, publishers) = (clock::now(), u64::from(args.publishers));
     controller.wait_for(
         &mut crew,
         "finishing",
-        u64::from(args.publishers),
-        |_| board.rested.load(Ordering::Relaxed),
+        publishers,
+        |_| publishers - board.waiting.load(Ordering::Relaxed),
         |_| start.elapsed() > patience,
     )?;
     let acknowledged = crew.shared.counters.read().acknowledged;
@@ -134,7 +135,7 @@ fn report(args: &FailoverArgs, board: &Board, acknowledged: u64, recovered: u64)
     report.parameter("publishers", args.publishers);
     report.parameter("rate", args.rate);
     report.count("acknowledged", acknowledged);
-    report.count("not_acknowledged", u64::from(args.publishers) - read(&board.rested));
+    report.count("not_acknowledged", read(&board.waiting));
     report.count("sessions_moved", read(&board.back));
     report.count("sessions_forgotten", read(&board.forgotten));
     report.count("sessions_not_recovered", u64::from(args.sessions) - recovered);
@@ -274,6 +275,7 @@ impl Feed {
             due = (due + self.interval).max(Instant::from_std(clock::now()));
             self.template.set_receiver(topic);
             let stamp_ns = worker.now_ns();
+            add(&self.board.waiting, 1);
             // As a client does: until it is acknowledged, over as many connections as that takes.
             while let Err(_broken) = self.publish(&mut connection, stamp_ns, number).await {
                 let Some(again) = reopen(&worker, &mut self.identity, |_, _| {}).await else {
@@ -286,8 +288,8 @@ impl Feed {
                 self.board.waited_ns.fetch_max(now_ns - stamp_ns, Ordering::Relaxed);
             }
             add(&worker.shared.counters.acknowledged, 1);
+            self.board.waiting.fetch_sub(1, Ordering::Relaxed);
         }
-        add(&self.board.rested, 1);
         Ok(())
     }
 
