@@ -84,7 +84,8 @@ fn bench(receivers: u32) -> anyhow::Result<()> {
             let options = SubscriptionOptions::default();
             let filter = TopicFilter::parse(TOPIC)?;
             let items = vec![Subscription { filter, options, id: None }];
-            router.send(Subscribe { connection: link.id(), app: APP, items }).await?;
+            let subscribe = Subscribe { connection: link.id(), app: APP, items, keep_live: false };
+            router.send(subscribe).await?;
             links.push(link);
         }
         anyhow::Ok((worker, router, links))

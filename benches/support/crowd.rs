@@ -103,14 +103,18 @@ impl Backend for Grant {
         _: usize,
         _: u32,
     ) -> Later<Vec<Result<bool, FiltersFull>>> {
-        let item = |item: StoredSubscription| Subscription {
-            filter: item.filter,
-            options: item.options,
-            id: NonZeroU32::new(item.subscription_id),
-        };
-        let items = items.into_iter().map(item).collect();
-        let sent = self.router.send(Subscribe { connection: who.connection, app: who.app, items });
+        let items = items.iter().map(Subscription::from).collect();
+        let (connection, app) = (who.connection, who.app);
+        let sent = self.router.send(Subscribe { connection, app, items, keep_live: false });
         Box::pin(async move { sent.await.unwrap_or_default().into_iter().map(Ok).collect() })
+    }
+
+    fn take_live(&self, _: Subscriber, _: Vec<TopicFilter>) -> Later<Vec<Subscription>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn take_from_log(&self, _: Subscriber, _: Vec<Subscription>) -> Later<()> {
+        Box::pin(async {})
     }
 
     fn unsubscribe(&self, _: Subscriber, _: Vec<(Option<Bytes>, TopicFilter)>) -> Later<Vec<bool>> {

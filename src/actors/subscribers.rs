@@ -77,6 +77,17 @@ impl Subscriber {
         self.packed >> ID_BITS & 0b11 == FROM_LOG
     }
 
+    /// Returns its options; how retained messages are handled is not kept.
+    #[must_use]
+    pub fn options(self) -> SubscriptionOptions {
+        SubscriptionOptions {
+            qos: self.qos(),
+            no_local: self.no_local(),
+            retain_as_published: self.retain_as_published(),
+            ..SubscriptionOptions::default()
+        }
+    }
+
     /// Tells whether it wants nothing that its own client published.
     #[must_use]
     pub fn no_local(self) -> bool {
@@ -170,6 +181,16 @@ impl Subscribers {
             Kind::None | Kind::One(_) => return false,
         }
         true
+    }
+
+    /// Returns the subscription of a slot.
+    #[must_use]
+    pub fn get(&self, slot: u32) -> Option<Subscriber> {
+        match &self.0 {
+            Kind::Many(many) => many.place(slot).map(|place| many.list[place]),
+            Kind::One(one) if one.slot == slot => Some(*one),
+            Kind::None | Kind::One(_) => None,
+        }
     }
 
     /// Tells whether there is none, and nobody walks.

@@ -17,6 +17,7 @@
 //! run ─► encoded once per (dialect, QoS, retain) ─► links
 //! ```
 
+mod live;
 mod serve;
 mod walks;
 mod shared;
@@ -54,10 +55,13 @@ use crate::{
         trie::{FilterId, FilterTrie},
         wire::SubscriptionOptions,
     },
+    shard::command::StoredSubscription,
 };
 
 use serve::Merge;
 use walks::{Done, Run, Walks};
+
+pub use live::TakeLive;
 
 /// Sent by a connection of the same thread. Replies per item whether the subscription is new for the
 /// connection (an old one has its options replaced, without a gap); all `false` if it has ended.
@@ -70,6 +74,9 @@ pub struct Subscribe {
     pub app: AppId,
     /// In order.
     pub items: Vec<Subscription>,
+    /// What has its QoS 1 and 2 live so far keeps them live, at QoS 0, even if they come from the session's log
+    /// too from now on.
+    pub keep_live: bool,
 }
 
 /// One subscription without a share name.
@@ -81,6 +88,14 @@ pub struct Subscription {
     pub options: SubscriptionOptions,
     /// Sent along with deliveries.
     pub id: Option<NonZeroU32>,
+}
+
+impl From<&StoredSubscription> for Subscription {
+    fn from(stored: &StoredSubscription) -> Self {
+        let StoredSubscription { filter, options, subscription_id, .. } = stored;
+        let id = NonZeroU32::new(*subscription_id);
+        Self { filter: filter.clone(), options: *options, id }
+    }
 }
 
 /// Sent by a connection of the same thread. Replies per filter whether there was such a subscription.
@@ -361,7 +376,12 @@ impl Handler<Subscribe> for TopicRouter {
         };
         self.worker.hold_slot(slot);
         let (app, items) = (subscribe.app, subscribe.items.iter());
-        MessageResult(items.map(|item| self.subscribe(slot, app, item, is_durable)).collect())
+        let keep_live = subscribe.keep_live && is_durable;
+        let add = |item: &Subscription| match keep_live.then(|| self.kept_live(slot, app, item)) {
+            Some(item) => self.subscribe(slot, app, &item, is_durable),
+            None => self.subscribe(slot, app, item, is_durable),
+        };
+        MessageResult(items.map(add).collect())
     }
 }
 

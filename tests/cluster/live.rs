@@ -234,6 +234,44 @@ fn subscriber_that_comes_while_others_publish_misses_nothing_after_its_suback() 
 }
 
 #[test]
+fn durable_subscription_whose_qos_changes_while_others_publish_misses_nothing() {
+    let _turn = alone();
+    let cluster = Cluster::start(3);
+    let (names, stop) = (Names::new(), Arc::new(AtomicBool::new(false)));
+    let topic = names.topic("changes");
+    let mut client = cluster.broker(1).v5(&names.id("s")).durable().connect();
+    client.subscribe(&topic, 1);
+    let publishers: Vec<_> = cluster
+        .numbers()
+        .map(|node| {
+            let (id, topic) = (names.id(&format!("p{node}")), format!("{topic}/{node}"));
+            client.subscribe(&topic, 1);
+            publisher(cluster.broker(node), id, topic, Arc::clone(&stop))
+        })
+        .collect();
+    for round in 0..60 {
+        for node in cluster.numbers() {
+            client.subscribe(&format!("{topic}/{node}"), round % 2);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for (publisher, node) in publishers.into_iter().zip(cluster.numbers()) {
+        let sent = publisher.join().unwrap();
+        assert!(sent > 100, "{sent}");
+        let topic = format!("{topic}/{node}");
+        let of_topic = |packet: &Packet| match packet {
+            Packet::Publish(publish) if publish.topic == topic => Some(publish.text()),
+            _ => None,
+        };
+        let mut missing: BTreeSet<_> = (0..sent).map(|n| n.to_string()).collect();
+        while !missing.is_empty() {
+            let what = format!("{} of {sent} on {topic}", missing.len());
+            missing.remove(&client.wait_for(&what, of_topic));
+        }
+    }
+}
+
+#[test]
 fn publisher_waits_for_a_node_that_died_until_its_nodedown_and_others_not_at_all() {
     let _turn = alone();
     let mut cluster = Cluster::start(3);

@@ -17,6 +17,7 @@ use crate::{
         home::{Claim, ClaimError, Release},
         line::Line,
         publish::Published,
+        topic_router::Subscription,
     },
     auth::{Admission, Credentials, Verdict},
     model::{
@@ -100,7 +101,8 @@ pub trait Backend: 'static {
     fn publish_again(&self, messages: &[Arc<Message>], line: &mut Option<Line>) -> Published;
 
     /// Adds or replaces live subscriptions, shared ones included. Per item: `Ok(new)`, or the session
-    /// has its limit of filters; `shared` of them it has in groups.
+    /// has its limit of filters; `shared` of them it has in groups. What comes live so far still does, at QoS 0,
+    /// until [`take_from_log`](Self::take_from_log).
     fn subscribe(
         &self,
         who: Subscriber,
@@ -108,6 +110,13 @@ pub trait Backend: 'static {
         shared: usize,
         filters_max: u32,
     ) -> Later<Vec<Result<bool, FiltersFull>>>;
+
+    /// Has QoS 1 and 2 of these filters come live too, at QoS 0, where they come from the session's log. Replies the
+    /// subscriptions that were changed by it, as they were.
+    fn take_live(&self, who: Subscriber, filters: Vec<TopicFilter>) -> Later<Vec<Subscription>>;
+
+    /// Has QoS 1 and 2 of these subscriptions, none of them shared, come from the session's log alone.
+    fn take_from_log(&self, who: Subscriber, items: Vec<Subscription>) -> Later<()>;
 
     /// Waits until every node knows subscriptions that are in force here and, durable ones, stored; `None`:
     /// they do. Per item: whether they all know it.

@@ -3,7 +3,7 @@
 //! - Owns: addresses. Takes: questions of connections. Gives: their replies.
 //! - Bound: each mailbox has its own; a question that meets a full one waits there.
 
-use std::{num::NonZeroU32, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use actix::Addr;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::{
         line::Line,
         publish::{Published, Publisher},
         suback_barrier::SubackBarrier,
-        topic_router::{Subscribe, Subscription, TopicRouter, Unsubscribe},
+        topic_router::{Subscribe, Subscription, TakeLive, TopicRouter, Unsubscribe},
         worker::Worker,
     },
     auth::{Admission, Authenticator, Credentials, Verdict},
@@ -117,15 +117,10 @@ impl Node {
     /// Asks router and groups at the same time; replies in the order of `items`.
     fn add(&self, who: Subscriber, items: &[StoredSubscription]) -> Later<Vec<bool>> {
         let plain = items.iter().filter(|item| item.share.is_none());
-        let plain: Vec<_> = plain
-            .map(|item| Subscription {
-                filter: item.filter.clone(),
-                options: item.options,
-                id: NonZeroU32::new(item.subscription_id),
-            })
-            .collect();
+        let plain: Vec<_> = plain.map(Subscription::from).collect();
         let routed = (!plain.is_empty()).then(|| {
-            self.router.send(Subscribe { connection: who.connection, app: who.app, items: plain })
+            let (connection, app) = (who.connection, who.app);
+            self.router.send(Subscribe { connection, app, items: plain, keep_live: true })
         });
         let joins = items.iter().map(|item| {
             let share = item.share.as_ref()?;
@@ -250,6 +245,21 @@ impl Backend for Rc<Node> {
             node.unsubscribe(who, over).await;
             let reply = |(new, kept)| if kept { Ok(new) } else { Err(FiltersFull) };
             added.into_iter().zip(kept).map(reply).collect()
+        })
+    }
+
+    fn take_live(&self, who: Subscriber, filters: Vec<TopicFilter>) -> Later<Vec<Subscription>> {
+        let (connection, app) = (who.connection, who.app);
+        let replaced = self.router.send(TakeLive { connection, app, filters });
+        Box::pin(async move { replaced.await.unwrap_or_default() })
+    }
+
+    fn take_from_log(&self, who: Subscriber, items: Vec<Subscription>) -> Later<()> {
+        let (connection, app) = (who.connection, who.app);
+        let taken = self.router.send(Subscribe { connection, app, items, keep_live: false });
+        Box::pin(async move {
+            // An error means that the router has ended, and with it the thread.
+            let _ = taken.await;
         })
     }
 

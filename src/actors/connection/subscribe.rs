@@ -10,7 +10,10 @@
 //! SUBSCRIBE ─[durable: commit in the shard]─► routers and groups ─[other nodes know it]─► SUBACK
 //!           ─► retained messages
 //! ```
+//! (A change of the QoS of a durable subscription: see `durable`.)
 //! What other nodes do not get to know in time is taken back and refused.
+
+mod durable;
 
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -107,20 +110,7 @@ impl Connection {
             let added = backend.subscribe(who, items.clone(), shared, filters_max);
             return Box::pin(async move { routed(&backend, who, items, added.await).await });
         }
-        let (key, epoch) = (who.session, who.epoch);
-        let command = Command::Subscribe { key, epoch, items: items.clone(), filters_max };
-        let stored = backend.submit(key, command);
-        Box::pin(async move {
-            let stored = match stored.await? {
-                Reply::Subscribed(stored) => stored,
-                Reply::Fenced => return Err(Trouble::Fenced),
-                _ => return Err(Trouble::Failed),
-            };
-            let accepted = items.iter().zip(&stored);
-            let accepted = accepted.filter(|(_, stored)| stored.is_ok()).map(|(item, _)| item);
-            backend.subscribe(who, accepted.cloned().collect(), 0, u32::MAX).await;
-            routed(&backend, who, items, stored).await
-        })
+        Box::pin(durable::add(backend, who, items, filters_max))
     }
 
     pub(super) fn on_unsubscribe(&mut self, unsubscribe: Unsubscribe) {

@@ -149,7 +149,12 @@ fn router_tells_which_filters_need_all_messages_and_which_qos_0_alone() {
         let subscribe = |link: &crate::actors::link::AnyLink, qos| {
             let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
             let items = vec![topic_router::Subscription { filter: filter(), options, id: None }];
-            bench.router.send(topic_router::Subscribe { connection: link.id(), app: APP, items })
+            bench.router.send(topic_router::Subscribe {
+                connection: link.id(),
+                app: APP,
+                items,
+                keep_live: false,
+            })
         };
         let unsubscribe = |link: &crate::actors::link::AnyLink| {
             let gone = topic_router::Unsubscribe {
@@ -192,7 +197,12 @@ fn router_whose_node_gets_company_tells_of_all_its_filters_and_of_news() {
                 id: None,
             });
             let items = items.collect();
-            bench.router.send(topic_router::Subscribe { connection: link.id(), app: APP, items })
+            bench.router.send(topic_router::Subscribe {
+                connection: link.id(),
+                app: APP,
+                items,
+                keep_live: false,
+            })
         };
         let many = limits::ROUTE_WALK_FILTERS + 10;
         subscribe((0..many).map(|n| format!("f/{n}")).collect()).await.unwrap();

@@ -88,7 +88,8 @@ where
         let options =
             SubscriptionOptions { qos: Qos::ExactlyOnce, ..SubscriptionOptions::default() };
         let item = Subscription { filter: TopicFilter::parse("a").unwrap(), options, id: None };
-        let subscribe = Subscribe { connection: link.id(), app: testing::APP, items: vec![item] };
+        let (connection, items) = (link.id(), vec![item]);
+        let subscribe = Subscribe { connection, app: testing::APP, items, keep_live: false };
         bench.router.send(subscribe).await.unwrap();
         let meta = FakeMeta::in_company();
         let publisher = publisher(&bench, &meta, nodes, propose());

@@ -100,7 +100,8 @@ async fn subscriber(bench: &Bench, filter: &str) -> testing::MemoryPeer {
     let (link, peer) = bench.connect(1 << 26, |_| {});
     let options = SubscriptionOptions { qos: Qos::ExactlyOnce, ..SubscriptionOptions::default() };
     let item = Subscription { filter: TopicFilter::parse(filter).unwrap(), options, id: None };
-    let subscribe = Subscribe { connection: link.id(), app: testing::APP, items: vec![item] };
+    let (connection, items) = (link.id(), vec![item]);
+    let subscribe = Subscribe { connection, app: testing::APP, items, keep_live: false };
     bench.router.send(subscribe).await.unwrap();
     peer
 }

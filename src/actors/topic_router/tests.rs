@@ -39,7 +39,7 @@ fn item(filter: &str, options: SubscriptionOptions, id: u32) -> Subscription {
 impl Bench {
     async fn subscribe(&self, link: &AnyLink, items: Vec<Subscription>) -> Vec<bool> {
         let connection = link.id();
-        self.router.send(Subscribe { connection, app: APP, items }).await.unwrap()
+        self.router.send(Subscribe { connection, app: APP, items, keep_live: false }).await.unwrap()
     }
 
     async fn subscribe_to(&self, link: &AnyLink, filter: &str, qos: Qos) -> bool {
@@ -404,6 +404,7 @@ fn ended_connection_is_forgotten_and_its_slot_is_not_served_to_the_next() {
             connection: id,
             app: APP,
             items: vec![item("t", options(Qos::AtMostOnce), 0)],
+            keep_live: false,
         };
         assert_eq!(bench.router.send(late).await.unwrap(), [false]);
         bench.publish(numbered("t", 0..1, Qos::AtMostOnce)).await;

@@ -10,6 +10,7 @@ use super::{
     remote::Remote,
 };
 use crate::{
+    actors::appender::SubmitError,
     front::mqtt::client::{Client, FromServer},
     limits,
     model::{id::AppId, message::Qos, reason::Reason, route_key, wire::SubackCode},
@@ -21,6 +22,14 @@ const SHARD: ShardId = ShardId(0);
 
 fn key(filter: &str) -> Bytes {
     route_key::of_filter(AppId(1), filter.as_bytes())
+}
+
+/// Begins a SUBSCRIBE of "a" and goes on as far as it gets.
+async fn begin_subscribe(remote: &Remote, qos: Qos) {
+    remote.send(|codec, out| {
+        codec.encode_subscribe(super::bench::id(1), None, [("a", options_of(qos))], out);
+    });
+    settle().await;
 }
 
 /// Waits until the node has told all it has, as after its start.
@@ -47,10 +56,7 @@ async fn suback_comes_after_the_barrier_and_messages_before() {
     told(&bench).await;
     let mut remote = bench.client("c").await;
     bench.meta.set_behind(true);
-    remote.send(|codec, out| {
-        codec.encode_subscribe(super::bench::id(1), None, [("a", options_of(Q0))], out);
-    });
-    settle().await;
+    begin_subscribe(&remote, Q0).await;
     assert!(bench.meta.live().contains(&key("a")));
     let mut sender = bench.client("s").await;
     sender.publish(&delivery("a", Q0, b"early"));
@@ -111,4 +117,82 @@ async fn resumed_session_is_let_in_without_waiting_for_its_live_routes() {
     let began = tokio::time::Instant::now();
     let (_remote, connack) = bench.connect(Client::V5, &durable_v5("c")).await;
     assert!(connack.session_present && began.elapsed() < Duration::from_secs(1));
+}
+
+#[actix::test]
+async fn qos_that_falls_to_0_then_the_log_goes_on_until_all_nodes_send_live() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    let mut sender = bench.client("s").await;
+    remote.subscribe("a", Q1).await;
+    bench.storage.commands();
+    bench.meta.set_behind(true);
+    begin_subscribe(&remote, Q0).await;
+    assert!(bench.meta.live().contains(&key("a")), "the other nodes are told first");
+    assert!(bench.storage.commands().is_empty(), "the shard's log is open");
+    bench.meta.set_behind(false);
+    assert!(matches!(remote.receive().await, FromServer::Suback { .. }));
+    assert_eq!(bench.storage.commands(), ["subscribe"]);
+    sender.publish(&delivery("a", Q1, b"live"));
+    assert_eq!(remote.got().await.qos, Q0);
+    remote.expect_silence().await;
+}
+
+#[actix::test]
+async fn qos_that_cannot_fall_to_0_then_all_stays_as_it_was() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    let mut sender = bench.client("s").await;
+    remote.subscribe("a", Q1).await;
+    bench.storage.commands();
+    let refused = |reason| vec![SubackCode::Refused(reason)];
+    bench.meta.set_quorum(false);
+    let codes = subscribe_slowly(&mut remote, &[("a", Q0)]).await;
+    assert_eq!(codes, refused(Reason::ImplementationSpecificError));
+    bench.meta.set_quorum(true);
+    assert!(bench.storage.commands().is_empty());
+    bench.storage.refuse(Some(SubmitError::Unavailable));
+    let codes = remote.subscribe_all(None, &[("a", options_of(Q0))]).await;
+    assert_eq!(codes, refused(Reason::UnspecifiedError));
+    bench.storage.refuse(None);
+    sender.publish(&delivery("a", Q1, b"stored"));
+    assert_eq!(remote.take().await.qos, Q1);
+    remote.expect_silence().await;
+}
+
+#[actix::test]
+async fn qos_that_rises_from_0_then_it_comes_live_too_until_all_nodes_know_the_log() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    let mut sender = bench.client("s").await;
+    remote.subscribe("a", Q0).await;
+    bench.meta.set_behind(true);
+    begin_subscribe(&remote, Q1).await;
+    sender.publish(&delivery("a", Q1, b"both"));
+    let both = BTreeSet::from([remote.take().await.qos as u8, remote.take().await.qos as u8]);
+    assert_eq!(both, BTreeSet::from([0, 1]), "once live, once from the log");
+    bench.meta.set_behind(false);
+    assert!(matches!(remote.receive().await, FromServer::Suback { .. }));
+    sender.publish(&delivery("a", Q1, b"stored"));
+    assert_eq!(remote.take().await.qos, Q1);
+    remote.expect_silence().await;
+}
+
+#[actix::test]
+async fn filter_that_comes_twice_in_a_subscribe_then_its_last_qos_counts() {
+    let bench = Bench::in_company();
+    told(&bench).await;
+    let (mut remote, _) = bench.durable("c").await;
+    let mut sender = bench.client("s").await;
+    for (first, last) in [(Q0, Q1), (Q1, Q0), (Q0, Q1), (Q0, Q0), (Q1, Q0)] {
+        let items = [first, last].map(|qos| ("a", options_of(qos)));
+        let codes = remote.subscribe_all(None, &items).await;
+        assert_eq!(codes, [SubackCode::Granted(first), SubackCode::Granted(last)]);
+        sender.publish(&delivery("a", Q1, b"x"));
+        assert_eq!(remote.take().await.qos, last);
+        remote.expect_silence().await;
+    }
 }

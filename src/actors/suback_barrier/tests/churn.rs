@@ -246,7 +246,8 @@ async fn come_and_go(
             let item = item(&format!("t/{topic}"), Qos::AtLeastOnce);
             let (filter, options) = (filter.clone(), item.options);
             let items = vec![Subscription { filter, options, id: None }];
-            bench.router.send(Subscribe { connection, app: APP, items }).await.unwrap();
+            let subscribe = Subscribe { connection, app: APP, items, keep_live: false };
+            bench.router.send(subscribe).await.unwrap();
             let passed = match barrier.passed(APP, None, &[item]) {
                 Some(passed) => passed.await == [true],
                 None => true,

@@ -1,0 +1,100 @@
+//! SUBSCRIBE of a durable session: stored first, and replaced without a gap when its QoS changes.
+//!
+//! - Takes: subscriptions. Gives: per item whether it is in force.
+//! - Bound: as its parent.
+//! - Source: MQTT 5.0 section 3.8.4: replacing a subscription must not lose messages.
+//!
+//! QoS 1 and 2 of a subscription of QoS 1 or 2 come from the session's log, of one of QoS 0 they come live. Between the commit in the
+//! shard and the moment at which this router and the other nodes know it, either way alone would miss some. So
+//! while the QoS changes both are open, and messages of that time may come twice, once of them at QoS 0:
+//! ```text
+//! to QoS 0:      live here ─► other nodes know it ─► commit in the shard (log closed)
+//! to QoS 1 or 2: commit in the shard (log open) ─► other nodes know it ─► live closed
+//! ```
+
+use crate::{
+    actors::{durable_reader::Trouble, topic_router::Subscription},
+    model::{message::Qos, topic::TopicFilter, wire::SubscriptionOptions},
+    shard::command::{Command, Reply, StoredSubscription},
+};
+
+use super::{Added, NotAdded, SharedBackend, Subscriber, routed};
+
+/// Puts subscriptions in force: in the shard, then where live messages go, then on other nodes.
+pub(super) async fn add(
+    backend: SharedBackend,
+    who: Subscriber,
+    items: Vec<StoredSubscription>,
+    filters_max: u32,
+) -> Added {
+    let Ok(replaced) = take_live(&backend, who, &items).await else {
+        return Ok(vec![Err(NotAdded::NotRouted); items.len()]);
+    };
+    let (key, epoch) = (who.session, who.epoch);
+    let command = Command::Subscribe { key, epoch, items: items.clone(), filters_max };
+    let stored = match backend.submit(key, command).await {
+        Ok(Reply::Subscribed(stored)) => stored,
+        other => {
+            put_back(&backend, who, replaced).await;
+            return Err(match other {
+                Ok(Reply::Fenced) => Trouble::Fenced,
+                Ok(_) => Trouble::Failed,
+                Err(error) => error.into(),
+            });
+        }
+    };
+    let accepted = items.iter().zip(&stored);
+    let accepted = accepted.filter(|(_, stored)| stored.is_ok()).map(|(item, _)| item);
+    backend.subscribe(who, accepted.cloned().collect(), 0, u32::MAX).await;
+    let outcomes = routed(&backend, who, items.clone(), stored).await?;
+    let all = items.iter().zip(&outcomes);
+    let in_force = all.filter(|(item, outcome)| outcome.is_ok() && item.share.is_none());
+    // Only one that was there before can have come live until now.
+    let was_live = |(item, outcome): (&StoredSubscription, &Result<_, _>)| {
+        item.options.qos > Qos::AtMostOnce && *outcome == Ok(false)
+    };
+    if in_force.clone().any(was_live) {
+        // All of them: if a filter comes twice, its last options count.
+        let items = in_force.map(|(item, _)| Subscription::from(item)).collect();
+        backend.take_from_log(who, items).await;
+    }
+    Ok(outcomes)
+}
+
+/// Has what is about to have QoS 0 come live, and waits until the other nodes know it. Replies what was changed for it; an error,
+/// with all as it was, if they do not get to know it.
+async fn take_live(
+    backend: &SharedBackend,
+    who: Subscriber,
+    items: &[StoredSubscription],
+) -> Result<Vec<Subscription>, NotAdded> {
+    let will_come_live =
+        |item: &&StoredSubscription| item.share.is_none() && item.options.qos == Qos::AtMostOnce;
+    let filters: Vec<TopicFilter> =
+        items.iter().filter(will_come_live).map(|item| item.filter.clone()).collect();
+    if filters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let replaced = backend.take_live(who, filters).await;
+    let as_live = |old: &Subscription| StoredSubscription {
+        filter: old.filter.clone(),
+        share: None,
+        options: SubscriptionOptions { qos: Qos::AtMostOnce, ..old.options },
+        subscription_id: 0,
+    };
+    let asked: Vec<_> = replaced.iter().map(as_live).collect();
+    if let Some(routed) = backend.routed(who, &asked)
+        && routed.await.contains(&false)
+    {
+        put_back(backend, who, replaced).await;
+        return Err(NotAdded::NotRouted);
+    }
+    Ok(replaced)
+}
+
+/// Has QoS 1 and 2 of these come from the log alone, as before.
+async fn put_back(backend: &SharedBackend, who: Subscriber, items: Vec<Subscription>) {
+    if !items.is_empty() {
+        backend.take_from_log(who, items).await;
+    }
+}
