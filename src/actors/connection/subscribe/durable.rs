@@ -13,7 +13,7 @@
 //! ```
 
 use crate::{
-    actors::{durable_reader::Trouble, topic_router::Subscription},
+    actors::{appender::SubmitError, durable_reader::Trouble, topic_router::Subscription},
     model::{message::Qos, topic::TopicFilter, wire::SubscriptionOptions},
     shard::command::{Command, Reply, StoredSubscription},
 };
@@ -34,13 +34,12 @@ pub(super) async fn add(
     let command = Command::Subscribe { key, epoch, items: items.clone(), filters_max };
     let stored = match backend.submit(key, command).await {
         Ok(Reply::Subscribed(stored)) => stored,
-        other => {
+        Ok(Reply::Fenced) => return Err(Trouble::Fenced),
+        // Nobody knows where the log ends: both ways stay open until the client asks again.
+        Ok(_) | Err(SubmitError::Unknown) => return Err(Trouble::Failed),
+        Err(error) => {
             put_back(&backend, who, replaced).await;
-            return Err(match other {
-                Ok(Reply::Fenced) => Trouble::Fenced,
-                Ok(_) => Trouble::Failed,
-                Err(error) => error.into(),
-            });
+            return Err(error.into());
         }
     };
     let accepted = items.iter().zip(&stored);

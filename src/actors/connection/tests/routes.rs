@@ -163,6 +163,26 @@ async fn qos_that_cannot_fall_to_0_then_all_stays_as_it_was() {
 }
 
 #[actix::test]
+async fn qos_that_fell_to_0_or_not_then_both_ways_stay_open_until_the_client_asks_again() {
+    let bench = Bench::new();
+    let (mut remote, _) = bench.durable("c").await;
+    let mut sender = bench.client("s").await;
+    remote.subscribe("a", Q1).await;
+    bench.storage.refuse(Some(SubmitError::Unknown));
+    assert_eq!(remote.subscribe("a", Q0).await, SubackCode::Refused(Reason::UnspecifiedError));
+    bench.storage.refuse(None);
+    sender.publish(&delivery("a", Q1, b"both"));
+    let both = BTreeSet::from([remote.take().await.qos as u8, remote.take().await.qos as u8]);
+    assert_eq!(both, BTreeSet::from([0, 1]));
+    for qos in [Q1, Q0] {
+        remote.subscribe("a", qos).await;
+        sender.publish(&delivery("a", Q1, b"once"));
+        assert_eq!(remote.take().await.qos, qos);
+        remote.expect_silence().await;
+    }
+}
+
+#[actix::test]
 async fn qos_that_rises_from_0_then_it_comes_live_too_until_all_nodes_know_the_log() {
     let bench = Bench::in_company();
     told(&bench).await;
