@@ -81,6 +81,9 @@ pub const ROUTE_RETRY: Duration = Duration::from_millis(200);
 pub const ROUTES_TOLD_WAIT: Duration = Duration::from_secs(10);
 /// How long a SUBSCRIBE waits until every node knows its routes; then it is refused.
 pub const ROUTE_WAIT: Duration = Duration::from_secs(5);
+/// How long a durable subscription whose QoS changes between 0 and 1 or 2 has its messages live and from the log, once all
+/// nodes know the change: for publishes that were routed before.
+pub const QOS_CHANGE_OVERLAP: Duration = Duration::from_secs(1);
 /// How often who waits for the node's directory lease looks again.
 pub const LEASE_LOOK: Duration = Duration::from_millis(20);
 /// Filters that a router tells of at a time when its node gets company.

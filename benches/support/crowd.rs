@@ -113,6 +113,10 @@ impl Backend for Grant {
         Box::pin(async { Vec::new() })
     }
 
+    fn comes_live(&self, _: Subscriber, _: Vec<TopicFilter>) -> Later<bool> {
+        Box::pin(async { false })
+    }
+
     fn take_from_log(&self, _: Subscriber, _: Vec<Subscription>) -> Later<()> {
         Box::pin(async {})
     }

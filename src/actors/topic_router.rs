@@ -61,7 +61,7 @@ use crate::{
 use serve::Merge;
 use walks::{Done, Run, Walks};
 
-pub use live::TakeLive;
+pub use live::{ComesLive, TakeLive};
 
 /// Sent by a connection of the same thread. Replies per item whether the subscription is new for the
 /// connection (an old one has its options replaced, without a gap); all `false` if it has ended.

@@ -11,6 +11,7 @@
 //! - Source: own design; hosts as in turmoil.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -221,16 +222,23 @@ impl Host {
             self.missed_ms += passed;
             return;
         }
+        if passed > 0 {
+            life.runtime.block_on(tokio::time::sleep(Duration::from_millis(passed)));
+        }
+    }
+
+    /// Sets the clock of a node that does not stand still any more, before anything reaches it: the clock went on without the
+    /// node, and all that is overdue is due at once.
+    pub(super) fn wake(&mut self, now_ms: u64) {
+        let Some(life) = self.life.as_ref().filter(|_| now_ms >= self.paused_until) else { return };
         let missed = std::mem::take(&mut self.missed_ms);
-        life.runtime.block_on(async {
-            if missed > 0 {
-                // The clock went on without the node: all that is overdue is due at once.
-                tokio::time::advance(Duration::from_millis(missed)).await;
-            }
-            if passed > 0 {
-                tokio::time::sleep(Duration::from_millis(passed)).await;
-            }
-        });
+        if missed > 0 {
+            life.runtime.block_on(async {
+                let mut jump = pin!(tokio::time::advance(Duration::from_millis(missed)));
+                // Polled once, which sets the clock; what is due runs in the node's next turn.
+                let _ = futures_util::poll!(&mut jump);
+            });
+        }
     }
 
     /// Ends the life at once; `false` if there was none.

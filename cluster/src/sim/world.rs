@@ -268,6 +268,8 @@ impl World {
         trace::set_time(self.now_ms);
         let mut order: Vec<usize> = (0..self.hosts.len()).collect();
         order.shuffle(&mut self.random);
+        let now_ms = self.now_ms;
+        self.hosts.iter_mut().for_each(|host| host.wake(now_ms));
         self.links.tick();
         for at in order {
             self.hosts[at].tick(self.now_ms);

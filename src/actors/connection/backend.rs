@@ -115,6 +115,9 @@ pub trait Backend: 'static {
     /// subscriptions that were changed by it, as they were.
     fn take_live(&self, who: Subscriber, filters: Vec<TopicFilter>) -> Later<Vec<Subscription>>;
 
+    /// Tells whether QoS 1 and 2 of one of these filters come live.
+    fn comes_live(&self, who: Subscriber, filters: Vec<TopicFilter>) -> Later<bool>;
+
     /// Has QoS 1 and 2 of these subscriptions, none of them shared, come from the session's log alone.
     fn take_from_log(&self, who: Subscriber, items: Vec<Subscription>) -> Later<()>;
 

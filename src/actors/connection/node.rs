@@ -19,7 +19,7 @@ use crate::{
         line::Line,
         publish::{Published, Publisher},
         suback_barrier::SubackBarrier,
-        topic_router::{Subscribe, Subscription, TakeLive, TopicRouter, Unsubscribe},
+        topic_router::{ComesLive, Subscribe, Subscription, TakeLive, TopicRouter, Unsubscribe},
         worker::Worker,
     },
     auth::{Admission, Authenticator, Credentials, Verdict},
@@ -252,6 +252,12 @@ impl Backend for Rc<Node> {
         let (connection, app) = (who.connection, who.app);
         let replaced = self.router.send(TakeLive { connection, app, filters });
         Box::pin(async move { replaced.await.unwrap_or_default() })
+    }
+
+    fn comes_live(&self, who: Subscriber, filters: Vec<TopicFilter>) -> Later<bool> {
+        let (connection, app) = (who.connection, who.app);
+        let answer = self.router.send(ComesLive { connection, app, filters });
+        Box::pin(async move { answer.await.unwrap_or(false) })
     }
 
     fn take_from_log(&self, who: Subscriber, items: Vec<Subscription>) -> Later<()> {

@@ -23,14 +23,31 @@ pub struct TakeLive {
     pub filters: Vec<TopicFilter>,
 }
 
+/// Sent by a durable session's connection of the same thread. Replies whether QoS 1 and 2 of one of these subscriptions
+/// come live.
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+pub struct ComesLive {
+    /// Whose.
+    pub connection: ConnectionId,
+    /// Tenant.
+    pub app: AppId,
+    /// Which.
+    pub filters: Vec<TopicFilter>,
+}
+
 impl TopicRouter {
     /// Returns `item` at QoS 0 if QoS 1 and 2 come live to it so far.
     pub(super) fn kept_live(&self, slot: u32, app: AppId, item: &Subscription) -> Subscription {
         let mut item = item.clone();
-        if self.has(slot, app, &item.filter).is_some_and(|old| !old.is_from_log()) {
+        if self.has_live(slot, app, &item.filter) {
             item.options.qos = Qos::AtMostOnce;
         }
         item
+    }
+
+    fn has_live(&self, slot: u32, app: AppId, filter: &TopicFilter) -> bool {
+        self.has(slot, app, filter).is_some_and(|old| !old.is_from_log())
     }
 
     fn has(&self, slot: u32, app: AppId, filter: &TopicFilter) -> Option<Subscriber> {
@@ -60,5 +77,17 @@ impl Handler<TakeLive> for TopicRouter {
             replaced.push(old);
         }
         MessageResult(replaced)
+    }
+}
+
+impl Handler<ComesLive> for TopicRouter {
+    type Result = MessageResult<ComesLive>;
+
+    fn handle(&mut self, ask: ComesLive, _ctx: &mut Self::Context) -> Self::Result {
+        self.forget_ended();
+        let (slot, app) = (ask.connection.slot(), ask.app);
+        let is_there = self.worker.find(ask.connection).is_some();
+        let comes_live = |filter: &TopicFilter| self.has_live(slot, app, filter);
+        MessageResult(is_there && ask.filters.iter().any(comes_live))
     }
 }

@@ -8,12 +8,15 @@
 //! shard and the moment at which this router and the other nodes know it, either way alone would miss some. So
 //! while the QoS changes both are open, and messages of that time may come twice, once of them at QoS 0:
 //! ```text
-//! to QoS 0:      live here ─► other nodes know it ─► commit in the shard (log closed)
-//! to QoS 1 or 2: commit in the shard (log open) ─► other nodes know it ─► live closed
+//! to QoS 0:      live here ─► other nodes know it ─► overlap ─► commit in the shard (log closed)
+//! to QoS 1 or 2: commit in the shard (log open) ─► other nodes know it ─► overlap ─► live closed
 //! ```
+//! The overlap (`limits::QOS_CHANGE_OVERLAP`) is for publishes that were already on their way when the nodes got to know it; one that needs
+//! longer, because a node or link just failed, may be missed.
 
 use crate::{
     actors::{appender::SubmitError, durable_reader::Trouble, topic_router::Subscription},
+    limits,
     model::{message::Qos, topic::TopicFilter, wire::SubscriptionOptions},
     shard::command::{Command, Reply, StoredSubscription},
 };
@@ -49,10 +52,12 @@ pub(super) async fn add(
     let all = items.iter().zip(&outcomes);
     let in_force = all.filter(|(item, outcome)| outcome.is_ok() && item.share.is_none());
     // Only one that was there before can have come live until now.
-    let was_live = |(item, outcome): (&StoredSubscription, &Result<_, _>)| {
-        item.options.qos > Qos::AtMostOnce && *outcome == Ok(false)
-    };
-    if in_force.clone().any(was_live) {
+    let was_there = in_force
+        .clone()
+        .filter(|(item, outcome)| item.options.qos > Qos::AtMostOnce && **outcome == Ok(false));
+    let filters: Vec<_> = was_there.map(|(item, _)| item.filter.clone()).collect();
+    if !filters.is_empty() && backend.comes_live(who, filters).await {
+        tokio::time::sleep(limits::QOS_CHANGE_OVERLAP).await;
         // All of them: if a filter comes twice, its last options count.
         let items = in_force.map(|(item, _)| Subscription::from(item)).collect();
         backend.take_from_log(who, items).await;
@@ -87,6 +92,9 @@ async fn take_live(
     {
         put_back(backend, who, replaced).await;
         return Err(NotAdded::NotRouted);
+    }
+    if !replaced.is_empty() {
+        tokio::time::sleep(limits::QOS_CHANGE_OVERLAP).await;
     }
     Ok(replaced)
 }
