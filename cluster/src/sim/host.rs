@@ -223,7 +223,8 @@ impl Host {
             return;
         }
         if passed > 0 {
-            life.runtime.block_on(tokio::time::sleep(Duration::from_millis(passed)));
+            life.runtime
+                .block_on(async { tokio::time::sleep(Duration::from_millis(passed)).await });
         }
     }
 
