@@ -322,15 +322,22 @@ impl Queue {
     pub(crate) async fn filled(&self) -> bool {
         loop {
             let wake = self.proposer.notified();
-            {
+            let again_at = {
                 let state = self.state.lock();
-                let own = state.leads(self.node) && state.sender.has_next();
-                let waits = (own || !state.line.is_empty()) && !state.held;
+                let own = state.leads(self.node) && state.sender.has_next() && !state.held;
+                let now = self.now();
+                // Whoever led before may have refused a request after this node began to lead.
+                let not_before = Some(state.sender.not_before()).filter(|at| own && *at > now);
+                let waits = own && not_before.is_none() || !state.line.is_empty() && !state.held;
                 if state.closed || waits {
                     return !state.closed;
                 }
+                not_before.map(|at| self.instant(at))
+            };
+            match again_at {
+                Some(at) => drop(tokio::time::timeout_at(at.into(), wake).await),
+                None => wake.await,
             }
-            wake.await;
         }
     }
 

@@ -297,3 +297,20 @@ async fn clerk_when_a_peer_sends_nonsense_then_it_is_refused() {
     assert!(world.kept().is_empty());
     world.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn queue_that_leads_when_the_leader_before_it_refuses_late_then_its_proposer_waits() {
+    let queue = Queue::new(Origin { node: OTHER.0, incarnation: 1 });
+    let permits = Permits::new(1 << 10, 1 << 20);
+    queue.lead(Some(Leader { node: LEADER.0, term: 1 }));
+    let (reply, _told) = oneshot::channel();
+    let caller = Caller { reply, _permit: permits.take(1).unwrap() };
+    queue.push(Bytes::from_static(b"a"), caller, None, None).unwrap();
+    let (_, sent) = queue.next().unwrap();
+    queue.lead(Some(Leader { node: OTHER.0, term: 2 }));
+    queue.settle(sent.request, Verdict::Refused(Refusal::NotLeader(None)));
+    let began = clock::now();
+    assert!(queue.filled().await);
+    assert!(clock::now() > began, "a proposer that found nothing would ask for ever");
+    assert_eq!(queue.gather().runs.len(), 1);
+}
